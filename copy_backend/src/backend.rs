@@ -1,0 +1,150 @@
+//! The seam of one road. Sources and target each carry a device, so copies between devices need no second interface.
+
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use zns::{Blocks, DeviceId, IoClass, Lba, NvmeStatus, Ticket};
+
+/// The roads there are or will be. The names are those of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Road {
+    /// NVMe Copy.
+    Nvme,
+    /// SCSI EXTENDED COPY.
+    ScsiXcopy,
+    /// SCSI POPULATE TOKEN and WRITE USING TOKEN.
+    ScsiToken,
+    /// FICLONERANGE between regular files.
+    Reflink,
+    /// The Copy of an image file, carried out by our own process: simulated.
+    Image,
+    /// Read into the host and write back.
+    Host,
+}
+
+impl Road {
+    /// Does the payload stay out of the host's memory on this road (in the image's case: as a real device would do it)?
+    pub fn is_offload(self) -> bool {
+        self != Self::Host
+    }
+}
+
+/// A source range, in device blocks, within one zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRange {
+    /// Which device.
+    pub device: DeviceId,
+    /// First block.
+    pub lba: Lba,
+    /// How many blocks.
+    pub blocks: Blocks,
+}
+
+/// Where the sources land, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which device.
+    pub device: DeviceId,
+    /// First block: the write pointer of its zone.
+    pub lba: Lba,
+}
+
+/// What a road can do between two devices. A value of 0 in a limit never occurs: a road without capability gives no caps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyCaps {
+    /// The road.
+    pub road: Road,
+    /// Most bytes in one source range.
+    pub max_range_bytes: u64,
+    /// Most bytes in one command.
+    pub max_command_bytes: u64,
+    /// Most source ranges in one command.
+    pub max_ranges: u32,
+    /// Carried out by our own process.
+    pub simulated: bool,
+}
+
+/// One command: within the caps, one destination zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyCommand {
+    /// What to copy, in order.
+    pub sources: Vec<SourceRange>,
+    /// Where to.
+    pub target: Target,
+    /// For pacing.
+    pub class: IoClass,
+}
+
+/// Why a command failed, as far as the engine cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The road cannot do this at all: close it for the pair.
+    Unsupported,
+    /// The command was too large for the device: smaller ones may pass.
+    TooLarge,
+    /// The destination zone takes no more (not at its write pointer, full, read-only, offline).
+    DestinationZone,
+    /// The media failed to read a source.
+    SourceMedia,
+    /// The media failed to write the destination.
+    DestinationMedia,
+    /// Anything else that may go away.
+    Transient,
+}
+
+impl FailureKind {
+    /// The class of an NVMe status.
+    pub fn of_nvme(status: NvmeStatus) -> Self {
+        match status {
+            NvmeStatus::INVALID_OPCODE | NvmeStatus::INVALID_FIELD => Self::Unsupported,
+            NvmeStatus::SIZE_LIMIT => Self::TooLarge,
+            NvmeStatus::READ_ERROR => Self::SourceMedia,
+            NvmeStatus::WRITE_FAULT => Self::DestinationMedia,
+            NvmeStatus(0x1b8..=0x1bf) => Self::DestinationZone,
+            _ => Self::Transient,
+        }
+    }
+    /// The name used as REASON in reports of fallbacks.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unsupported => "unsupported",
+            Self::TooLarge => "command-too-large",
+            Self::DestinationZone => "destination-zone",
+            Self::SourceMedia => "source-media",
+            Self::DestinationMedia => "destination-media",
+            Self::Transient => "transient",
+        }
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyOutcome {
+    /// Sources, counted from the first, that are known to be copied whole.
+    pub ranges_done: usize,
+    /// Bytes read into and written from host memory on the way (zero by offload).
+    pub host_read: u64,
+    /// See `host_read`.
+    pub host_written: u64,
+    /// `None`: everything was copied. Otherwise invariant I9 holds for the destination: what lies between the end of the
+    /// ranges done and the write pointer is dead space, and the write pointer must be read back.
+    pub failure: Option<FailureKind>,
+}
+
+/// One road.
+pub trait CopyBackend: Send + Sync {
+    /// Which road this is.
+    fn road(&self) -> Road;
+    /// What it can do from one device to another. `Err(reason)`: no road between these two, in words for people.
+    ///
+    /// # Errors
+    /// The reason, for reports.
+    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, String>;
+    /// Starts a command.
+    ///
+    /// # Errors
+    /// Only when it could not be started at all.
+    fn submit(&self, command: CopyCommand) -> Result<Ticket>;
+    /// Waits for a command.
+    fn complete(&self, ticket: Ticket) -> CopyOutcome;
+}

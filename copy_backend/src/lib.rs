@@ -1,0 +1,18 @@
+//! Move blocks without the host touching them, else with it.
+//!
+//! A [`backend::CopyBackend`] is one road (the image's Copy, the host's read and write; others join them). The pure
+//! [`plan`] cuts a request into commands that respect a road's limits; the [`engine`] chooses the road per pair of
+//! devices, keeps commands in flight (one per destination zone), falls back, verifies and counts.
+
+pub mod backend;
+pub mod engine;
+pub mod error;
+pub mod host;
+pub mod image;
+pub mod plan;
+pub mod stats;
+
+pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
+pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RouteChoice, VerifyMode};
+pub use error::{CopyError, Result};
+pub use stats::{CopyCounters, RoadCounters};

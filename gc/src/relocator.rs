@@ -1,0 +1,5 @@
+//! Moves one victim, chunk by chunk.
+/// Placeholder.
+pub struct Relocator;
+/// Placeholder.
+pub struct Step;

@@ -1,0 +1,126 @@
+//! The seam: batches go in, completions come out.
+
+use crate::buffer::{AlignedBuf, BufSlice};
+use crate::error::Result;
+use crate::geometry::Geometry;
+use crate::native_copy::NativeCopy;
+use crate::units::{Lba, ZoneId};
+use crate::zone::{ZoneAction, ZoneInfo};
+use std::ops::Range;
+
+/// What an operation is for, so that foreground work, copies and cleaning can be paced apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoClass {
+    /// A user waits for it.
+    Foreground,
+    /// The log and checkpoints.
+    Log,
+    /// A copy that a user asked for.
+    Copy,
+    /// Cleaning.
+    Cleaning,
+}
+
+/// One operation of a batch.
+#[derive(Debug)]
+pub enum Io {
+    /// Read `buf.len()` bytes (a multiple of the device block) from `lba` on, within one zone.
+    Read {
+        /// First block.
+        lba: Lba,
+        /// Filled on success and handed back in the completion.
+        buf: AlignedBuf,
+    },
+    /// Write the slices one behind the other, from `lba` on, within one zone and at its write pointer.
+    Write {
+        /// First block; for a sequential zone its write pointer.
+        lba: Lba,
+        /// The payload; its total length is a multiple of the device block.
+        data: Vec<BufSlice>,
+    },
+}
+
+/// Names a batch that was submitted and not yet completed.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// What became of a batch: one entry per operation in the order of submission. A read hands its buffer back; a write `None`.
+pub type Completions = Vec<Result<Option<AlignedBuf>>>;
+
+/// A device as zones.
+///
+/// Writers keep invariant I1 themselves: one writer per zone, one write in flight per zone, at the write pointer.
+pub trait ZonedDevice: Send + Sync {
+    /// Size, shape and limits.
+    fn geometry(&self) -> &Geometry;
+
+    /// State of the zones in `zones`.
+    ///
+    /// # Errors
+    /// A range outside the device, or a report that fails.
+    fn report(&self, zones: Range<u32>) -> Result<Vec<ZoneInfo>>;
+
+    /// Starts a batch of operations. An operation that is malformed or fails gets its own error in the completions;
+    /// the others go on.
+    ///
+    /// # Errors
+    /// Only when nothing at all could be started.
+    fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket>;
+
+    /// Waits for a batch. Each ticket is completed once.
+    fn complete(&self, ticket: Ticket) -> Completions;
+
+    /// Opens, closes, finishes or resets a zone.
+    ///
+    /// # Errors
+    /// A refusal by the zone state machine, or a device error.
+    fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()>;
+
+    /// Makes every completed write and copy durable.
+    ///
+    /// # Errors
+    /// A device error, after which nothing is known to be durable.
+    fn flush(&self) -> Result<()>;
+
+    /// Tells a device with software zones (see [`Geometry::software_zones`]) where the write pointers are. Others ignore it.
+    ///
+    /// # Errors
+    /// A zone outside the device.
+    fn adopt(&self, _zones: &[ZoneInfo]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The device's own Copy command, when our process can reach it through the device object itself (image, simulator).
+    fn native_copy(&self) -> Option<&dyn NativeCopy> {
+        None
+    }
+
+    /// A path or name for people.
+    fn label(&self) -> String;
+
+    /// Reads one range and waits: `submit` and `complete` in one.
+    ///
+    /// # Errors
+    /// As the completion says.
+    fn read(&self, lba: Lba, buf: AlignedBuf, class: IoClass) -> Result<AlignedBuf> {
+        let ticket = self.submit(vec![Io::Read { lba, buf }], class)?;
+        match self.complete(ticket).pop() {
+            Some(Ok(Some(buf))) => Ok(buf),
+            Some(Err(error)) => Err(error),
+            _ => Err(crate::error::DeviceError::Io { lba, errno: libc::EIO }),
+        }
+    }
+
+    /// Writes one range and waits.
+    ///
+    /// # Errors
+    /// As the completion says.
+    fn write(&self, lba: Lba, data: Vec<BufSlice>, class: IoClass) -> Result<()> {
+        let ticket = self.submit(vec![Io::Write { lba, data }], class)?;
+        match self.complete(ticket).pop() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(error),
+            None => Err(crate::error::DeviceError::Io { lba, errno: libc::EIO }),
+        }
+    }
+}

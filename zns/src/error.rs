@@ -1,0 +1,89 @@
+//! What can go wrong with a device, in typed form.
+
+use crate::native_copy::NvmeStatus;
+use crate::units::{Lba, ZoneId};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Result of a device operation.
+pub type Result<T> = std::result::Result<T, DeviceError>;
+
+/// Errors of this crate. Every variant says what happened, to what, and where possible what to do.
+#[derive(Clone, Debug, Error)]
+pub enum DeviceError {
+    /// A system call failed.
+    #[error("{action} {path}: {}", std::io::Error::from_raw_os_error(*errno))]
+    System {
+        /// What was being done ("open", "read zone report of", ...).
+        action: &'static str,
+        /// The device.
+        path: PathBuf,
+        /// The errno it failed with.
+        errno: i32,
+    },
+    /// Another process holds the device.
+    #[error("{path} is in use by another process: unmount it there first")]
+    Busy {
+        /// The device.
+        path: PathBuf,
+    },
+    /// The device cannot carry a volume or its header is damaged.
+    #[error("{path}: {reason}")]
+    Unusable {
+        /// The device.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The device answered with an error while moving data.
+    #[error("device error at block {lba}: {}", std::io::Error::from_raw_os_error(*errno))]
+    Io {
+        /// First block of the failed operation.
+        lba: Lba,
+        /// The errno it failed with.
+        errno: i32,
+    },
+    /// A write that is not at the write pointer.
+    #[error("write at block {lba} of zone {zone}, whose write pointer is {write_pointer}")]
+    NotAtWritePointer {
+        /// The zone.
+        zone: ZoneId,
+        /// Where the write was aimed.
+        lba: Lba,
+        /// Where it had to be.
+        write_pointer: Lba,
+    },
+    /// A write or copy into a zone that takes none (full, read-only, offline) or past its capacity.
+    #[error("zone {zone} cannot take this operation: {status}")]
+    Zone {
+        /// The zone.
+        zone: ZoneId,
+        /// The NVMe status of the refusal.
+        status: NvmeStatus,
+    },
+    /// An operation outside the device, not a multiple of its block, or crossing a zone.
+    #[error("block range {lba}+{blocks} is not valid on this device: {reason}")]
+    BadRange {
+        /// First block.
+        lba: Lba,
+        /// Number of blocks.
+        blocks: u64,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The simulated device has lost power: nothing works until it is power-cycled.
+    #[error("the simulated device has lost power")]
+    PowerLost,
+}
+
+impl DeviceError {
+    /// The errno that describes this error to a program.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::System { errno, .. } | Self::Io { errno, .. } => *errno,
+            Self::Busy { .. } => libc::EBUSY,
+            Self::BadRange { .. } => libc::EINVAL,
+            Self::Unusable { .. } | Self::NotAtWritePointer { .. } | Self::Zone { .. } | Self::PowerLost => libc::EIO,
+        }
+    }
+}
