@@ -1,0 +1,10 @@
+//! The pure core: metadata in memory, planned changes, and one `apply` for running and for roll-forward.
+//!
+//! No device, clock, thread or random source here. A function that needs a metadata block which is not resident returns
+//! [`Halt::Need`]; the shell loads it and calls again.
+
+pub mod halt;
+pub mod key;
+
+pub use halt::{BlockId, Halt, Planned};
+pub use key::{Class, Key};
