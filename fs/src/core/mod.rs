@@ -5,6 +5,8 @@
 
 pub mod halt;
 pub mod key;
+pub mod txn;
 
 pub use halt::{BlockId, Halt, Planned};
 pub use key::{Class, Key};
+pub use txn::{ItemView, Txn};

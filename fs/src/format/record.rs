@@ -1,0 +1,140 @@
+//! Logical deltas: what the log is made of and what [`crate::core`] applies, running and in roll-forward alike (decision 6).
+
+use crate::addr::Addr;
+use crate::core::Key;
+use crate::ids::{FileBlock, Ino};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// An item of any class but extents, checksums and summaries gets this value.
+    Put {
+        /// Which item.
+        key: Key,
+        /// Its value.
+        value: Vec<u8>,
+    },
+    /// An item of any class but extents, checksums and summaries goes.
+    Remove {
+        /// Which item.
+        key: Key,
+    },
+    /// File blocks lie here now; what was mapped there before is dead.
+    Map {
+        /// Whose.
+        ino: Ino,
+        /// First file block.
+        block: FileBlock,
+        /// First address; the run stays in one zone.
+        addr: Addr,
+        /// CRC32C of each block; as many as the run is long.
+        checksums: Vec<u32>,
+    },
+    /// The holes in this range are preallocated; what is mapped stays.
+    Preallocate {
+        /// Whose.
+        ino: Ino,
+        /// First file block.
+        block: FileBlock,
+        /// Length.
+        blocks: u64,
+    },
+    /// The range becomes a hole.
+    Unmap {
+        /// Whose.
+        ino: Ino,
+        /// First file block.
+        block: FileBlock,
+        /// Length.
+        blocks: u64,
+    },
+}
+
+const PUT: u8 = 1;
+const REMOVE: u8 = 2;
+const MAP: u8 = 3;
+const PREALLOCATE: u8 = 4;
+const UNMAP: u8 = 5;
+
+impl Delta {
+    /// Bytes it takes in the log.
+    pub fn encoded_len(&self) -> usize {
+        1 + match self {
+            Self::Put { value, .. } => Key::LEN + 2 + value.len(),
+            Self::Remove { .. } => Key::LEN,
+            Self::Map { checksums, .. } => 28 + 4 * checksums.len(),
+            Self::Preallocate { .. } | Self::Unmap { .. } => 24,
+        }
+    }
+
+    /// Appends it to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Put { key, value } => {
+                out.push(PUT);
+                out.extend_from_slice(&key.encode());
+                out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+                out.extend_from_slice(value);
+            }
+            Self::Remove { key } => {
+                out.push(REMOVE);
+                out.extend_from_slice(&key.encode());
+            }
+            Self::Map { ino, block, addr, checksums } => {
+                out.push(MAP);
+                push_words(out, &[ino.0, block.0, addr.0]);
+                out.extend_from_slice(&(checksums.len() as u32).to_le_bytes());
+                for sum in checksums {
+                    out.extend_from_slice(&sum.to_le_bytes());
+                }
+            }
+            Self::Preallocate { ino, block, blocks } => {
+                out.push(PREALLOCATE);
+                push_words(out, &[ino.0, block.0, *blocks]);
+            }
+            Self::Unmap { ino, block, blocks } => {
+                out.push(UNMAP);
+                push_words(out, &[ino.0, block.0, *blocks]);
+            }
+        }
+    }
+
+    /// Takes one delta off the front of `bytes`; `None` if what is there is not one (I10: lengths are checked before anything is allocated).
+    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let kind = take(bytes, 1)?[0];
+        Some(match kind {
+            PUT => {
+                let key = Key::decode(take(bytes, Key::LEN)?)?;
+                let len = u16::from_le_bytes(take(bytes, 2)?.try_into().ok()?);
+                Self::Put { key, value: take(bytes, len.into())?.to_vec() }
+            }
+            REMOVE => Self::Remove { key: Key::decode(take(bytes, Key::LEN)?)? },
+            MAP => {
+                let (ino, block, addr) = (Ino(word(bytes)?), FileBlock(word(bytes)?), Addr(word(bytes)?));
+                let count = u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?) as usize;
+                let sums = take(bytes, count.checked_mul(4)?)?;
+                let checksums = sums.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))).collect();
+                Self::Map { ino, block, addr, checksums }
+            }
+            PREALLOCATE => Self::Preallocate { ino: Ino(word(bytes)?), block: FileBlock(word(bytes)?), blocks: word(bytes)? },
+            UNMAP => Self::Unmap { ino: Ino(word(bytes)?), block: FileBlock(word(bytes)?), blocks: word(bytes)? },
+            _ => return None,
+        })
+    }
+}
+
+fn push_words(out: &mut Vec<u8>, words: &[u64]) {
+    for word in words {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+}
+
+fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+    let (head, rest) = bytes.split_at_checked(n)?;
+    *bytes = rest;
+    Some(head)
+}
+
+fn word(bytes: &mut &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(take(bytes, 8)?.try_into().ok()?))
+}
