@@ -1,0 +1,85 @@
+//! What operations take and give: attributes, callers, entries.
+
+use crate::format::item::{Inode, Timestamp};
+use crate::ids::Ino;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Process, for reports; 0 for the kernel itself.
+    pub pid: u32,
+}
+
+/// Attributes of an inode.
+pub type Attr = Inode;
+
+/// A new time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The time of the operation.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+/// What setattr changes; `None` leaves a field alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Permission bits (the file type cannot change).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of content.
+    pub mtime: Option<SetTime>,
+    /// Last change of anything (set by the kernel in writeback mode only).
+    pub ctime: Option<Timestamp>,
+}
+
+/// Flags of renameat2(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RenameFlags {
+    /// RENAME_NOREPLACE.
+    pub no_replace: bool,
+    /// RENAME_EXCHANGE.
+    pub exchange: bool,
+    /// RENAME_WHITEOUT.
+    pub whiteout: bool,
+}
+
+/// One entry of a directory listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Inode.
+    pub ino: Ino,
+    /// DT_* type.
+    pub kind: u8,
+    /// Where a listing goes on after this entry.
+    pub cookie: u64,
+    /// Name.
+    pub name: Vec<u8>,
+}
+
+/// What statfs(2) says, in filesystem blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatFs {
+    /// Size of the volume, reserves excluded.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks that a write may take.
+    pub available: u64,
+    /// Inodes in use and still possible.
+    pub files: u64,
+    /// Inodes still possible.
+    pub files_free: u64,
+}
