@@ -1,1 +1,210 @@
-//! placeholder
+//! A block device or file without zones, presented as zones.
+//!
+//! The device knows nothing of zones, so their states are unknown when it is opened: every zone is reported full until
+//! the owner of the volume tells what its log says ([`ZonedDevice::adopt`]). From then on write pointers are enforced
+//! in memory. Reads pass to the device wherever the write pointer is, because recovery reads before it can adopt.
+
+use crate::buffer::{AlignedBuf, BufSlice};
+use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
+use crate::error::{DeviceError, Result};
+use crate::file_lock::system;
+use crate::geometry::{DeviceKind, Geometry};
+use crate::machine::{Snapshot, ZoneMachine};
+use crate::media::Media;
+use crate::positioned::{read_at, write_parts_at};
+use crate::tickets::Tickets;
+use crate::units::{Blocks, Lba, ZoneId};
+use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
+use rustix::io::Errno;
+use std::ops::Range;
+use std::path::Path;
+
+/// How to present a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConventionalOptions {
+    /// Bytes from zone to zone; `None` for [`default_zone_size`].
+    pub zone_size: Option<u64>,
+    /// Tell the device which blocks are unused when a zone is reset.
+    pub discard: bool,
+    /// Never write.
+    pub read_only: bool,
+}
+
+/// Fewest zones of a device.
+pub const MIN_ZONES: u64 = 24;
+/// Most zones of a device.
+pub const MAX_ZONES: u64 = 100_000;
+const DEFAULT_ZONE_BYTES: u64 = 16 << 20;
+const MIN_ZONE_BYTES: u64 = 1 << 20;
+const MAX_ZONE_BYTES: u64 = 2 << 30;
+const MAX_IO_BYTES: u32 = 1 << 20;
+
+/// The zone size that a device of `size` bytes gets where nobody chooses: 16 MiB, less on small devices, more on very large ones.
+pub fn default_zone_size(size: u64) -> u64 {
+    let mut zone = DEFAULT_ZONE_BYTES;
+    while zone > MIN_ZONE_BYTES && size / zone < 64 {
+        zone /= 2;
+    }
+    while zone < MAX_ZONE_BYTES && size / zone > MAX_ZONES {
+        zone *= 2;
+    }
+    zone
+}
+
+/// An open conventional device.
+#[derive(Debug)]
+pub struct ConventionalDevice {
+    media: Media,
+    geometry: Geometry,
+    machine: ZoneMachine,
+    discard: bool,
+    tickets: Tickets<Completions>,
+}
+
+impl ConventionalDevice {
+    /// Opens and locks a block device or file.
+    ///
+    /// # Errors
+    /// Missing, busy, not permitted, not a device or file, too small, or a zone size that is not possible.
+    pub fn open(path: impl AsRef<Path>, options: &ConventionalOptions) -> Result<Self> {
+        let media = Media::open(path.as_ref(), options.read_only)?;
+        let geometry = shape(&media, options.zone_size).map_err(|reason| DeviceError::Unusable { path: media.path.clone(), reason })?;
+        let unknown = Snapshot { state: ZoneState::Full, written: geometry.zone_capacity.0 };
+        let machine = ZoneMachine::new(&geometry, (0..geometry.zones).map(|_| unknown));
+        Ok(Self { media, geometry, machine, discard: options.discard, tickets: Tickets::default() })
+    }
+
+    /// Do reads and writes bypass the page cache?
+    pub fn is_direct(&self) -> bool {
+        self.media.direct
+    }
+}
+
+/// The zones of a device, or why it cannot have any.
+fn shape(media: &Media, zone_size: Option<u64>) -> std::result::Result<Geometry, String> {
+    let zone_size = zone_size.unwrap_or_else(|| default_zone_size(media.size));
+    if !(MIN_ZONE_BYTES..=MAX_ZONE_BYTES).contains(&zone_size) || zone_size % 4096 != 0 {
+        return Err(format!("a zone of {zone_size} bytes is not possible: choose a multiple of 4096 from 1 MiB to 2 GiB"));
+    }
+    let zones = media.size / zone_size;
+    if zones < MIN_ZONES {
+        return Err(format!("it is too small: {} bytes give {zones} zones of {zone_size}, and a device has at least {MIN_ZONES}", media.size));
+    }
+    if zones > MAX_ZONES {
+        return Err(format!("{zones} zones of {zone_size} bytes are too many: choose larger zones, at most {MAX_ZONES} are possible"));
+    }
+    let blocks = Blocks(zone_size / u64::from(media.block_size));
+    Ok(Geometry {
+        kind: DeviceKind::Conventional,
+        block_size: media.block_size,
+        zones: zones as u32,
+        zone_size: blocks,
+        zone_capacity: blocks,
+        max_open: 0,
+        max_active: 0,
+        max_io_bytes: MAX_IO_BYTES,
+        software_zones: true,
+    })
+}
+
+impl ConventionalDevice {
+    fn offset(&self, lba: Lba) -> u64 {
+        lba.0 * u64::from(self.geometry.block_size)
+    }
+
+    fn whole_blocks(&self, lba: Lba, bytes: usize) -> Result<u64> {
+        let (bytes, block) = (bytes as u64, u64::from(self.geometry.block_size));
+        if bytes == 0 || bytes % block != 0 {
+            let reason = "its length is not a positive multiple of the device block";
+            return Err(DeviceError::BadRange { lba, blocks: bytes / block, reason });
+        }
+        Ok(bytes / block)
+    }
+
+    fn read_zone(&self, lba: Lba, mut buf: AlignedBuf) -> Result<AlignedBuf> {
+        self.machine.check_read(lba, self.whole_blocks(lba, buf.len())?)?;
+        let io = |errno: Errno| DeviceError::Io { lba, errno: errno.raw_os_error() };
+        let count = read_at(&self.media.file, self.offset(lba), &mut buf).map_err(io)?;
+        if count < buf.len() { Err(io(Errno::IO)) } else { Ok(buf) }
+    }
+
+    fn write_zone(&self, lba: Lba, data: &[BufSlice]) -> Result<()> {
+        let blocks = self.whole_blocks(lba, data.iter().map(|part| part.len()).sum())?;
+        let outside = DeviceError::BadRange { lba, blocks, reason: "it lies outside the device" };
+        let zone = self.machine.zone_at(lba).ok_or(outside)?;
+        self.check_writable("write to")?;
+        let writer = self.machine.writer(zone);
+        self.machine.begin_write(&writer, lba, blocks)?;
+        let data = self.media.transferable(data);
+        let written = write_parts_at(&self.media.file, self.offset(lba), data.iter().map(|part| &part[..]));
+        let done = written.map_or_else(|stop| stop.done / u64::from(self.geometry.block_size), |()| blocks);
+        self.machine.advance(&writer, done);
+        written.map_err(|stop| DeviceError::Io { lba, errno: stop.errno.raw_os_error() })
+    }
+
+    fn check_writable(&self, action: &'static str) -> Result<()> {
+        if self.media.read_only { Err(system(action, &self.media.path, Errno::ROFS)) } else { Ok(()) }
+    }
+
+    fn check_zone(&self, zone: ZoneId) -> Result<()> {
+        self.machine.report(zone.0..zone.0.saturating_add(1)).map(drop)
+    }
+}
+
+impl ZonedDevice for ConventionalDevice {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn report(&self, zones: Range<u32>) -> Result<Vec<ZoneInfo>> {
+        self.machine.report(zones)
+    }
+
+    fn submit(&self, batch: Vec<Io>, _class: IoClass) -> Result<Ticket> {
+        let execute = |io| match io {
+            Io::Read { lba, buf } => self.read_zone(lba, buf).map(Some),
+            Io::Write { lba, data } => self.write_zone(lba, &data).map(|()| None),
+        };
+        Ok(self.tickets.issue(batch.into_iter().map(execute).collect()))
+    }
+
+    fn complete(&self, ticket: Ticket) -> Completions {
+        self.tickets.redeem(&ticket).unwrap_or_default()
+    }
+
+    fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()> {
+        self.check_zone(zone)?;
+        self.check_writable("manage zones of")?;
+        let writer = self.machine.writer(zone);
+        if action == ZoneAction::Reset && self.discard && self.machine.check_action(zone, action)? {
+            let start = self.offset(self.geometry.zone_start(zone));
+            self.media.discard(start, self.geometry.zone_size_bytes())?;
+        }
+        self.machine.act(&writer, action).map(drop)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.media.flush()
+    }
+
+    fn adopt(&self, zones: &[ZoneInfo]) -> Result<()> {
+        zones.iter().try_for_each(|zone| self.check_zone(zone.id))?;
+        for zone in zones {
+            let writer = self.machine.writer(zone.id);
+            self.machine.force(&writer, Snapshot { state: zone.state, written: zone.written.0 });
+        }
+        Ok(())
+    }
+
+    fn label(&self) -> String {
+        self.media.path.display().to_string()
+    }
+
+    fn read(&self, lba: Lba, buf: AlignedBuf, _class: IoClass) -> Result<AlignedBuf> {
+        self.read_zone(lba, buf)
+    }
+
+    fn write(&self, lba: Lba, data: Vec<BufSlice>, _class: IoClass) -> Result<()> {
+        self.write_zone(lba, &data)
+    }
+}

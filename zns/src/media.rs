@@ -1,0 +1,136 @@
+//! Opening what holds the data: a block device or a plain file, locked for us alone, with O_DIRECT where that works.
+
+use crate::buffer::{AlignedBuf, BufSlice};
+use crate::error::{DeviceError, Result};
+use crate::file_lock::{lock, system, system_io};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// An open device or file.
+#[derive(Debug)]
+pub(crate) struct Media {
+    /// How it was named.
+    pub path: PathBuf,
+    /// Its descriptor, with O_DIRECT if `direct`.
+    pub file: File,
+    /// Reads and writes bypass the page cache.
+    pub direct: bool,
+    /// It is a block device, not a file.
+    pub block_device: bool,
+    /// Opened for reading only.
+    pub read_only: bool,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes in a logical block: 512 or 4096.
+    pub block_size: u32,
+}
+
+impl Media {
+    /// Opens and locks `path`: for writing alone, for reading together with other readers.
+    pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self> {
+        let unusable = |reason: String| Err(DeviceError::Unusable { path: path.to_owned(), reason });
+        let file_type = std::fs::metadata(path).map_err(|error| system_io("open", path, &error))?.file_type();
+        let block_device = file_type.is_block_device();
+        if !block_device && !file_type.is_file() {
+            return unusable("it is neither a block device nor a regular file".to_owned());
+        }
+        let (mut file, direct) = open_direct(path, read_only, block_device)?;
+        lock(&file, path, read_only)?;
+        let block_size = if block_device {
+            rustix::fs::ioctl_blksszget(&file).map_err(|errno| system("read the block size of", path, errno))?
+        } else {
+            4096
+        };
+        if !matches!(block_size, 512 | 4096) {
+            return unusable(format!("its logical block of {block_size} bytes is neither 512 nor 4096"));
+        }
+        let size = file.seek(SeekFrom::End(0)).map_err(|error| system_io("read the size of", path, &error))?;
+        Ok(Self { path: path.to_owned(), file, direct, block_device, read_only, size, block_size })
+    }
+
+    /// The same bytes in as few slices as possible, each of which the device can take as it is: with O_DIRECT every slice
+    /// must begin and end on a block, else all are gathered in one buffer.
+    pub(crate) fn transferable(&self, data: &[BufSlice]) -> Vec<BufSlice> {
+        let mut joined: Vec<BufSlice> = Vec::with_capacity(data.len());
+        for part in data.iter().filter(|part| !part.is_empty()) {
+            match joined.last().and_then(|last| last.joined(part)) {
+                Some(longer) => *joined.last_mut().expect("it was just seen") = longer,
+                None => joined.push(part.clone()),
+            }
+        }
+        let block = self.block_size as usize;
+        let aligned = |part: &BufSlice| part.as_ptr().addr() % block == 0 && part.len() % block == 0;
+        if !self.direct || joined.iter().all(aligned) {
+            return joined;
+        }
+        let mut whole = AlignedBuf::zeroed(joined.iter().map(|part| part.len()).sum());
+        let mut at = 0;
+        for part in &joined {
+            whole[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        vec![BufSlice::whole(whole)]
+    }
+
+    /// Makes everything written so far durable.
+    pub(crate) fn flush(&self) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        loop {
+            match rustix::fs::fdatasync(&self.file) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(system("flush", &self.path, errno)),
+            }
+        }
+    }
+
+    /// Tells the device that a range is unused. One that cannot take the hint is no error.
+    pub(crate) fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let told = if self.block_device {
+            block_discard(&self.file, offset, len)
+        } else {
+            rustix::fs::fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
+        };
+        match told {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(system("discard blocks of", &self.path, errno)),
+        }
+    }
+}
+
+/// Opens with O_DIRECT, or without where the file system refuses it. A block device is opened exclusively: a mounted one is busy.
+fn open_direct(path: &Path, read_only: bool, block_device: bool) -> Result<(File, bool)> {
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let exclusive = if block_device && !read_only { OFlags::EXCL } else { OFlags::empty() };
+    let flags = access | exclusive | OFlags::CLOEXEC;
+    let open = |flags| rustix::fs::open(path, flags, Mode::empty());
+    let opened = match open(flags | OFlags::DIRECT) {
+        Err(Errno::INVAL) => open(flags).map(|fd| (fd, false)),
+        other => other.map(|fd| (fd, true)),
+    };
+    match opened {
+        Ok((fd, direct)) => Ok((File::from(fd), direct)),
+        Err(Errno::BUSY) => Err(DeviceError::Busy { path: path.to_owned() }),
+        Err(errno) => Err(system("open", path, errno)),
+    }
+}
+
+/// BLKDISCARD of Linux's `fs.h`: `_IO(0x12, 119)`, with start and length in bytes.
+fn block_discard(file: &File, offset: u64, len: u64) -> std::result::Result<(), Errno> {
+    const BLKDISCARD: libc::c_ulong = 0x1277;
+    let range = [offset, len];
+    // SAFETY: BLKDISCARD reads two u64 through the pointer, which points to two and outlives the call.
+    let outcome = unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD as _, range.as_ptr()) };
+    if outcome == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
