@@ -6,6 +6,7 @@
 pub mod halt;
 pub mod key;
 pub mod txn;
+pub mod zones;
 
 pub use halt::{BlockId, Halt, Planned};
 pub use key::{Class, Key};

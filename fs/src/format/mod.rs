@@ -1,4 +1,8 @@
 //! On-disk types: little-endian, versioned, checksummed. FORMAT.md beside this file describes them for people.
 
+pub mod batch;
 pub mod item;
+pub mod log;
 pub mod record;
+pub mod segment;
+pub mod superblock;

@@ -1,0 +1,352 @@
+//! The superblock: one 4096-byte record of everything a mount starts from, written anew by every checkpoint into the ring.
+
+use crate::BLOCK;
+use crate::addr::Addr;
+use crate::format::item::Timestamp;
+use crate::ids::NodeId;
+use thiserror::Error;
+use zerocopy::little_endian::{I64, U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// First bytes of every record.
+pub const MAGIC: &[u8; 8] = b"FerryFS\0";
+/// Version of the format.
+pub const VERSION: u32 = 1;
+/// Most devices in a volume.
+pub const MAX_DEVICES: usize = 32;
+/// Zones 0 and 1 of each device form the ring.
+pub const RING_ZONES: u32 = 2;
+/// Records in a zone of the ring: a probe reads them all.
+pub const RING_SLOTS: u32 = 256;
+
+/// Features a reader may ignore, a writer must know, everybody must know. None is defined yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// May be ignored.
+    pub compatible: u64,
+    /// Unknown ones allow read-only mounts.
+    pub read_only: u64,
+    /// Unknown ones forbid any use.
+    pub incompatible: u64,
+}
+
+/// A line of the device table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Identity of the device within the volume.
+    pub uuid: [u8; 16],
+    /// Bytes in a device block.
+    pub block_size: u32,
+    /// Zones.
+    pub zones: u32,
+    /// Zone size, in filesystem blocks.
+    pub zone_blocks: u64,
+    /// Zone capacity, in filesystem blocks.
+    pub zone_capacity: u32,
+}
+
+/// Space set aside when the volume was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserves {
+    /// Zones that the log may hold.
+    pub log_zones: u32,
+    /// Zones kept for cleaning.
+    pub gc_zones: u32,
+    /// Zones kept for checkpoints.
+    pub checkpoint_zones: u32,
+    /// Dirty metadata never exceeds this many blocks.
+    pub dirty_blocks: u32,
+}
+
+/// Where the metadata tree begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootPointers {
+    /// Root node of the tree.
+    pub tree_root: NodeId,
+    /// Address of the root page of the node map.
+    pub map_addr: Addr,
+    /// Its CRC32C.
+    pub map_crc: u32,
+    /// Levels of the node map.
+    pub map_levels: u8,
+    /// First node id never used.
+    pub next_id: u64,
+    /// Head of the chain of free ids; 0: none.
+    pub free_head: u64,
+}
+
+/// Where the log goes on behind this checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStart {
+    /// Where the next fragment will be; `NONE` if the log has not begun.
+    pub addr: Addr,
+    /// The zone after that one.
+    pub next_zone: Addr,
+    /// Its sequence number.
+    pub sequence: u64,
+    /// Checksum of its predecessor.
+    pub previous: u32,
+    /// The last batch that this checkpoint contains.
+    pub batch: u64,
+}
+
+/// A superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Features.
+    pub features: Features,
+    /// Volume identity.
+    pub uuid: [u8; 16],
+    /// Label, up to 64 bytes of UTF-8.
+    pub label: String,
+    /// Counts checkpoints; the highest valid one wins.
+    pub generation: u64,
+    /// Which line of the device table this device is.
+    pub device: u8,
+    /// Written by a clean unmount.
+    pub clean: bool,
+    /// Mount epoch.
+    pub epoch: u64,
+    /// Secret of the epoch.
+    pub secret: [u8; 32],
+    /// Key of name hashes, for the life of the volume.
+    pub hash_key: [u8; 16],
+    /// When the volume was made.
+    pub created: Timestamp,
+    /// First inode number never used.
+    pub next_ino: u64,
+    /// Logical time: blocks written by users.
+    pub clock: u64,
+    /// Blocks that are preallocated and not written.
+    pub unwritten: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Reserves.
+    pub reserves: Reserves,
+    /// Metadata.
+    pub roots: RootPointers,
+    /// Log.
+    pub log: LogStart,
+    /// Devices.
+    pub members: Vec<Member>,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct Disk {
+    magic: [u8; 8],
+    version: U32,
+    checksum: U32,
+    compatible: U64,
+    read_only: U64,
+    incompatible: U64,
+    uuid: [u8; 16],
+    label: [u8; 64],
+    generation: U64,
+    device: u8,
+    clean: u8,
+    label_len: u8,
+    map_levels: u8,
+    members: U16,
+    reserved: U16,
+    epoch: U64,
+    secret: [u8; 32],
+    hash_key: [u8; 16],
+    created_sec: I64,
+    created_nsec: U32,
+    map_crc: U32,
+    next_ino: U64,
+    clock: U64,
+    unwritten: U64,
+    inodes: U64,
+    log_zones: U32,
+    gc_zones: U32,
+    checkpoint_zones: U32,
+    dirty_blocks: U32,
+    tree_root: U64,
+    map_addr: U64,
+    next_id: U64,
+    free_head: U64,
+    log_addr: U64,
+    log_next_zone: U64,
+    log_sequence: U64,
+    log_batch: U64,
+    log_previous: U32,
+    reserved2: U32,
+}
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct DiskMember {
+    uuid: [u8; 16],
+    block_size: U32,
+    zones: U32,
+    zone_blocks: U64,
+    zone_capacity: U32,
+    reserved: [u8; 28],
+}
+const TABLE: usize = 1024;
+const _: () = assert!(size_of::<Disk>() <= TABLE);
+const _: () = assert!(size_of::<DiskMember>() == 64);
+const _: () = assert!(TABLE + MAX_DEVICES * size_of::<DiskMember>() <= BLOCK);
+
+/// Why a block is no superblock that can be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SuperblockError {
+    /// Not a superblock at all.
+    #[error("no FerryFS superblock")]
+    NotOne,
+    /// A superblock whose checksum fails.
+    #[error("FerryFS superblock with a bad checksum")]
+    Checksum,
+    /// A version of the format from the future.
+    #[error("FerryFS format version {0}, this program knows version {VERSION}: use a newer FerryFS")]
+    Version(u32),
+    /// A checksum that holds over content that cannot be.
+    #[error("FerryFS superblock that contradicts itself: {0}")]
+    Invalid(&'static str),
+}
+
+impl Superblock {
+    /// The record.
+    pub fn encode(&self) -> Box<[u8; BLOCK]> {
+        let mut label = [0; 64];
+        label[..self.label.len()].copy_from_slice(self.label.as_bytes());
+        let disk = Disk {
+            magic: *MAGIC,
+            version: VERSION.into(),
+            checksum: 0.into(),
+            compatible: self.features.compatible.into(),
+            read_only: self.features.read_only.into(),
+            incompatible: self.features.incompatible.into(),
+            uuid: self.uuid,
+            label,
+            generation: self.generation.into(),
+            device: self.device,
+            clean: self.clean.into(),
+            label_len: self.label.len() as u8,
+            map_levels: self.roots.map_levels,
+            members: (self.members.len() as u16).into(),
+            reserved: 0.into(),
+            epoch: self.epoch.into(),
+            secret: self.secret,
+            hash_key: self.hash_key,
+            created_sec: self.created.sec.into(),
+            created_nsec: self.created.nsec.into(),
+            map_crc: self.roots.map_crc.into(),
+            next_ino: self.next_ino.into(),
+            clock: self.clock.into(),
+            unwritten: self.unwritten.into(),
+            inodes: self.inodes.into(),
+            log_zones: self.reserves.log_zones.into(),
+            gc_zones: self.reserves.gc_zones.into(),
+            checkpoint_zones: self.reserves.checkpoint_zones.into(),
+            dirty_blocks: self.reserves.dirty_blocks.into(),
+            tree_root: self.roots.tree_root.0.into(),
+            map_addr: self.roots.map_addr.0.into(),
+            next_id: self.roots.next_id.into(),
+            free_head: self.roots.free_head.into(),
+            log_addr: self.log.addr.0.into(),
+            log_next_zone: self.log.next_zone.0.into(),
+            log_sequence: self.log.sequence.into(),
+            log_batch: self.log.batch.into(),
+            log_previous: self.log.previous.into(),
+            reserved2: 0.into(),
+        };
+        let mut block = Box::new([0; BLOCK]);
+        block[..size_of::<Disk>()].copy_from_slice(disk.as_bytes());
+        for (slot, m) in block[TABLE..].chunks_exact_mut(64).zip(&self.members) {
+            let disk = DiskMember {
+                uuid: m.uuid,
+                block_size: m.block_size.into(),
+                zones: m.zones.into(),
+                zone_blocks: m.zone_blocks.into(),
+                zone_capacity: m.zone_capacity.into(),
+                reserved: [0; 28],
+            };
+            slot.copy_from_slice(disk.as_bytes());
+        }
+        let checksum = crc32c::crc32c(&block[..]);
+        block[12..16].copy_from_slice(&checksum.to_le_bytes());
+        block
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn decode(block: &[u8]) -> Result<Self, SuperblockError> {
+        let (disk, _) = Disk::read_from_prefix(block).map_err(|_| SuperblockError::NotOne)?;
+        if &disk.magic != MAGIC || block.len() != BLOCK {
+            return Err(SuperblockError::NotOne);
+        }
+        let mut zeroed = block.to_vec();
+        zeroed[12..16].fill(0);
+        if crc32c::crc32c(&zeroed) != disk.checksum.get() {
+            return Err(SuperblockError::Checksum);
+        }
+        if disk.version.get() != VERSION {
+            return Err(SuperblockError::Version(disk.version.get()));
+        }
+        let count = usize::from(disk.members.get());
+        if count == 0 || count > MAX_DEVICES || usize::from(disk.device) >= count {
+            return Err(SuperblockError::Invalid("device table"));
+        }
+        let label = disk.label.get(..usize::from(disk.label_len)).and_then(|l| std::str::from_utf8(l).ok());
+        let mut members = Vec::with_capacity(count);
+        for slot in block[TABLE..].chunks_exact(64).take(count) {
+            let m = DiskMember::read_from_bytes(slot).map_err(|_| SuperblockError::Invalid("device table"))?;
+            if m.zone_capacity.get() == 0 || u64::from(m.zone_capacity.get()) > m.zone_blocks.get() || m.zones.get() <= RING_ZONES {
+                return Err(SuperblockError::Invalid("zone shape"));
+            }
+            members.push(Member {
+                uuid: m.uuid,
+                block_size: m.block_size.get(),
+                zones: m.zones.get(),
+                zone_blocks: m.zone_blocks.get(),
+                zone_capacity: m.zone_capacity.get(),
+            });
+        }
+        Ok(Self {
+            features: Features {
+                compatible: disk.compatible.get(),
+                read_only: disk.read_only.get(),
+                incompatible: disk.incompatible.get(),
+            },
+            uuid: disk.uuid,
+            label: label.ok_or(SuperblockError::Invalid("label"))?.to_string(),
+            generation: disk.generation.get(),
+            device: disk.device,
+            clean: disk.clean != 0,
+            epoch: disk.epoch.get(),
+            secret: disk.secret,
+            hash_key: disk.hash_key,
+            created: Timestamp { sec: disk.created_sec.get(), nsec: disk.created_nsec.get() },
+            next_ino: disk.next_ino.get(),
+            clock: disk.clock.get(),
+            unwritten: disk.unwritten.get(),
+            inodes: disk.inodes.get(),
+            reserves: Reserves {
+                log_zones: disk.log_zones.get(),
+                gc_zones: disk.gc_zones.get(),
+                checkpoint_zones: disk.checkpoint_zones.get(),
+                dirty_blocks: disk.dirty_blocks.get(),
+            },
+            roots: RootPointers {
+                tree_root: NodeId(disk.tree_root.get()),
+                map_addr: Addr(disk.map_addr.get()),
+                map_crc: disk.map_crc.get(),
+                map_levels: disk.map_levels,
+                next_id: disk.next_id.get(),
+                free_head: disk.free_head.get(),
+            },
+            log: LogStart {
+                addr: Addr(disk.log_addr.get()),
+                next_zone: Addr(disk.log_next_zone.get()),
+                sequence: disk.log_sequence.get(),
+                previous: disk.log_previous.get(),
+                batch: disk.log_batch.get(),
+            },
+            members,
+        })
+    }
+}
