@@ -21,4 +21,10 @@ pub enum CleanError {
     /// The copy failed.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// A victim is being cleaned already.
+    #[error("a victim is being cleaned already")]
+    Busy,
+    /// A part of the machinery breaks its contract; cleaning of the victim stops before anything is published.
+    #[error("cleaning stopped: {0}")]
+    Internal(String),
 }

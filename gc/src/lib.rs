@@ -1,20 +1,41 @@
 //! Decide what to clean and drive the move; knows no inode.
 //!
-//! The filesystem gives a [`space::LogSpace`]; policies choose victims; the relocator moves a victim chunk by chunk through
-//! the copy engine and commits by compare-and-swap; the pacer says when and how much.
+//! The filesystem gives a [`space::LogSpace`]; a [`policy::VictimPolicy`] chooses victims; the [`relocator::Relocator`] moves a victim
+//! chunk by chunk through the copy engine and commits by compare-and-swap; the [`pacer::Pacer`] says when and how much. The
+//! [`cleaner::Cleaner`] puts them together as a step machine without a thread or a clock, and a [`campaign::Campaign`] drives
+//! it to an end (`ferryfs gc`). The [`sim`] module runs policies and placements over addresses alone.
 
+pub mod campaign;
+pub mod cleaner;
 pub mod error;
+pub mod histogram;
+pub mod mover;
 pub mod pacer;
+pub mod placement;
 pub mod policy;
 pub mod relocator;
 pub mod segment;
+pub mod sim;
 pub mod space;
 pub mod stats;
 pub mod trace;
 
+#[cfg(test)]
+mod model;
+
+pub use campaign::{Campaign, CampaignReport, CampaignStep};
+pub use cleaner::{Caller, Cleaner, CleanerConfig, Outcome, Situation, Work};
 pub use error::{CleanError, Result};
-pub use pacer::{Pace, Pacer, PacerConfig};
+pub use histogram::{Histogram, Percentiles};
+pub use mover::{Carrier, Load, Mover};
+pub use pacer::{Pace, Pacer, PacerConfig, Pressure};
+pub use placement::{Placement, PlacementKind};
 pub use policy::{Policy, VictimPolicy};
-pub use relocator::{Relocator, Step};
+pub use relocator::{Progress, Relocator, RelocatorConfig, Step, Unmovable, VictimEnd, VictimReport};
 pub use segment::{SegmentId, SegmentInfo, Seq, Stream};
 pub use space::{Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation};
+pub use stats::{GcStats, Pauses};
+pub use trace::{Event, Tracer};
+
+/// Bytes in a filesystem block.
+pub const BLOCK_BYTES: u64 = 4096;

@@ -4,9 +4,17 @@ use crate::error::Result;
 use crate::segment::{SegmentId, SegmentInfo, Seq, Stream};
 use zns::{DeviceId, Lba};
 
-/// Who owns a run of blocks: opaque here, given back at commit.
+/// Who owns a run of blocks: opaque here, given back at commit. The second number counts blocks: when the relocator splits an
+/// extent after `n` blocks, the rest belongs to `Owner(a, b + n)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(pub u64, pub u64);
+
+impl Owner {
+    /// The owner of what follows the first `blocks` blocks.
+    pub fn after(self, blocks: u32) -> Self {
+        Self(self.0, self.1 + u64::from(blocks))
+    }
+}
 
 /// Live blocks that lie one behind the other in a victim and belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +29,22 @@ pub struct LiveExtent {
     pub owner: Owner,
     /// CRC32C of each block where the filesystem has them at hand; else empty.
     pub checksums: Vec<u32>,
+}
+
+impl LiveExtent {
+    /// Cuts after `blocks` blocks, each of `per_block` device blocks; `self` keeps the front, the rest is returned. `blocks` lies
+    /// inside the extent.
+    pub fn split_off(&mut self, blocks: u32, per_block: u64) -> LiveExtent {
+        let rest = LiveExtent {
+            device: self.device,
+            lba: self.lba + zns::Blocks(u64::from(blocks) * per_block),
+            blocks: self.blocks - blocks,
+            owner: self.owner.after(blocks),
+            checksums: if self.checksums.is_empty() { Vec::new() } else { self.checksums.split_off(blocks as usize) },
+        };
+        self.blocks = blocks;
+        rest
+    }
 }
 
 /// One answer of [`LogSpace::live`].
@@ -71,6 +95,9 @@ pub trait LogSpace: Send + Sync {
     /// Logical time.
     fn now(&self) -> Seq;
 
+    /// Device blocks in a filesystem block: 8 on a device with blocks of 512 bytes, 1 on one with 4096.
+    fn device_blocks_per_block(&self, device: DeviceId) -> u32;
+
     /// Pins a victim: it is not reset and not chosen again until [`LogSpace::release`].
     ///
     /// # Errors
@@ -106,3 +133,38 @@ pub trait LogSpace: Send + Sync {
     /// Metadata that cannot be read; nothing is lost then, the victim stays as it was.
     fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed>;
 }
+
+macro_rules! forward {
+    ($($pointer:ty),*) => { $(
+        impl<S: LogSpace + ?Sized> LogSpace for $pointer {
+            fn segments(&self) -> Vec<SegmentInfo> {
+                (**self).segments()
+            }
+            fn now(&self) -> Seq {
+                (**self).now()
+            }
+            fn device_blocks_per_block(&self, device: DeviceId) -> u32 {
+                (**self).device_blocks_per_block(device)
+            }
+            fn pin(&self, victim: SegmentId) -> Result<()> {
+                (**self).pin(victim)
+            }
+            fn release(&self, victim: SegmentId) {
+                (**self).release(victim)
+            }
+            fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
+                (**self).live(victim, from, max)
+            }
+            fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>> {
+                (**self).evacuate_metadata(victim, from, max)
+            }
+            fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
+                (**self).reserve(stream, near, blocks)
+            }
+            fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed> {
+                (**self).commit(moves, reservation, used, end_zone)
+            }
+        }
+    )* };
+}
+forward!(&S, std::sync::Arc<S>);

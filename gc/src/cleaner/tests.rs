@@ -1,0 +1,242 @@
+//! The cleaner against the naive filesystem: it keeps a nearly full volume writable, leaves broken victims alone, and is quiet otherwise.
+
+use super::*;
+use crate::campaign::{Campaign, CampaignStep};
+use crate::model::{Fault, METADATA, Model};
+use copy_backend::FailureKind;
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const RESERVE: u32 = 5;
+
+fn cleaner(model: &Model, policy: Policy, zones: u32) -> Cleaner<Model, Model> {
+    let config = CleanerConfig { relocator: RelocatorConfig { chunk_blocks: 16, ..RelocatorConfig::default() }, ..CleanerConfig::new(policy, RESERVE, zones) };
+    Cleaner::new(model.clone(), model.clone(), config, Tracer::off())
+}
+
+fn situation(model: &Model, caller: Caller) -> Situation {
+    Situation { caller, free_zones: model.free_zones(), user_blocks: model.now(), idle: Duration::ZERO }
+}
+
+fn checkpoint(model: &Model, cleaner: &mut Cleaner<Model, Model>) {
+    let freed = model.checkpoint();
+    cleaner.checkpointed(freed);
+}
+
+/// A writer as the filesystem has it: it waits for one chunk at a time until there is room. Returns false when nothing can help.
+fn write(model: &Model, cleaner: &mut Cleaner<Model, Model>, block: u64) -> bool {
+    for _ in 0..10_000 {
+        if model.write(block) {
+            return true;
+        }
+        match cleaner.poll(&situation(model, Caller::Foreground)) {
+            Ok(outcome) if outcome.checkpoint => checkpoint(model, cleaner),
+            Ok(Outcome { work: Work::Chunk(_) | Work::Victim(_), .. }) | Err(_) => {}
+            Ok(_) => return false,
+        }
+    }
+    panic!("a writer waits for ever");
+}
+
+fn background(model: &Model, cleaner: &mut Cleaner<Model, Model>) {
+    if let Ok(outcome) = cleaner.poll(&situation(model, Caller::Background))
+        && outcome.checkpoint
+    {
+        checkpoint(model, cleaner);
+    }
+}
+
+/// Fills a volume to `percent` of what users may have, then overwrites at random.
+fn churn(policy: Policy, percent: u64, with_background: bool) -> (f64, GcStats) {
+    let (zones, capacity) = (64u32, 64u32);
+    let model = Model::new(zones as usize, capacity, 1, RESERVE as usize);
+    let mut cleaner = cleaner(&model, policy, zones);
+    // What users may fill: not the reserve, and not the zone by which the low-water mark lies above it.
+    let total = u64::from(zones - RESERVE - 1) * u64::from(capacity);
+    let used = total * percent / 100;
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for block in 0..used {
+        assert!(write(&model, &mut cleaner, block), "no space while filling");
+    }
+    for _ in 0..used * 4 {
+        assert!(write(&model, &mut cleaner, rng.random_range(0..used)), "no space while overwriting at {percent} %");
+        if with_background {
+            background(&model, &mut cleaner);
+        }
+    }
+    let before = cleaner.stats().relocated;
+    let writes = used * 3;
+    for _ in 0..writes {
+        assert!(write(&model, &mut cleaner, rng.random_range(0..used)));
+    }
+    model.self_check();
+    let copied = (cleaner.stats().relocated - before) / crate::BLOCK_BYTES;
+    ((copied + writes) as f64 / writes as f64, cleaner.stats())
+}
+
+#[test]
+fn it_converges_at_95_percent_full() {
+    for policy in Policy::ALL {
+        let (wa, stats) = churn(policy, 95, policy == Policy::Greedy);
+        assert!(wa < 20.0, "write amplification {wa}");
+        assert!(stats.zones_reclaimed > 100 && stats.by_host == 0 && stats.relocated == stats.offloaded);
+        assert_eq!(stats.victims.keys().copied().collect::<Vec<_>>(), [policy.name()]);
+    }
+}
+
+#[test]
+fn write_amplification_at_85_percent_is_near_the_analytic_value() {
+    let (wa, _) = churn(Policy::Greedy, 85, false);
+    let analytic = crate::sim::analytic_greedy(0.85);
+    assert!((wa - analytic).abs() / analytic < 0.15, "{wa} against {analytic}");
+}
+
+#[test]
+fn above_the_high_mark_it_is_quiet() {
+    let model = Model::new(32, 16, 1, RESERVE as usize);
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    (0..100).for_each(|b| assert!(model.write(b % 20)));
+    for caller in [Caller::Background, Caller::Foreground] {
+        let outcome = cleaner.poll(&Situation { idle: Duration::MAX, ..situation(&model, caller) }).expect("quiet");
+        assert_eq!(outcome, Outcome { work: Work::Nothing, emptied: 0, checkpoint: false, pressure: Pressure::Quiet, more: false, owed: 0 });
+    }
+    assert_eq!(cleaner.stats().chunks, 0);
+}
+
+/// Segments of 16 blocks, all half dead.
+fn half_dead(segments: u64) -> Model {
+    let model = Model::new(32, 16, 1, RESERVE as usize);
+    (0..segments * 16).for_each(|b| assert!(model.write(b)));
+    (0..segments * 16).step_by(2).for_each(|b| model.delete(b));
+    model
+}
+
+#[test]
+fn until_clean_compacts_everything_and_reports() {
+    let model = half_dead(10);
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    let free = model.free_zones();
+    let report = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((report.victims, report.emptied, report.moved, report.offloaded), (10, 10, 80 * 4096, 80 * 4096));
+    assert!(report.commands >= 5 && report.zones_freed == 10 && report.checkpoints >= 2);
+    assert_eq!(model.free_zones(), free + 5);
+    model.self_check();
+    let again = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((again.victims, again.commands, again.checkpoints), (0, 0, 0));
+}
+
+#[test]
+fn one_victim_means_one() {
+    let model = half_dead(10);
+    let mut cleaner = cleaner(&model, Policy::CostBenefit, 32);
+    let report = cleaner.clean_one_victim(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((report.victims, report.moved, report.zones_freed, report.checkpoints), (1, 8 * 4096, 1, 1));
+}
+
+#[test]
+fn metadata_segments_are_cleaned_too_and_not_twice_before_the_checkpoint() {
+    let model = Model::new(32, 16, 1, RESERVE as usize);
+    (0..64).for_each(|b| assert!(model.write(METADATA + b)));
+    (0..64).step_by(2).for_each(|b| model.delete(METADATA + b));
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    let report = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((report.victims, report.moved, report.zones_freed), (4, 0, 4));
+    model.self_check();
+}
+
+#[test]
+fn an_unreadable_victim_is_left_alone_until_much_of_it_has_died() {
+    let model = half_dead(3);
+    model.with(|m| m.bad.insert(1));
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    let report = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((report.victims, report.emptied, report.unmovable), (3, 2, 1));
+    assert_eq!(cleaner.stats().unmovable_count, 1);
+    model.self_check();
+    let again = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!(again.victims, 0);
+    // The file with the bad block goes away, and most of the rest.
+    (0..10).for_each(|b| model.delete(b));
+    let last = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((last.victims, last.emptied), (1, 1));
+}
+
+#[test]
+fn failing_copies_do_not_spin_and_are_tried_again_later() {
+    let model = half_dead(3);
+    model.with(|m| m.faults.extend(std::iter::repeat_n(Fault::Fail(FailureKind::Transient, 0, false), 12)));
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    let report = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("an end");
+    assert_eq!((report.victims, report.failed), (3, 3));
+    (0..16).for_each(|_| checkpoint(&model, &mut cleaner));
+    let report = cleaner.until_clean(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    assert_eq!((report.victims, report.emptied), (3, 3));
+    assert_eq!(cleaner.stats().failures.get("transient"), Some(&12));
+}
+
+#[test]
+fn a_campaign_may_be_interleaved_with_users() {
+    let model = half_dead(6);
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    let mut campaign = Campaign::until_clean();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for steps in 0.. {
+        assert!(steps < 1000, "it does not end");
+        assert!(model.write(rng.random_range(0..96)));
+        match campaign.step(&mut cleaner, model.free_zones()).expect("no faults") {
+            CampaignStep::More => {}
+            CampaignStep::Checkpoint => {
+                let freed = model.checkpoint();
+                cleaner.checkpointed(freed);
+                campaign.checkpointed(freed);
+            }
+            CampaignStep::Done => break,
+        }
+    }
+    model.self_check();
+}
+
+#[test]
+fn decisions_copies_and_commits_are_traced() {
+    let path = tempfile::NamedTempFile::new().expect("a file");
+    let model = half_dead(1);
+    let config = CleanerConfig::new(Policy::Greedy, RESERVE, 32);
+    let mut cleaner = Cleaner::new(model.clone(), model.clone(), config, Tracer::to_file(path.path()).expect("a trace"));
+    cleaner.clean_one_victim(|| model.free_zones(), || Ok(model.checkpoint())).expect("clean");
+    let text = std::fs::read_to_string(path.path()).expect("text");
+    let events: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let names: Vec<&str> = events.iter().map(|e| e["event"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["decision", "copy", "commit", "victim"]);
+    assert_eq!((events[0]["live"].as_u64(), events[0]["policy"].as_str()), (Some(8), Some("greedy")));
+    assert_eq!((events[1]["blocks"].as_u64(), events[1]["road"].as_str()), (Some(8), Some("image")));
+    assert_eq!((events[2]["moved"].as_u64(), events[3]["end"].as_str()), (Some(8), Some("emptied")));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn users_and_cleaner_in_any_order_keep_every_block(
+        ops in proptest::collection::vec((0u8..10, 0u64..200), 100..1500),
+        faults in proptest::collection::vec(prop_oneof![
+            8 => Just(Fault::Fine),
+            4 => proptest::collection::vec(0u64..200, 0..5).prop_map(Fault::Race),
+            1 => (0usize..4, any::<bool>()).prop_map(|(after, end)| Fault::Fail(FailureKind::Transient, after, end)),
+        ], 0..60),
+    ) {
+        let model = Model::new(24, 16, 1, RESERVE as usize);
+        model.with(|m| m.faults = faults.into());
+        let mut cleaner = cleaner(&model, Policy::Greedy, 24);
+        for (kind, block) in ops {
+            match kind {
+                0..=5 => prop_assert!(write(&model, &mut cleaner, block), "no space although little is used"),
+                6 => model.delete(block),
+                7 => checkpoint(&model, &mut cleaner),
+                _ => background(&model, &mut cleaner),
+            }
+        }
+        model.self_check();
+        let total = cleaner.stats();
+        prop_assert_eq!(total.offloaded + total.by_host, total.relocated);
+    }
+}

@@ -1,0 +1,423 @@
+//! A naive filesystem in memory for the tests: blocks with owners, zones, overwrites that race with the cleaner, and a copy engine that
+//! fails on command.
+
+use crate::mover::{Carrier, Load, Mover};
+use crate::{
+    CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, SegmentId, SegmentInfo, Seq, Stream,
+};
+use copy_backend::{CopyError, CopyResult, FailureKind, Road};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use zns::{DeviceId, Lba, ZoneId};
+
+/// Logical blocks from here on are metadata.
+pub const METADATA: u64 = 1 << 40;
+/// Logical blocks per file.
+pub const FILE: u64 = 40;
+const DEVICE: DeviceId = DeviceId(3);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Empty,
+    Open(Stream),
+    Closed(Stream),
+}
+
+#[derive(Clone, Debug)]
+struct Zone {
+    state: State,
+    filled: u32,
+    written_at: Seq,
+    pinned: bool,
+}
+
+/// Something that happens during a copy.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing.
+    Fine,
+    /// Users overwrite these logical blocks meanwhile.
+    Race(Vec<u64>),
+    /// The copy fails after this many sources; the zone must be ended or not.
+    Fail(FailureKind, usize, bool),
+    /// The engine refuses with an error.
+    Refuse(CopyError),
+}
+
+#[derive(Debug)]
+pub struct Inner {
+    zones: Vec<Zone>,
+    capacity: u32,
+    per_block: u32,
+    media: Vec<Option<u64>>,
+    owners: Vec<Option<u64>>,
+    map: BTreeMap<u64, u32>,
+    expected: BTreeMap<u64, u64>,
+    heads: BTreeMap<Stream, usize>,
+    dirty: BTreeSet<u64>,
+    reserved: Option<(u64, usize, u32)>,
+    reservations: u64,
+    now: Seq,
+    value: u64,
+    gc_reserve: usize,
+    pub grant: u32,
+    pub bad: BTreeSet<u32>,
+    pub faults: VecDeque<Fault>,
+    pub device_offloads: bool,
+    pub requests: Vec<(Carrier, usize)>,
+    pub with_checksums: bool,
+}
+
+/// The filesystem and its engine.
+#[derive(Clone)]
+pub struct Model(Arc<Mutex<Inner>>);
+
+impl Model {
+    pub fn new(zones: usize, capacity: u32, per_block: u32, gc_reserve: usize) -> Self {
+        let zone = Zone { state: State::Empty, filled: 0, written_at: 0, pinned: false };
+        Self(Arc::new(Mutex::new(Inner {
+            zones: vec![zone; zones],
+            capacity,
+            per_block,
+            media: vec![None; zones * capacity as usize],
+            owners: vec![None; zones * capacity as usize],
+            map: BTreeMap::new(),
+            expected: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            reserved: None,
+            reservations: 0,
+            now: 0,
+            value: 0,
+            gc_reserve,
+            grant: u32::MAX,
+            bad: BTreeSet::new(),
+            faults: VecDeque::new(),
+            device_offloads: true,
+            requests: Vec::new(),
+            with_checksums: true,
+        })))
+    }
+
+    pub fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        f(&mut self.0.lock())
+    }
+
+    /// A user writes a block; false: no space without cleaning.
+    pub fn write(&self, block: u64) -> bool {
+        self.0.lock().write(block)
+    }
+
+    pub fn delete(&self, block: u64) {
+        let mut s = self.0.lock();
+        s.expected.remove(&block);
+        if let Some(at) = s.map.remove(&block) {
+            s.owners[at as usize] = None;
+        }
+    }
+
+    /// Writes dirty metadata elsewhere and frees dead zones; returns how many.
+    pub fn checkpoint(&self) -> u32 {
+        self.0.lock().checkpoint()
+    }
+
+    pub fn free_zones(&self) -> u32 {
+        self.0.lock().free()
+    }
+
+    /// Every block reads back as it was written; live counts add up (I4).
+    pub fn self_check(&self) {
+        let s = self.0.lock();
+        assert_eq!(s.map.keys().collect::<Vec<_>>(), s.expected.keys().collect::<Vec<_>>());
+        for (block, at) in &s.map {
+            assert_eq!(s.media[*at as usize], s.expected.get(block).copied(), "block {block} at {at}");
+            assert_eq!(s.owners[*at as usize], Some(*block));
+            assert_ne!(s.zones[(at / s.capacity) as usize].state, State::Empty, "block {block} lies in an empty zone");
+        }
+        assert_eq!(s.owners.iter().flatten().count(), s.map.len());
+        assert!(s.reserved.is_none(), "a reservation was left behind");
+    }
+
+    pub fn live(&self, id: SegmentId) -> u32 {
+        self.0.lock().live(id.zone.0 as usize)
+    }
+
+    pub fn pinned(&self) -> usize {
+        self.0.lock().zones.iter().filter(|z| z.pinned).count()
+    }
+}
+
+impl Inner {
+    fn free(&self) -> u32 {
+        self.zones.iter().filter(|z| z.state == State::Empty).count() as u32
+    }
+
+    fn live(&self, zone: usize) -> u32 {
+        let first = zone * self.capacity as usize;
+        self.owners[first..first + self.capacity as usize].iter().flatten().count() as u32
+    }
+
+    fn head(&mut self, stream: Stream, least_free: usize) -> Option<usize> {
+        if let Some(zone) = self.heads.get(&stream) {
+            return Some(*zone);
+        }
+        if (self.free() as usize) <= least_free {
+            return None;
+        }
+        let zone = self.zones.iter().position(|z| z.state == State::Empty)?;
+        self.zones[zone].state = State::Open(stream);
+        self.heads.insert(stream, zone);
+        Some(zone)
+    }
+
+    fn filled(&mut self, zone: usize, blocks: u32, end: bool) {
+        let z = &mut self.zones[zone];
+        z.filled += blocks;
+        z.written_at = self.now;
+        if let State::Open(stream) = z.state
+            && (end || z.filled == self.capacity)
+        {
+            z.state = State::Closed(stream);
+            self.heads.remove(&stream);
+        }
+    }
+
+    fn write(&mut self, block: u64) -> bool {
+        let (stream, least) = if block >= METADATA { (Stream::Metadata, 0) } else { (Stream::User, self.gc_reserve) };
+        let Some(zone) = self.head(stream, least) else { return false };
+        self.now += 1;
+        self.value += 1;
+        let at = zone as u32 * self.capacity + self.zones[zone].filled;
+        assert!(self.media[at as usize].is_none(), "written twice");
+        self.media[at as usize] = Some(self.value);
+        self.expected.insert(block, self.value);
+        if let Some(old) = self.map.insert(block, at) {
+            self.owners[old as usize] = None;
+        }
+        self.owners[at as usize] = Some(block);
+        self.filled(zone, 1, false);
+        true
+    }
+
+    fn checkpoint(&mut self) -> u32 {
+        for block in std::mem::take(&mut self.dirty) {
+            if self.map.contains_key(&block) {
+                assert!(self.write(block), "the reserve of checkpoints is exhausted");
+            }
+        }
+        let mut freed = 0;
+        for zone in 0..self.zones.len() {
+            let dead = matches!(self.zones[zone].state, State::Closed(_)) && !self.zones[zone].pinned && self.live(zone) == 0;
+            if dead {
+                self.zones[zone] = Zone { state: State::Empty, filled: 0, written_at: 0, pinned: false };
+                let first = zone * self.capacity as usize;
+                self.media[first..first + self.capacity as usize].fill(None);
+                freed += 1;
+            }
+        }
+        freed
+    }
+
+    fn victim(&self, id: SegmentId) -> Result<usize> {
+        let zone = id.zone.0 as usize;
+        let closed = self.zones.get(zone).is_some_and(|z| matches!(z.state, State::Closed(_)));
+        if id.device == DEVICE && closed { Ok(zone) } else { Err(CleanError::NotAVictim) }
+    }
+
+    fn lba(&self, at: u32) -> Lba {
+        Lba(u64::from(at) * u64::from(self.per_block))
+    }
+
+    fn block_at(&self, lba: Lba) -> u32 {
+        assert_eq!(lba.0 % u64::from(self.per_block), 0);
+        (lba.0 / u64::from(self.per_block)) as u32
+    }
+}
+
+impl LogSpace for Model {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        let s = self.0.lock();
+        let info = |(zone, z): (usize, &Zone)| match z.state {
+            State::Closed(stream) if !z.pinned && s.live(zone) > 0 => Some(SegmentInfo {
+                id: SegmentId { device: DEVICE, zone: ZoneId(zone as u32) },
+                stream,
+                live: s.live(zone),
+                capacity: s.capacity,
+                written_at: z.written_at,
+            }),
+            _ => None,
+        };
+        s.zones.iter().enumerate().filter_map(info).collect()
+    }
+
+    fn now(&self) -> Seq {
+        self.0.lock().now
+    }
+
+    fn device_blocks_per_block(&self, _device: DeviceId) -> u32 {
+        self.0.lock().per_block
+    }
+
+    fn pin(&self, victim: SegmentId) -> Result<()> {
+        let mut s = self.0.lock();
+        let zone = s.victim(victim)?;
+        assert!(!s.zones[zone].pinned);
+        s.zones[zone].pinned = true;
+        Ok(())
+    }
+
+    fn release(&self, victim: SegmentId) {
+        let mut s = self.0.lock();
+        assert!(std::mem::replace(&mut s.zones[victim.zone.0 as usize].pinned, false));
+    }
+
+    fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
+        let s = self.0.lock();
+        let zone = s.victim(victim)?;
+        assert!(s.zones[zone].pinned);
+        let mut run = LiveRun::default();
+        let mut found = 0;
+        for i in from..s.capacity {
+            if found >= max {
+                run.next = Some(i);
+                return Ok(run);
+            }
+            let at = zone as u32 * s.capacity + i;
+            let Some(block) = s.owners[at as usize] else { continue };
+            found += 1;
+            let (owner, sum) = (Owner(block / FILE, block % FILE), crc(s.media[at as usize]));
+            match run.extents.last_mut() {
+                Some(last) if last.owner.after(last.blocks) == owner && s.block_at(last.lba) + last.blocks == at => {
+                    last.blocks += 1;
+                    if s.with_checksums {
+                        last.checksums.push(sum);
+                    }
+                }
+                _ => {
+                    let checksums = if s.with_checksums { vec![sum] } else { Vec::new() };
+                    run.extents.push(LiveExtent { device: DEVICE, lba: s.lba(at), blocks: 1, owner, checksums });
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>> {
+        let mut s = self.0.lock();
+        let zone = s.victim(victim)?;
+        let end = (from + max).min(s.capacity);
+        for i in from..end {
+            if let Some(block) = s.owners[(zone as u32 * s.capacity + i) as usize] {
+                assert!(block >= METADATA);
+                s.dirty.insert(block);
+            }
+        }
+        Ok((end < s.capacity).then_some(end))
+    }
+
+    fn reserve(&self, stream: Stream, _near: DeviceId, blocks: u32) -> Result<Reservation> {
+        let mut s = self.0.lock();
+        assert!(s.reserved.is_none() && blocks > 0);
+        let zone = s.head(stream, 1).ok_or(CleanError::NoSpace)?;
+        let filled = s.zones[zone].filled;
+        let blocks = blocks.min(s.capacity - filled).min(s.grant);
+        s.reservations += 1;
+        s.reserved = Some((s.reservations, zone, blocks));
+        let lba = s.lba(zone as u32 * s.capacity + filled);
+        Ok(Reservation { id: s.reservations, device: DEVICE, lba, blocks })
+    }
+
+    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed> {
+        let mut s = self.0.lock();
+        let (id, zone, granted) = s.reserved.take().expect("a reservation");
+        assert_eq!((id, granted), (reservation.id, reservation.blocks));
+        assert!(used <= granted);
+        assert_eq!(used, moves.iter().map(|m| m.from.blocks).sum::<u32>());
+        let mut committed = Committed::default();
+        let mut to = s.block_at(reservation.lba);
+        for one in moves {
+            assert_eq!(s.block_at(one.to), to);
+            for i in 0..one.from.blocks {
+                let block = one.from.owner.0 * FILE + one.from.owner.1 + u64::from(i);
+                let from = s.block_at(one.from.lba) + i;
+                if s.map.get(&block) == Some(&from) {
+                    s.map.insert(block, to);
+                    s.owners[from as usize] = None;
+                    s.owners[to as usize] = Some(block);
+                    committed.moved += 1;
+                } else {
+                    committed.lost += 1;
+                }
+                to += 1;
+            }
+        }
+        s.filled(zone, used, end_zone);
+        Ok(committed)
+    }
+}
+
+fn crc(value: Option<u64>) -> u32 {
+    value.unwrap_or(u64::MAX) as u32
+}
+
+impl Mover for Model {
+    fn offloads(&self, _from: DeviceId, _to: DeviceId) -> bool {
+        self.0.lock().device_offloads
+    }
+
+    fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
+        let mut s = self.0.lock();
+        let blocks: u64 = load.sources.iter().map(|x| x.blocks.0 / u64::from(s.per_block)).sum();
+        s.requests.push((load.carrier, load.sources.len()));
+        let mut failure = None;
+        let (mut stop, mut end_zone) = (load.sources.len(), false);
+        match s.faults.pop_front() {
+            Some(Fault::Race(writes)) => writes.into_iter().for_each(|block| {
+                if s.expected.contains_key(&block) {
+                    s.write(block);
+                }
+            }),
+            Some(Fault::Fail(kind, after, end)) => {
+                (stop, end_zone, failure) = (after.min(load.sources.len().saturating_sub(1)), end, Some(kind));
+            }
+            Some(Fault::Refuse(error)) => return Err(error),
+            Some(Fault::Fine) | None => {}
+        }
+        let mut to = s.block_at(load.target.lba);
+        let zone = (to / s.capacity) as usize;
+        let stream = if load.carrier == Carrier::Device { Stream::RelocatedByDevice } else { Stream::RelocatedByHost };
+        assert_eq!(s.zones[zone].state, State::Open(stream), "the wrong kind of zone");
+        assert_eq!(to % s.capacity, s.zones[zone].filled, "not at the write pointer");
+        let mut sums = load.checksums.iter();
+        let (mut done, mut bytes) = (0, 0);
+        for source in load.sources.iter().take(stop) {
+            let n = (source.blocks.0 / u64::from(s.per_block)) as u32;
+            let from = s.block_at(source.lba);
+            if (from..from + n).any(|at| s.bad.contains(&at)) {
+                failure = Some(FailureKind::SourceMedia);
+                end_zone = load.carrier == Carrier::Device;
+                break;
+            }
+            for at in from..from + n {
+                if s.with_checksums {
+                    assert_eq!(sums.next().copied(), Some(crc(s.media[at as usize])));
+                }
+                assert!(s.media[to as usize].is_none(), "copied over something");
+                s.media[to as usize] = s.media[at as usize];
+                to += 1;
+            }
+            done += 1;
+            bytes += u64::from(n) * 4096;
+        }
+        let device = load.carrier == Carrier::Device;
+        assert!(failure.is_some() || bytes == blocks * 4096);
+        let road = if device { Road::Image } else { Road::Host };
+        let offloaded = if device { bytes } else { 0 };
+        Ok(CopyResult { sources_done: done, bytes_done: bytes, offloaded, road, end_zone, failure })
+    }
+
+    fn commands(&self) -> u64 {
+        self.0.lock().requests.len() as u64
+    }
+}

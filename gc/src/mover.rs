@@ -1,0 +1,71 @@
+//! The engine as the relocator sees it: one request into one zone, carried by the device or by the host.
+
+use crate::error::Result;
+use copy_backend::{CopyResult, SourceRange, Target};
+use serde::Serialize;
+use std::sync::Arc;
+use zns::DeviceId;
+
+/// Who carries the payload. It decides the kind of zone the payload lands in: a zone that receives device copies receives nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Carrier {
+    /// The device copies by itself.
+    Device,
+    /// The host reads and writes.
+    Host,
+}
+
+/// A request: the sources land at the target one behind the other.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// What to copy; each within one zone.
+    pub sources: Vec<SourceRange>,
+    /// The write pointer of the destination zone.
+    pub target: Target,
+    /// CRC32C of each 4096-byte block over all sources, or empty.
+    pub checksums: Vec<u32>,
+    /// Who carries it.
+    pub carrier: Carrier,
+}
+
+/// Carries payload.
+pub trait Mover: Send + Sync {
+    /// Can a device copy from the one to the other by itself, as far as is known now?
+    fn offloads(&self, from: DeviceId, to: DeviceId) -> bool;
+
+    /// Carries a load and waits.
+    ///
+    /// # Errors
+    /// Only when it could not even begin, or a device is gone; what failed half-way is told by the result.
+    fn carry(&self, load: Load) -> copy_backend::Result<CopyResult>;
+
+    /// Commands issued for cleaning so far, on all roads.
+    fn commands(&self) -> u64;
+}
+
+macro_rules! forward {
+    ($($pointer:ty),*) => { $(
+        impl<M: Mover + ?Sized> Mover for $pointer {
+            fn offloads(&self, from: DeviceId, to: DeviceId) -> bool {
+                (**self).offloads(from, to)
+            }
+            fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
+                (**self).carry(load)
+            }
+            fn commands(&self) -> u64 {
+                (**self).commands()
+            }
+        }
+    )* };
+}
+forward!(&M, Arc<M>);
+
+/// A check the relocator makes of every answer: no more done than was asked.
+pub(crate) fn sane(result: CopyResult, sources: usize) -> Result<CopyResult> {
+    if result.sources_done > sources {
+        let reason = format!("the copy engine reports {} of {sources} sources done", result.sources_done);
+        return Err(crate::CleanError::Internal(reason));
+    }
+    Ok(result)
+}

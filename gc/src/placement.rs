@@ -1,0 +1,159 @@
+//! Placement: which class of log head a block goes to, when a user writes it and when the cleaner moves it.
+//!
+//! A class is a number; the shell maps classes to open zones as far as the device's limits allow. Like the victim policies, a
+//! placement knows logical addresses and times only, so the filesystem and the simulator share it. One file per placement in
+//! `placement/`.
+
+mod fixed;
+
+pub use fixed::{None, Separate};
+
+use crate::segment::Seq;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// A class of blocks that are expected to die at about the same time. Below [`Placement::classes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Class(pub u8);
+
+/// A block that a user writes.
+#[derive(Clone, Copy, Debug)]
+pub struct UserWrite {
+    /// Which logical block (any number that stays with the block).
+    pub block: u64,
+    /// When it was written before, if it was and the shell keeps that ([`Placement::needs_ages`]).
+    pub previous: Option<Seq>,
+    /// Now.
+    pub now: Seq,
+}
+
+/// A live block that the cleaner moves.
+#[derive(Clone, Copy, Debug)]
+pub struct RelocatedBlock {
+    /// Which logical block.
+    pub block: u64,
+    /// The class of the segment it lies in.
+    pub from: Class,
+    /// When a user wrote it last, if the shell keeps that.
+    pub written: Option<Seq>,
+    /// Now.
+    pub now: Seq,
+}
+
+/// A segment whose cleaning has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct ReclaimedSegment {
+    /// Its class.
+    pub class: Class,
+    /// When its first block was written.
+    pub opened_at: Seq,
+    /// Live blocks that had to be moved.
+    pub live: u32,
+    /// Its capacity.
+    pub capacity: u32,
+    /// Now.
+    pub now: Seq,
+}
+
+/// Decides where blocks go.
+pub trait Placement: Send {
+    /// The name used in options and reports.
+    fn name(&self) -> &'static str;
+    /// How many classes it uses.
+    fn classes(&self) -> u8;
+    /// Does it want to know when a block was written before? Keeping that costs memory.
+    fn needs_ages(&self) -> bool {
+        false
+    }
+    /// The class of a block that a user writes.
+    fn user(&mut self, write: &UserWrite) -> Class;
+    /// The class of a block that the cleaner moves.
+    fn relocated(&mut self, block: &RelocatedBlock) -> Class;
+    /// Learns from a cleaned segment.
+    fn reclaimed(&mut self, _segment: &ReclaimedSegment) {}
+}
+
+/// The placements there are, by the names of the `placement=` option.
+///
+/// `default` is separate: what a device copies lies in zones of its own anyway (invariant that a zone receiving device copies
+/// receives nothing else).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlacementKind {
+    /// Everything into one class. In the filesystem, copies by the device still get zones of their own.
+    None,
+    /// What users write and what the cleaner moves, apart.
+    #[default]
+    Separate,
+}
+
+/// A placement name that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no placement is called {name:?}: choose one of default, {}", PlacementKind::names())]
+pub struct UnknownPlacement {
+    /// What was asked for.
+    pub name: String,
+}
+
+impl PlacementKind {
+    /// Every placement.
+    pub const ALL: [PlacementKind; 2] = [PlacementKind::None, PlacementKind::Separate];
+
+    /// The name used in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Separate => "separate",
+        }
+    }
+
+    /// Makes it.
+    pub fn build(self) -> Box<dyn Placement> {
+        match self {
+            Self::None => Box::new(None),
+            Self::Separate => Box::new(Separate),
+        }
+    }
+
+    fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+}
+
+impl fmt::Display for PlacementKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for PlacementKind {
+    type Err = UnknownPlacement;
+    fn from_str(name: &str) -> Result<Self, UnknownPlacement> {
+        if name == "default" {
+            return Ok(Self::default());
+        }
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownPlacement { name: name.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_and_classes_stay_in_bounds() {
+        for kind in PlacementKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+            let mut placement = kind.build();
+            assert_eq!(placement.name(), kind.name());
+            let user = placement.user(&UserWrite { block: 1, previous: Option::None, now: 5 });
+            let moved = placement.relocated(&RelocatedBlock { block: 1, from: user, written: Option::None, now: 9 });
+            assert!(user.0 < placement.classes() && moved.0 < placement.classes());
+        }
+        assert_eq!("default".parse(), Ok(PlacementKind::Separate));
+        assert!("hot".parse::<PlacementKind>().is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! Cost-benefit after Rosenblum and Ousterhout: reclaimed space times age over the cost of reading all and writing what lives.
+
+use super::VictimPolicy;
+use super::greedy::{by_age_and_place, by_live_share};
+use crate::segment::{SegmentId, SegmentInfo, Seq};
+use std::cmp::Ordering;
+
+/// Largest (1 - u) age / (1 + u) first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CostBenefit;
+
+/// The benefit as an exact fraction, so that the choice is the same everywhere and ages of any size compare right.
+fn benefit(s: &SegmentInfo, now: Seq) -> (u128, u128) {
+    let age = u128::from(now.saturating_sub(s.written_at));
+    (u128::from(s.capacity - s.live) * age, u128::from(s.capacity) + u128::from(s.live))
+}
+
+fn most_benefit_first(a: &SegmentInfo, b: &SegmentInfo, now: Seq) -> Ordering {
+    let ((a_top, a_bottom), (b_top, b_bottom)) = (benefit(a, now), benefit(b, now));
+    (b_top * a_bottom).cmp(&(a_top * b_bottom))
+}
+
+impl VictimPolicy for CostBenefit {
+    fn name(&self) -> &'static str {
+        "cost-benefit"
+    }
+
+    fn choose(&self, segments: &[SegmentInfo], now: Seq) -> Option<SegmentId> {
+        segments
+            .iter()
+            .filter(|s| s.live < s.capacity)
+            .min_by(|a, b| most_benefit_first(a, b, now).then_with(|| by_live_share(a, b)).then_with(|| by_age_and_place(a, b)))
+            .map(|s| s.id)
+    }
+}

@@ -1,0 +1,261 @@
+//! The relocator against the naive filesystem: contents never change, races and faults corrupt nothing, everything ends.
+
+use super::*;
+use crate::model::{FILE, Fault, METADATA, Model};
+use proptest::prelude::*;
+use zns::{DeviceError, ZoneId};
+
+const CAPACITY: u32 = 32;
+
+fn config(chunk_blocks: u32) -> RelocatorConfig {
+    RelocatorConfig { chunk_blocks, max_extents: 8, max_failures: 4 }
+}
+
+fn relocator(model: &Model, chunk: u32) -> Relocator<Model, Model> {
+    Relocator::new(model.clone(), model.clone(), config(chunk), Tracer::off())
+}
+
+/// A closed segment full of live blocks of two files.
+fn one_full_segment(per_block: u32) -> (Model, SegmentInfo) {
+    let model = Model::new(12, CAPACITY, per_block, 2);
+    (0..u64::from(CAPACITY)).for_each(|b| assert!(model.write(b + FILE / 2)));
+    let info = model.segments()[0];
+    assert_eq!(info.live, CAPACITY);
+    (model, info)
+}
+
+/// Steps until the victim has ended; panics when that takes longer than it ever may.
+fn run(relocator: &mut Relocator<Model, Model>) -> Result<VictimReport> {
+    for _ in 0..CAPACITY * 8 {
+        match relocator.step()? {
+            Step::Progress(_) => {}
+            Step::VictimDone(report) => return Ok(report),
+            Step::Idle => panic!("no victim"),
+        }
+    }
+    panic!("the relocator does not end");
+}
+
+#[test]
+fn a_victim_is_moved_chunk_by_chunk_and_ends_empty() {
+    for per_block in [1, 8] {
+        let (model, info) = one_full_segment(per_block);
+        let mut relocator = relocator(&model, 10);
+        assert_eq!(relocator.step().expect("idle"), Step::Idle);
+        relocator.start(info).expect("a victim");
+        assert!(matches!(relocator.start(info), Err(CleanError::Busy)));
+        let Step::Progress(first) = relocator.step().expect("a chunk") else { panic!("one chunk is not all") };
+        assert_eq!((first.moved, first.lost, first.offloaded, first.live_left), (10, 0, 10, 22));
+        let report = run(&mut relocator).expect("moved");
+        assert_eq!((report.end, report.moved, report.offloaded, report.by_host), (VictimEnd::Emptied, 32, 32, 0));
+        assert_eq!((model.live(info.id), model.pinned()), (0, 0));
+        model.self_check();
+        assert_eq!(model.checkpoint(), 1);
+    }
+}
+
+#[test]
+fn short_extents_are_gathered_into_one_request() {
+    let (model, info) = one_full_segment(1);
+    (0..u64::from(CAPACITY)).step_by(2).for_each(|b| model.delete(b + FILE / 2));
+    let mut relocator = relocator(&model, CAPACITY);
+    relocator.start(info).expect("a victim");
+    run(&mut relocator).expect("moved");
+    assert_eq!(model.with(|m| m.requests.clone()), [(Carrier::Device, 8), (Carrier::Device, 8)]);
+    model.self_check();
+}
+
+#[test]
+fn long_extents_are_split_to_the_grant() {
+    let (model, info) = one_full_segment(8);
+    model.with(|m| m.grant = 3);
+    let mut relocator = relocator(&model, CAPACITY);
+    relocator.start(info).expect("a victim");
+    let report = run(&mut relocator).expect("moved");
+    assert_eq!(report.moved, 32);
+    model.self_check();
+}
+
+#[test]
+fn a_race_with_an_overwrite_is_lost_and_corrupts_nothing() {
+    let (model, info) = one_full_segment(1);
+    model.with(|m| m.faults.push_back(Fault::Race(vec![FILE / 2 + 1, FILE / 2 + 2, FILE / 2 + 20])));
+    let mut relocator = relocator(&model, 10);
+    relocator.start(info).expect("a victim");
+    let report = run(&mut relocator).expect("moved");
+    assert_eq!((report.moved, report.lost, report.end), (29, 2, VictimEnd::Emptied));
+    model.self_check();
+}
+
+#[test]
+fn a_device_that_cannot_copy_is_left_for_the_host() {
+    let (model, info) = one_full_segment(1);
+    model.with(|m| m.faults.push_back(Fault::Fail(FailureKind::Unsupported, 0, false)));
+    let mut relocator = relocator(&model, 10);
+    relocator.start(info).expect("a victim");
+    let report = run(&mut relocator).expect("moved");
+    assert_eq!((report.moved, report.offloaded, report.by_host), (32, 0, 32));
+    model.self_check();
+}
+
+#[test]
+fn a_failed_zone_is_ended_and_the_rest_goes_elsewhere() {
+    let (model, info) = one_full_segment(1);
+    model.with(|m| m.faults.push_back(Fault::Fail(FailureKind::DestinationZone, 1, true)));
+    (0..u64::from(CAPACITY)).step_by(2).for_each(|b| model.delete(b + FILE / 2));
+    let mut relocator = relocator(&model, CAPACITY);
+    relocator.start(info).expect("a victim");
+    let Step::Progress(first) = relocator.step().expect("a chunk") else { panic!("not all") };
+    assert_eq!((first.moved, first.zone_ended, first.failure), (1, true, Some(FailureKind::DestinationZone)));
+    let report = run(&mut relocator).expect("moved");
+    assert_eq!((report.moved, report.offloaded), (16, 16));
+    model.self_check();
+}
+
+#[test]
+fn what_the_media_cannot_read_stays_and_is_reported() {
+    let (model, info) = one_full_segment(8);
+    model.with(|m| m.bad.insert(22));
+    let mut relocator = relocator(&model, 8);
+    relocator.start(info).expect("a victim");
+    let report = run(&mut relocator).expect("an end");
+    assert_eq!((report.end, report.moved), (VictimEnd::Unmovable, 20));
+    let unmovable = Unmovable { victim: info.id, lba: Lba(20 * 8), blocks: 4, reason: "source-media" };
+    assert_eq!(report.unmovable, [unmovable]);
+    assert_eq!((model.live(info.id), model.pinned()), (12, 0));
+    model.self_check();
+}
+
+#[test]
+fn endless_failures_end() {
+    for kind in [FailureKind::Transient, FailureKind::DestinationMedia, FailureKind::TooLarge, FailureKind::SourceMedia] {
+        let (model, info) = one_full_segment(1);
+        model.with(|m| m.faults.extend(std::iter::repeat_n(Fault::Fail(kind, 0, false), 1000)));
+        let mut relocator = relocator(&model, 8);
+        relocator.start(info).expect("a victim");
+        let report = run(&mut relocator).expect("an end");
+        let expected = if kind == FailureKind::SourceMedia { VictimEnd::Unmovable } else { VictimEnd::GaveUp };
+        assert_eq!((report.end, report.moved, model.pinned()), (expected, 0, 0));
+        model.self_check();
+    }
+}
+
+#[test]
+fn an_engine_error_releases_victim_and_reservation() {
+    let refused = CopyError::NoOffload { reason: "none".to_owned() };
+    for error in [refused, CopyError::Device(DeviceError::PowerLost)] {
+        let (model, info) = one_full_segment(1);
+        model.with(|m| m.faults.push_back(Fault::Refuse(error)));
+        let mut relocator = relocator(&model, 8);
+        relocator.start(info).expect("a victim");
+        assert!(matches!(relocator.step(), Err(CleanError::Copy(_))));
+        assert_eq!((model.pinned(), relocator.victim()), (0, None));
+        model.self_check();
+    }
+}
+
+#[test]
+fn without_space_the_victim_waits() {
+    let model = Model::new(4, 4, 1, 0);
+    (0..12).for_each(|b| assert!(model.write(b)));
+    let info = model.segments()[0];
+    let mut relocator = relocator(&model, 8);
+    relocator.start(info).expect("a victim");
+    assert!(matches!(relocator.step(), Err(CleanError::NoSpace)));
+    assert_eq!(relocator.victim(), Some(info));
+    (8..12).for_each(|b| model.delete(b));
+    assert_eq!(model.checkpoint(), 1);
+    assert_eq!(run(&mut relocator).expect("moved").moved, 4);
+    model.self_check();
+}
+
+#[test]
+fn metadata_is_left_to_the_next_checkpoint() {
+    let model = Model::new(12, CAPACITY, 1, 2);
+    (0..u64::from(CAPACITY)).for_each(|b| assert!(model.write(METADATA + b)));
+    (0..8).for_each(|b| model.delete(METADATA + b));
+    let info = model.segments()[0];
+    let mut relocator = relocator(&model, 10);
+    relocator.start(info).expect("a victim");
+    let report = run(&mut relocator).expect("passed over");
+    assert_eq!((report.end, report.evacuated, report.moved), (VictimEnd::Emptied, 24, 0));
+    assert_eq!(model.live(info.id), 24);
+    assert_eq!(model.checkpoint(), 1);
+    model.self_check();
+}
+
+#[test]
+fn a_dropped_or_abandoned_relocator_releases_its_victim() {
+    let (model, info) = one_full_segment(1);
+    let mut first = relocator(&model, 8);
+    first.start(info).expect("a victim");
+    first.step().expect("a chunk");
+    let report = first.abandon().expect("a report");
+    assert_eq!((report.end, report.moved, model.pinned()), (VictimEnd::Abandoned, 8, 0));
+    first.start(info).expect("again");
+    drop(first);
+    assert_eq!(model.pinned(), 0);
+    model.self_check();
+    let nowhere = SegmentInfo { id: SegmentId { device: DeviceId(3), zone: ZoneId(11) }, ..info };
+    assert!(matches!(relocator(&model, 8).start(nowhere), Err(CleanError::NotAVictim)));
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let kind = prop_oneof![
+        Just(FailureKind::Unsupported),
+        Just(FailureKind::TooLarge),
+        Just(FailureKind::DestinationZone),
+        Just(FailureKind::SourceMedia),
+        Just(FailureKind::DestinationMedia),
+        Just(FailureKind::Transient),
+    ];
+    prop_oneof![
+        3 => Just(Fault::Fine),
+        3 => proptest::collection::vec(0u64..60, 0..6).prop_map(Fault::Race),
+        2 => (kind, 0usize..8, any::<bool>()).prop_map(|(kind, after, end)| Fault::Fail(kind, after, end)),
+        1 => Just(Fault::Refuse(CopyError::Invalid("no".to_owned()))),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_contents_stay_and_it_ends(
+        writes in proptest::collection::vec(0u64..60, 40..150),
+        deletes in proptest::collection::vec(0u64..60, 0..20),
+        faults in proptest::collection::vec(fault(), 0..30),
+        bad in proptest::collection::btree_set(0u32..320, 0..3),
+        (chunk, grant, per_block) in (1u32..40, 1u32..40, prop_oneof![Just(1u32), Just(8)]),
+        (offloads, sums) in (any::<bool>(), any::<bool>()),
+    ) {
+        let model = Model::new(40, CAPACITY, per_block, 3);
+        writes.iter().for_each(|b| assert!(model.write(*b)));
+        deletes.iter().for_each(|b| model.delete(*b));
+        let broken = bad.len();
+        model.with(|m| (m.faults, m.bad, m.grant, m.device_offloads, m.with_checksums) = (faults.into(), bad, grant, offloads, sums));
+        let mut relocator = relocator(&model, chunk);
+        for info in model.segments() {
+            relocator.start(info).expect("a closed segment");
+            match run(&mut relocator) {
+                Ok(report) => {
+                    prop_assert_eq!(report.offloaded + report.by_host, report.moved + report.lost);
+                    match report.end {
+                        VictimEnd::Emptied => prop_assert_eq!(model.live(info.id), 0),
+                        VictimEnd::Unmovable => prop_assert!(!report.unmovable.is_empty()),
+                        VictimEnd::GaveUp => {}
+                        VictimEnd::Abandoned => prop_assert!(false, "nobody abandoned it"),
+                    }
+                }
+                Err(CleanError::NoSpace) => {
+                    relocator.abandon();
+                }
+                Err(CleanError::Copy(_)) => {}
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+            model.self_check();
+            model.checkpoint();
+            model.self_check();
+        }
+        prop_assert!(broken <= 3);
+        prop_assert_eq!(model.pinned(), 0);
+    }
+}
