@@ -91,6 +91,10 @@ impl Key {
     pub const fn extent(ino: Ino, block: FileBlock) -> Self {
         Self::new(Class::Extent, ino.0, block.0)
     }
+    /// The checksums of the group that holds `block`.
+    pub const fn checksum(ino: Ino, block: FileBlock) -> Self {
+        Self::new(Class::Checksum, ino.0, block.0 / crate::format::item::CHECKSUM_GROUP)
+    }
     /// The summary of a run that starts at `addr`.
     pub const fn summary(addr: Addr) -> Self {
         Self::new(Class::Summary, addr.0, 0)

@@ -3,6 +3,7 @@
 //! No device, clock, thread or random source here. A function that needs a metadata block which is not resident returns
 //! [`Halt::Need`]; the shell loads it and calls again.
 
+pub mod extents;
 pub mod halt;
 pub mod key;
 pub mod txn;
@@ -10,4 +11,4 @@ pub mod zones;
 
 pub use halt::{BlockId, Halt, Planned};
 pub use key::{Class, Key};
-pub use txn::{ItemView, Txn};
+pub use txn::{ItemTree, ItemView, Txn};

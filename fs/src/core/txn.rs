@@ -29,6 +29,25 @@ pub trait ItemView {
     fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId>;
 }
 
+/// Items that can be changed: the resident tree. A change fails only for a block that is not resident, and then nothing has changed.
+pub trait ItemTree: ItemView {
+    /// Sets an item.
+    ///
+    /// # Errors
+    /// The missing block.
+    fn put(&mut self, key: &Key, value: &[u8]) -> Result<(), BlockId>;
+    /// Removes an item; was it there?
+    ///
+    /// # Errors
+    /// The missing block.
+    fn remove(&mut self, key: &Key) -> Result<bool, BlockId>;
+    /// Succeeds if everything is resident that setting or removing the item needs.
+    ///
+    /// # Errors
+    /// The missing block.
+    fn touch(&self, key: &Key) -> Result<(), BlockId>;
+}
+
 /// A plan.
 pub struct Txn<'a> {
     view: &'a dyn ItemView,

@@ -1,0 +1,334 @@
+//! Where the blocks of files lie: extents, checksums of data and summaries of data zones, and the deltas that change them.
+//!
+//! Running and roll-forward use the same functions (decision 6). A change is worked out on the view ([`prepare`] stops there, having made
+//! sure that everything is resident) and then carried out ([`apply`] works it out again and does it), so what has been prepared cannot
+//! fail. Several deltas may be prepared first and then applied one after the other: every neighbour that a later one can meet because of an
+//! earlier one was read or written by the earlier one. Applying a delta twice gives the state of applying it once.
+//!
+//! Summaries say who owned a run of blocks when it was written. Invalidation leaves them alone; the extents say whether they still hold.
+
+mod live;
+mod runs;
+#[cfg(test)]
+mod tests;
+
+pub use live::{LiveData, LivePart, checksums, cut_step, extent_parts, forget_zone, live_runs, prepare_forget_zone};
+pub use runs::MAX_FILE_BLOCKS;
+
+use crate::addr::Addr;
+use crate::core::halt::Planned;
+use crate::core::key::{Class, Key};
+use crate::core::txn::{ItemTree, ItemView, damaged};
+use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
+use crate::format::record::Delta;
+use crate::ids::{FileBlock, Ino};
+use runs::{Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, replace, touch_removal};
+
+/// The zone table as extents see it: how many blocks of each zone are live (I4). Runs stay within one zone.
+pub trait LiveCounts {
+    /// These blocks are live now.
+    fn add(&mut self, addr: Addr, blocks: u32);
+    /// These blocks are dead now.
+    fn sub(&mut self, addr: Addr, blocks: u32);
+    /// So many more blocks are preallocated.
+    fn add_unwritten(&mut self, blocks: u64);
+    /// So many fewer blocks are preallocated.
+    fn sub_unwritten(&mut self, blocks: u64);
+}
+
+/// What a delta did to the number of blocks that a file takes; both together are the change of [`crate::format::item::Inode::blocks`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Blocks with data.
+    pub mapped: i64,
+    /// Preallocated blocks.
+    pub unwritten: i64,
+}
+
+impl Change {
+    /// Blocks more (or fewer) than before.
+    pub fn blocks(&self) -> i64 {
+        self.mapped + self.unwritten
+    }
+}
+
+/// An elementary change; a delta is a few of them, on disjoint ranges.
+enum Step {
+    /// The range of the file gets this extent, or becomes a hole.
+    Place { from: u64, to: u64, extent: Option<Extent> },
+    /// An item of checksums gets this value, or goes.
+    Sums { key: Key, value: Option<Vec<u8>> },
+    /// Blocks have this owner.
+    Own(Summary),
+}
+
+impl Step {
+    fn place(extent: Extent) -> Self {
+        Self::Place { from: extent.block.0, to: extent.end().0, extent: Some(extent) }
+    }
+
+    fn touch(&self, tree: &dyn ItemTree, ino: Ino) -> Planned<()> {
+        match self {
+            Self::Place { from, to, extent } => replace(&Extents(ino), tree, *from, *to, *extent)?.touch(tree),
+            Self::Sums { key, value: Some(_) } => Ok(tree.touch(key)?),
+            Self::Sums { key, value: None } => touch_removal(tree, key),
+            Self::Own(summary) => own(tree, summary)?.touch(tree),
+        }
+    }
+
+    fn carry_out(self, tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, ino: Ino) -> Planned<Change> {
+        let mut change = Change::default();
+        match self {
+            Self::Place { from, to, extent } => {
+                let edit = replace(&Extents(ino), tree, from, to, extent)?;
+                edit.carry_out(tree)?;
+                // The new place is counted first: a zone is never seen as dead in between when a delta is applied once more.
+                if let Some(extent) = extent {
+                    count(&extent, 1, counts, &mut change);
+                }
+                for old in &edit.replaced {
+                    count(old, -1, counts, &mut change);
+                }
+            }
+            Self::Sums { key, value: Some(value) } => tree.put(&key, &value)?,
+            Self::Sums { key, value: None } => {
+                tree.remove(&key)?;
+            }
+            Self::Own(summary) => own(tree, &summary)?.carry_out(tree)?,
+        }
+        Ok(change)
+    }
+}
+
+fn count(extent: &Extent, sign: i64, counts: &mut dyn LiveCounts, change: &mut Change) {
+    let blocks = u64::from(extent.blocks);
+    let field = if extent.is_unwritten() { &mut change.unwritten } else { &mut change.mapped };
+    *field += sign * i64::from(extent.blocks);
+    match (extent.is_unwritten(), sign > 0) {
+        (true, true) => counts.add_unwritten(blocks),
+        (true, false) => counts.sub_unwritten(blocks),
+        (false, true) => counts.add(extent.addr, extent.blocks),
+        (false, false) => counts.sub(extent.addr, extent.blocks),
+    }
+}
+
+/// A summary in place of what was said about its blocks when their zone was last in use.
+fn own(view: &dyn ItemView, summary: &Summary) -> Planned<runs::Edit<Summary>> {
+    let (from, to) = Summaries::bounds(summary);
+    replace(&Summaries, view, from, to, Some(*summary))
+}
+
+/// The file whose extents a delta changes; `None` for deltas about other items.
+pub fn file_of(delta: &Delta) -> Option<Ino> {
+    match delta {
+        Delta::Map { ino, .. } | Delta::Preallocate { ino, .. } | Delta::Unmap { ino, .. } => Some(*ino),
+        Delta::Put { .. } | Delta::Remove { .. } => None,
+    }
+}
+
+fn steps(view: &dyn ItemView, delta: &Delta) -> Planned<Vec<Step>> {
+    match delta {
+        Delta::Map { ino, block, addr, checksums } => map_steps(view, *ino, *block, *addr, checksums),
+        Delta::Unmap { ino, block, blocks } => {
+            let Some((from, to)) = range(*block, *blocks) else { return Ok(Vec::new()) };
+            let mut steps = vec![Step::Place { from, to, extent: None }];
+            forget_sums(view, *ino, from, to, &mut steps)?;
+            Ok(steps)
+        }
+        Delta::Preallocate { ino, block, blocks } => match range(*block, *blocks) {
+            Some((from, to)) => fill_holes(view, *ino, from, to),
+            None => Ok(Vec::new()),
+        },
+        Delta::Put { .. } | Delta::Remove { .. } => Ok(Vec::new()),
+    }
+}
+
+/// The file blocks of a range, cut to what a file can have; `None` if nothing is left.
+fn range(block: FileBlock, blocks: u64) -> Option<(u64, u64)> {
+    let to = block.0.saturating_add(blocks).min(MAX_FILE_BLOCKS);
+    (block.0 < to).then_some((block.0, to))
+}
+
+fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, addr: Addr, checksums: &[u32]) -> Planned<Vec<Step>> {
+    let blocks = checksums.len() as u64;
+    let in_file = block.0.checked_add(blocks).is_some_and(|end| end <= MAX_FILE_BLOCKS);
+    if blocks == 0 || addr.is_none() || !in_file || !in_one_zone(addr, blocks) {
+        return Err(damaged("mapping"));
+    }
+    let blocks = blocks as u32;
+    let mut steps = vec![Step::place(Extent { block, blocks, addr })];
+    let mut at = block.0;
+    let mut rest = checksums;
+    while !rest.is_empty() {
+        let slot = (at % CHECKSUM_GROUP) as usize;
+        let (here, later) = rest.split_at(rest.len().min(CHECKSUM_GROUP as usize - slot));
+        let key = Key::checksum(ino, FileBlock(at));
+        let mut value = view.get(&key)?.unwrap_or_default().to_vec();
+        value.resize(value.len().max((slot + here.len()) * 4).min(CHECKSUM_GROUP as usize * 4), 0);
+        for (n, sum) in here.iter().enumerate() {
+            value[(slot + n) * 4..][..4].copy_from_slice(&sum.to_le_bytes());
+        }
+        steps.push(Step::Sums { key, value: Some(value) });
+        at += here.len() as u64;
+        rest = later;
+    }
+    steps.push(Step::Own(Summary { addr, blocks, ino, block }));
+    Ok(steps)
+}
+
+/// Checksums of a range that becomes a hole: groups within it go, a group that it cuts off at its end is shortened. What else stays
+/// of a group means nothing and goes with the file at the latest.
+fn forget_sums(view: &dyn ItemView, ino: Ino, from: u64, to: u64, steps: &mut Vec<Step>) -> Planned<()> {
+    let kept_slots = (from % CHECKSUM_GROUP) as usize;
+    let group_end = from.next_multiple_of(CHECKSUM_GROUP);
+    if kept_slots > 0 && to >= group_end {
+        let key = Key::checksum(ino, FileBlock(from));
+        if let Some(value) = view.get(&key)?
+            && value.len() > kept_slots * 4
+        {
+            steps.push(Step::Sums { key, value: Some(value[..kept_slots * 4].to_vec()) });
+        }
+    }
+    let mut next = Key::checksum(ino, FileBlock(group_end));
+    let end = Key::checksum(ino, FileBlock(to));
+    while next < end {
+        match view.first_at_or_after(&next)? {
+            Some((key, _)) if key < end => {
+                steps.push(Step::Sums { key, value: None });
+                next = Key { b: key.b + 1, ..key };
+            }
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+fn fill_holes(view: &dyn ItemView, ino: Ino, from: u64, to: u64) -> Planned<Vec<Step>> {
+    let present = parts(&Extents(ino), view, from, to)?;
+    let mut steps = Vec::new();
+    let mut at = from;
+    for (start, end) in present.iter().map(Extents::bounds).chain([(to, to)]) {
+        while at < start {
+            let blocks = (start - at).min(u64::from(MAX_UNWRITTEN)) as u32;
+            steps.push(Step::place(Extent { block: FileBlock(at), blocks, addr: Addr::NONE }));
+            at += u64::from(blocks);
+        }
+        at = end;
+    }
+    Ok(steps)
+}
+
+/// Makes sure that [`apply`] finds everything it needs. Deltas about other items than extents touch their one item.
+///
+/// # Errors
+/// [`crate::core::Halt::Need`] for a block that is not resident; `Corrupt` for a delta or an item that makes no sense.
+pub fn prepare(tree: &dyn ItemTree, delta: &Delta) -> Planned<()> {
+    refuse_derived(delta)?;
+    match (delta, file_of(delta)) {
+        (Delta::Put { key, .. } | Delta::Remove { key }, _) => Ok(tree.touch(key)?),
+        (_, Some(ino)) => touch_all(tree, ino, &steps(tree, delta)?),
+        _ => Ok(()),
+    }
+}
+
+/// Applies a delta, running and in roll-forward. After [`prepare`] it does not fail.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn apply(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, delta: &Delta) -> Planned<Change> {
+    refuse_derived(delta)?;
+    match (delta, file_of(delta)) {
+        (Delta::Put { key, value }, _) => tree.put(key, value)?,
+        (Delta::Remove { key }, _) => {
+            tree.remove(key)?;
+        }
+        (_, Some(ino)) => {
+            let steps = steps(tree, delta)?;
+            return carry_out_all(tree, counts, ino, steps);
+        }
+        _ => {}
+    }
+    Ok(Change::default())
+}
+
+/// A log that sets extents, checksums or summaries directly is not one of ours.
+fn refuse_derived(delta: &Delta) -> Planned<()> {
+    match delta {
+        Delta::Put { key, .. } | Delta::Remove { key } if is_derived(key.class) => Err(damaged("log record")),
+        _ => Ok(()),
+    }
+}
+
+fn touch_all(tree: &dyn ItemTree, ino: Ino, steps: &[Step]) -> Planned<()> {
+    steps.iter().try_for_each(|step| step.touch(tree, ino))
+}
+
+fn carry_out_all(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, ino: Ino, steps: Vec<Step>) -> Planned<Change> {
+    let mut total = Change::default();
+    for step in steps {
+        let change = step.carry_out(tree, counts, ino)?;
+        total.mapped += change.mapped;
+        total.unwritten += change.unwritten;
+    }
+    Ok(total)
+}
+
+/// A run of blocks that was copied from one place to another on behalf of the cleaner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// Whose.
+    pub ino: Ino,
+    /// First file block.
+    pub block: FileBlock,
+    /// Length.
+    pub blocks: u32,
+    /// Where it was.
+    pub from: Addr,
+    /// Where it is now.
+    pub to: Addr,
+}
+
+/// The runs that still lie where they were when the copy was planned.
+fn relocation_steps(view: &dyn ItemView, moved: &Relocation) -> Planned<(Vec<Step>, u32)> {
+    let Some((from, to)) = range(moved.block, moved.blocks.into()) else { return Ok((Vec::new(), 0)) };
+    let sound = |addr: Addr| !addr.is_none() && in_one_zone(addr, moved.blocks.into());
+    if !sound(moved.from) || !sound(moved.to) {
+        return Err(damaged("relocation"));
+    }
+    let mut steps = Vec::new();
+    let mut blocks = 0;
+    for part in parts(&Extents(moved.ino), view, from, to)? {
+        let offset = (part.block.0 - from) as u32;
+        if part.addr == moved.from.plus(offset) {
+            let addr = moved.to.plus(offset);
+            steps.push(Step::place(Extent { addr, ..part }));
+            steps.push(Step::Own(Summary { addr, blocks: part.blocks, ino: moved.ino, block: part.block }));
+            blocks += part.blocks;
+        }
+    }
+    Ok((steps, blocks))
+}
+
+/// Makes sure that [`relocate`] finds everything it needs.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_relocate(tree: &dyn ItemTree, moved: &Relocation) -> Planned<()> {
+    touch_all(tree, moved.ino, &relocation_steps(tree, moved)?.0)
+}
+
+/// Publishes a relocation by compare-and-swap, run by run (I5): only what still lies at the old place moves, the rest of the copy is dead
+/// space. Returns how many blocks moved. No log record; the next checkpoint makes it durable.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn relocate(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Relocation) -> Planned<u32> {
+    let (steps, blocks) = relocation_steps(tree, moved)?;
+    carry_out_all(tree, counts, moved.ino, steps)?;
+    Ok(blocks)
+}
+
+/// Are these keys the business of this module alone?
+pub fn is_derived(class: Class) -> bool {
+    matches!(class, Class::Extent | Class::Checksum | Class::Summary)
+}

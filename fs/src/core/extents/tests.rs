@@ -1,0 +1,367 @@
+//! The maps against a naive model: a table of file blocks.
+
+use super::*;
+use crate::core::halt::{BlockId, Halt};
+use crate::ids::NodeId;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use zns::{DeviceId, ZoneId};
+
+/// Items in leaves of a few; only leaves named resident can be seen.
+#[derive(Default)]
+struct Leaves {
+    items: BTreeMap<Key, Vec<u8>>,
+    /// First keys of all leaves but the first.
+    separators: Vec<Key>,
+    /// `None`: all of them.
+    resident: RefCell<Option<BTreeSet<usize>>>,
+}
+
+impl Leaves {
+    fn evict(&mut self, per_leaf: usize) {
+        self.separators = self.items.keys().copied().step_by(per_leaf).skip(1).collect();
+        *self.resident.borrow_mut() = Some(BTreeSet::new());
+    }
+    fn leaf(&self, key: &Key) -> usize {
+        self.separators.partition_point(|first| first <= key)
+    }
+    fn need(&self, leaves: std::ops::RangeInclusive<usize>) -> Result<(), BlockId> {
+        let resident = self.resident.borrow();
+        let missing = leaves.into_iter().find(|leaf| resident.as_ref().is_some_and(|set| !set.contains(leaf)));
+        missing.map_or(Ok(()), |leaf| Err(BlockId::Node(NodeId(leaf as u64))))
+    }
+    fn load(&self, halt: Halt) {
+        match halt {
+            Halt::Need(BlockId::Node(id)) => assert!(self.resident.borrow_mut().as_mut().expect("evicting").insert(id.0 as usize)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl ItemView for Leaves {
+    fn get(&self, key: &Key) -> Result<Option<&[u8]>, BlockId> {
+        self.need(self.leaf(key)..=self.leaf(key))?;
+        Ok(self.items.get(key).map(Vec::as_slice))
+    }
+    fn first_at_or_after(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
+        let found = self.items.range(key..).next();
+        let last = found.map_or(self.separators.len(), |(found, _)| self.leaf(found));
+        self.need(self.leaf(key)..=last)?;
+        Ok(found.map(|(key, value)| (*key, value.as_slice())))
+    }
+    fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
+        let found = self.items.range(..key).next_back();
+        self.need(found.map_or(0, |(found, _)| self.leaf(found))..=self.leaf(key))?;
+        Ok(found.map(|(key, value)| (*key, value.as_slice())))
+    }
+}
+impl ItemTree for Leaves {
+    fn put(&mut self, key: &Key, value: &[u8]) -> Result<(), BlockId> {
+        self.touch(key)?;
+        self.items.insert(*key, value.to_vec());
+        Ok(())
+    }
+    fn remove(&mut self, key: &Key) -> Result<bool, BlockId> {
+        self.touch(key)?;
+        Ok(self.items.remove(key).is_some())
+    }
+    fn touch(&self, key: &Key) -> Result<(), BlockId> {
+        self.need(self.leaf(key)..=self.leaf(key))
+    }
+}
+
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Counts {
+    zones: BTreeMap<Addr, u32>,
+    unwritten: u64,
+}
+impl LiveCounts for Counts {
+    fn add(&mut self, addr: Addr, blocks: u32) {
+        assert!(in_one_zone(addr, blocks.into()));
+        *self.zones.entry(addr.zone_base()).or_default() += blocks;
+    }
+    fn sub(&mut self, addr: Addr, blocks: u32) {
+        let count = self.zones.get_mut(&addr.zone_base()).expect("counted before");
+        *count = count.checked_sub(blocks).expect("never below nothing");
+        if *count == 0 {
+            self.zones.remove(&addr.zone_base());
+        }
+    }
+    fn add_unwritten(&mut self, blocks: u64) {
+        self.unwritten += blocks;
+    }
+    fn sub_unwritten(&mut self, blocks: u64) {
+        self.unwritten -= blocks;
+    }
+}
+
+const ZONE: u32 = 96;
+const FILES: u64 = 3;
+const SPAN: u64 = 200;
+
+/// What a block of a file is: data at an address, or preallocated.
+type Cell = Option<(Addr, u32)>;
+
+#[derive(Default)]
+struct World {
+    tree: Leaves,
+    counts: Counts,
+    model: BTreeMap<(u64, u64), Cell>,
+    zone: u32,
+    filled: u32,
+    stamp: u32,
+    planned: Vec<Relocation>,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Map { ino: u64, block: u64, blocks: u32 },
+    Unmap { ino: u64, block: u64, blocks: u64 },
+    Preallocate { ino: u64, block: u64, blocks: u64 },
+    /// Relocation of what is live in one of the zones is planned now and committed later.
+    Plan { zone: u32, from: u32, max: u32 },
+    Commit,
+    Forget { zone: u32 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let place = || (1..=FILES, 0..SPAN, 1..40u32);
+    prop_oneof![
+        6 => place().prop_map(|(ino, block, blocks)| Op::Map { ino, block, blocks }),
+        2 => place().prop_map(|(ino, block, blocks)| Op::Map { ino, block, blocks: blocks % 3 + 1 }),
+        2 => place().prop_map(|(ino, block, blocks)| Op::Unmap { ino, block, blocks: blocks.into() }),
+        1 => (1..=FILES, 0..SPAN).prop_map(|(ino, block)| Op::Unmap { ino, block, blocks: u64::MAX }),
+        2 => place().prop_map(|(ino, block, blocks)| Op::Preallocate { ino, block, blocks: blocks.into() }),
+        2 => (0..20u32, 0..ZONE, 1..60u32).prop_map(|(zone, from, max)| Op::Plan { zone, from, max }),
+        2 => Just(Op::Commit),
+        1 => (0..20u32).prop_map(|zone| Op::Forget { zone }),
+    ]
+}
+
+fn zone(n: u32) -> Addr {
+    Addr::new(DeviceId(0), ZoneId(n + 1), 0)
+}
+
+impl World {
+    fn allocate(&mut self, blocks: u32) -> (Addr, u32) {
+        if self.filled == ZONE {
+            self.zone += 1;
+            self.filled = 0;
+        }
+        let granted = blocks.min(ZONE - self.filled);
+        let addr = zone(self.zone).plus(self.filled);
+        self.filled += granted;
+        (addr, granted)
+    }
+
+    /// The deltas of an operation on data, and the model brought up to date.
+    fn deltas(&mut self, op: &Op) -> Vec<Delta> {
+        match *op {
+            Op::Map { ino, mut block, mut blocks } => {
+                let mut deltas = Vec::new();
+                while blocks > 0 {
+                    let (addr, granted) = self.allocate(blocks);
+                    let checksums: Vec<u32> = (0..granted).map(|n| self.stamp + n).collect();
+                    self.stamp += granted;
+                    for n in 0..granted {
+                        self.model.insert((ino, block + u64::from(n)), Some((addr.plus(n), checksums[n as usize])));
+                    }
+                    deltas.push(Delta::Map { ino: Ino(ino), block: FileBlock(block), addr, checksums });
+                    block += u64::from(granted);
+                    blocks -= granted;
+                }
+                deltas
+            }
+            Op::Unmap { ino, block, blocks } => {
+                self.model.retain(|(i, b), _| *i != ino || *b < block || *b >= block.saturating_add(blocks));
+                vec![Delta::Unmap { ino: Ino(ino), block: FileBlock(block), blocks }]
+            }
+            Op::Preallocate { ino, block, blocks } => {
+                (block..block + blocks).for_each(|b| {
+                    self.model.entry((ino, b)).or_insert(None);
+                });
+                vec![Delta::Preallocate { ino: Ino(ino), block: FileBlock(block), blocks }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Loads what is missing until `plan` has everything; nothing is evicted meanwhile.
+    fn until_resident(&mut self, plan: impl Fn(&Leaves) -> Planned<()>) {
+        while let Err(halt) = plan(&self.tree) {
+            self.tree.load(halt);
+        }
+    }
+
+    fn run(&mut self, ops: &[Op]) {
+        let before = self.totals();
+        self.tree.evict(3);
+        let deltas: Vec<Delta> = ops.iter().flat_map(|op| self.deltas(op)).collect();
+        self.until_resident(|tree| deltas.iter().try_for_each(|delta| prepare(tree, delta)));
+        let mut change = Change::default();
+        for delta in &deltas {
+            let one = apply(&mut self.tree, &mut self.counts, delta).expect("prepared");
+            change.mapped += one.mapped;
+            change.unwritten += one.unwritten;
+        }
+        let after = self.totals();
+        assert_eq!((change.mapped, change.unwritten), (after.0 - before.0, after.1 - before.1));
+        *self.tree.resident.borrow_mut() = None;
+        if let Some(last) = deltas.last() {
+            let items = self.tree.items.clone();
+            assert_eq!(apply(&mut self.tree, &mut self.counts, last).expect("resident"), Change::default(), "applied twice");
+            assert!(items == self.tree.items, "a delta applied twice changes nothing");
+        }
+        for op in ops {
+            self.clean(op);
+        }
+        *self.tree.resident.borrow_mut() = None;
+    }
+
+    fn clean(&mut self, op: &Op) {
+        self.tree.evict(3);
+        match *op {
+            Op::Plan { zone: n, from, max } => {
+                let mut next = Some(from);
+                while let Some(at) = next {
+                    match live_runs(&self.tree, zone(n), at, max) {
+                        Ok(found) => {
+                            next = found.next.filter(|_| self.planned.len() < 64);
+                            for part in found.parts {
+                                let (to, granted) = self.allocate(part.blocks);
+                                let (ino, block) = (part.ino, part.block);
+                                self.planned.push(Relocation { ino, block, blocks: granted, from: part.addr, to });
+                            }
+                        }
+                        Err(halt) => self.tree.load(halt),
+                    }
+                }
+            }
+            Op::Commit => {
+                let moves = std::mem::take(&mut self.planned);
+                self.until_resident(|tree| moves.iter().try_for_each(|moved| prepare_relocate(tree, moved)));
+                for moved in moves {
+                    let count = relocate(&mut self.tree, &mut self.counts, &moved).expect("prepared");
+                    let mut expected = 0;
+                    for n in 0..moved.blocks {
+                        if let Some(Some((addr, _))) = self.model.get_mut(&(moved.ino.0, moved.block.0 + u64::from(n)))
+                            && *addr == moved.from.plus(n)
+                        {
+                            *addr = moved.to.plus(n);
+                            expected += 1;
+                        }
+                    }
+                    assert_eq!(count, expected);
+                }
+            }
+            Op::Forget { zone: n } if n < self.zone && !self.counts.zones.contains_key(&zone(n)) => {
+                let pinned = self.planned.iter().any(|moved| moved.from.zone_base() == zone(n) || moved.to.zone_base() == zone(n));
+                let mut more = !pinned;
+                while more {
+                    self.until_resident(|tree| prepare_forget_zone(tree, zone(n), 2));
+                    more = forget_zone(&mut self.tree, zone(n), 2).expect("prepared");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn totals(&self) -> (i64, i64) {
+        let mapped = self.model.values().filter(|cell| cell.is_some()).count() as i64;
+        (mapped, self.model.len() as i64 - mapped)
+    }
+
+    fn check(&self) {
+        let mut seen: BTreeMap<(u64, u64), Cell> = BTreeMap::new();
+        let mut counts = Counts::default();
+        for ino in 1..=FILES {
+            let (extents, next) =
+                extent_parts(&self.tree, Ino(ino), FileBlock(0), FileBlock(MAX_FILE_BLOCKS), usize::MAX).expect("resident");
+            assert_eq!(next, None);
+            for pair in extents.windows(2) {
+                assert!(pair[0].end() <= pair[1].block && Extents::join(&pair[0], &pair[1]).is_none(), "apart and not joinable: {pair:?}");
+            }
+            for extent in extents {
+                count(&extent, 1, &mut counts, &mut Change::default());
+                let sums = match extent.is_unwritten() {
+                    true => Vec::new(),
+                    false => checksums(&self.tree, Ino(ino), extent.block, extent.blocks).expect("present"),
+                };
+                for n in 0..extent.blocks {
+                    let cell = (!extent.is_unwritten()).then(|| (extent.addr.plus(n), sums[n as usize]));
+                    seen.insert((ino, extent.block.0 + u64::from(n)), cell);
+                }
+            }
+        }
+        assert!(seen == self.model, "extents and checksums are those of the model");
+        assert_eq!(counts, self.counts, "I4");
+        let mut live: Vec<(Addr, u64, u64)> = Vec::new();
+        for n in 0..=self.zone {
+            let mut next = Some(0);
+            while let Some(at) = next {
+                let found = live_runs(&self.tree, zone(n), at, 7).expect("resident");
+                next = found.next;
+                for part in found.parts {
+                    (0..part.blocks).for_each(|n| live.push((part.addr.plus(n), part.ino.0, part.block.0 + u64::from(n))));
+                }
+            }
+        }
+        assert!(live.is_sorted_by(|a, b| a.0 < b.0), "each live block once");
+        let mut expected: Vec<_> = self.model.iter().filter_map(|((ino, block), cell)| cell.map(|(addr, _)| (addr, *ino, *block))).collect();
+        expected.sort();
+        assert!(live == expected, "summaries cover exactly what is live");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn agrees_with_a_table_of_blocks(groups in prop::collection::vec(prop::collection::vec(op(), 1..4), 1..40)) {
+        let mut world = World::default();
+        for ops in groups {
+            world.run(&ops);
+            world.check();
+        }
+    }
+
+    #[test]
+    fn cutting_in_steps_leaves_what_is_before(ops in prop::collection::vec(op(), 1..30), from in 0..SPAN, max in 1..6usize) {
+        let mut world = World::default();
+        for op in ops {
+            world.run(&[op]);
+        }
+        let mut rounds = 0;
+        while let Some((block, blocks)) = cut_step(&world.tree, Ino(1), FileBlock(from), max).expect("resident") {
+            world.run(&[Op::Unmap { ino: 1, block: block.0, blocks }]);
+            rounds += 1;
+            prop_assert!(rounds < 1000);
+        }
+        world.model.retain(|(ino, block), _| *ino != 1 || *block < from);
+        world.check();
+        if from == 0 {
+            prop_assert!(!world.tree.items.keys().any(|key| key.class == Class::Checksum && key.a == 1));
+        }
+    }
+}
+
+#[test]
+fn hostile_deltas_are_refused() {
+    let mut world = World::default();
+    for (block, addr, n) in [(0, Addr(u64::MAX), 1), (u64::MAX, zone(0), 1), (MAX_FILE_BLOCKS, zone(0), 1), (0, Addr::NONE, 1), (0, zone(0), 0)] {
+        let delta = Delta::Map { ino: Ino(1), block: FileBlock(block), addr, checksums: vec![0; n] };
+        assert!(matches!(apply(&mut world.tree, &mut world.counts, &delta), Err(Halt::Fail(_))), "{delta:?}");
+    }
+    let delta = Delta::Remove { key: Key::summary(zone(0)) };
+    assert!(matches!(prepare(&world.tree, &delta), Err(Halt::Fail(_))));
+    assert!(world.tree.items.is_empty());
+}
+
+#[test]
+fn a_large_preallocation_is_a_few_extents() {
+    let mut world = World::default();
+    let delta = Delta::Preallocate { ino: Ino(1), block: FileBlock(5), blocks: u64::MAX };
+    let change = apply(&mut world.tree, &mut world.counts, &delta).expect("resident");
+    assert_eq!(change.unwritten as u64, MAX_FILE_BLOCKS - 5);
+    assert_eq!(world.tree.items.len(), 4);
+}
