@@ -146,7 +146,7 @@ impl Campaign {
         if !cleaner.start_best(least_gain, free_zones) {
             return Ok(self.finish(cleaner));
         }
-        let situation = Situation { caller: Caller::Manual, free_zones, user_blocks: cleaner.space().now(), idle: Duration::ZERO };
+        let situation = Situation { caller: Caller::Manual, free_zones, idle: Duration::ZERO };
         let outcome = match cleaner.poll(&situation) {
             Ok(outcome) => outcome,
             Err(error) => {

@@ -15,7 +15,7 @@ use crate::mover::Mover;
 use crate::pacer::{Pacer, PacerConfig, PacerInput, Pressure, VictimShare};
 use crate::policy::{Policy, VictimPolicy};
 use crate::relocator::{Progress, Relocator, RelocatorConfig, Step, VictimEnd, VictimReport};
-use crate::segment::{SegmentId, SegmentInfo};
+use crate::segment::{SegmentId, SegmentInfo, Seq};
 use crate::space::LogSpace;
 use crate::stats::{GcStats, Pauses};
 use crate::trace::{Event, Tracer};
@@ -74,8 +74,6 @@ pub struct Situation {
     pub caller: Caller,
     /// Free zones now, the reserve included.
     pub free_zones: u32,
-    /// Blocks that users have written since the volume was mounted.
-    pub user_blocks: u64,
     /// How long no user has written.
     pub idle: Duration,
 }
@@ -132,7 +130,8 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     /// The victim when it was chosen.
     victim: Option<SegmentInfo>,
     checkpoints: u64,
-    user_blocks_seen: u64,
+    /// Logical time at the last poll.
+    seen: Option<Seq>,
     stats: GcStats,
     pauses: Pauses,
     tracer: Tracer,
@@ -150,7 +149,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             emptied: BTreeSet::new(),
             victim: None,
             checkpoints: 0,
-            user_blocks_seen: 0,
+            seen: None,
             stats: GcStats::default(),
             pauses: Pauses::default(),
             tracer,
@@ -224,12 +223,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     pub fn poll(&mut self, situation: &Situation) -> Result<Outcome> {
         let coming = situation.free_zones.saturating_add(self.emptied());
         if !self.wants_work(situation.caller, coming) {
-            self.user_blocks_seen = situation.user_blocks;
             self.pace(situation, coming, None);
             return Ok(self.outcome(Work::Nothing, situation, 0));
         }
         if self.victim.is_none() && !self.choose(situation) {
-            self.user_blocks_seen = situation.user_blocks;
+            self.pace(situation, coming, None);
             return Ok(self.outcome(Work::NoVictim, situation, 0));
         }
         let share = self.victim.map(|v| VictimShare { live: v.live, capacity: v.capacity });
@@ -250,8 +248,8 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     }
 
     fn pace(&mut self, situation: &Situation, coming: u32, victim: Option<VictimShare>) -> crate::Pace {
-        let user_blocks = situation.user_blocks.saturating_sub(self.user_blocks_seen);
-        self.user_blocks_seen = situation.user_blocks;
+        let now = self.space().now();
+        let user_blocks = now.saturating_sub(self.seen.replace(now).unwrap_or(now));
         self.pacer.pace(&PacerInput { free_zones: coming, victim, user_blocks, idle: situation.idle })
     }
 

@@ -52,6 +52,11 @@ pub struct GcStats {
 }
 
 impl GcStats {
+    /// (user + relocated) / user bytes; one when users wrote nothing.
+    pub fn write_amplification(&self, user_written: u64) -> f64 {
+        if user_written == 0 { 1.0 } else { (user_written + self.relocated) as f64 / user_written as f64 }
+    }
+
     /// Takes note of a chunk.
     pub(crate) fn add_chunk(&mut self, progress: &Progress, foreground: bool) {
         self.chunks += 1;

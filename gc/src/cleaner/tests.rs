@@ -16,7 +16,7 @@ fn cleaner(model: &Model, policy: Policy, zones: u32) -> Cleaner<Model, Model> {
 }
 
 fn situation(model: &Model, caller: Caller) -> Situation {
-    Situation { caller, free_zones: model.free_zones(), user_blocks: model.now(), idle: Duration::ZERO }
+    Situation { caller, free_zones: model.free_zones(), idle: Duration::ZERO }
 }
 
 fn checkpoint(model: &Model, cleaner: &mut Cleaner<Model, Model>) {
