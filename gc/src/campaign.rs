@@ -143,7 +143,7 @@ impl Campaign {
             Goal::OneVictim => 0,
             Goal::UntilClean => cleaner.config().manual_gain_permille,
         };
-        if !cleaner.start_best(least_gain, free_zones) {
+        if !cleaner.start_best(least_gain, free_zones, true) {
             return Ok(self.finish(cleaner));
         }
         let situation = Situation { caller: Caller::Manual, free_zones, idle: Duration::ZERO };

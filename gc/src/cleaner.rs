@@ -130,6 +130,8 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     /// The victim when it was chosen.
     victim: Option<SegmentInfo>,
     checkpoints: u64,
+    /// A campaign chose the victim.
+    by_hand: bool,
     /// Logical time at the last poll.
     seen: Option<Seq>,
     stats: GcStats,
@@ -149,6 +151,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             emptied: BTreeSet::new(),
             victim: None,
             checkpoints: 0,
+            by_hand: false,
             seen: None,
             stats: GcStats::default(),
             pauses: Pauses::default(),
@@ -223,6 +226,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     pub fn poll(&mut self, situation: &Situation) -> Result<Outcome> {
         let coming = situation.free_zones.saturating_add(self.emptied());
         if !self.wants_work(situation.caller, coming) {
+            self.let_go(situation.caller);
             self.pace(situation, coming, None);
             return Ok(self.outcome(Work::Nothing, situation, 0));
         }
@@ -237,6 +241,14 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         }
         let work = self.work(situation.caller)?;
         Ok(self.outcome(work, situation, pace.foreground))
+    }
+
+    /// A quiet system holds no victim: it would stay pinned, and could not be freed even if all of it died. Nothing is lost, what was
+    /// moved stays moved. A victim that a person asked for is theirs to end.
+    fn let_go(&mut self, caller: Caller) {
+        if caller == Caller::Background && !self.by_hand {
+            self.abandon();
+        }
     }
 
     fn wants_work(&self, caller: Caller, coming: u32) -> bool {
@@ -297,11 +309,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
 
     fn choose(&mut self, situation: &Situation) -> bool {
         let least = self.least_gain_permille(situation.caller, situation.free_zones);
-        self.start_best(least, situation.free_zones)
+        self.start_best(least, situation.free_zones, situation.caller == Caller::Manual)
     }
 
     /// Starts the best victim of those that gain enough, unless one is being cleaned.
-    pub(crate) fn start_best(&mut self, least_gain_permille: u32, free_zones: u32) -> bool {
+    pub(crate) fn start_best(&mut self, least_gain_permille: u32, free_zones: u32, by_hand: bool) -> bool {
         if self.victim.is_some() {
             return true;
         }
@@ -316,6 +328,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
                 self.tracer.emit(|| Event::Decision { seq: now, victim, stream, live, capacity, policy, candidates: count, free_zones });
                 self.stats.add_victim(policy, live, capacity);
                 self.victim = Some(info);
+                self.by_hand = by_hand;
                 return true;
             }
             // It changed between the list and the pin.

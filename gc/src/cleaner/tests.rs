@@ -104,6 +104,24 @@ fn above_the_high_mark_it_is_quiet() {
     assert_eq!(cleaner.stats().chunks, 0);
 }
 
+#[test]
+fn a_victim_is_let_go_when_cleaning_is_no_longer_needed() {
+    let model = Model::new(32, 16, 1, RESERVE as usize);
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32);
+    cleaner.relocator = Relocator::new(model.clone(), model.clone(), RelocatorConfig { chunk_blocks: 2, ..RelocatorConfig::default() }, Tracer::off());
+    (0..25 * 16).for_each(|b| assert!(model.write(b)));
+    (0..25 * 16).step_by(4).for_each(|b| model.delete(b));
+    let short = Situation { idle: Duration::MAX, ..situation(&model, Caller::Background) };
+    assert!(matches!(cleaner.poll(&short).expect("work").work, Work::Chunk(_)));
+    assert_eq!(model.pinned(), 1);
+    (0..25 * 16).for_each(|b| model.delete(b));
+    checkpoint(&model, &mut cleaner);
+    let outcome = cleaner.poll(&situation(&model, Caller::Background)).expect("quiet");
+    assert_eq!((outcome.work, outcome.pressure, model.pinned()), (Work::Nothing, Pressure::Quiet, 0));
+    checkpoint(&model, &mut cleaner);
+    assert_eq!(model.free_zones(), 31);
+}
+
 /// Segments of 16 blocks, all half dead.
 fn half_dead(segments: u64) -> Model {
     let model = Model::new(32, 16, 1, RESERVE as usize);
