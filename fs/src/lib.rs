@@ -8,6 +8,7 @@ pub mod addr;
 pub mod core;
 pub mod error;
 pub mod format;
+pub mod fuse;
 pub mod ids;
 pub mod volume;
 

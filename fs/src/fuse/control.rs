@@ -1,0 +1,143 @@
+//! The road by which `ferryfs status|gc|map|zones|umount` reach the daemon: two ioctls on any file or directory of the mount.
+//!
+//! Why ioctls and not a socket: whoever talks to the daemon must first open a file of the mount, so the kernel's own
+//! checks (file permissions, `allow_other`, mount namespaces) decide who gets that far; there is no name to guess, to
+//! squat on or to leave behind, no second permission model, and the request cannot reach the wrong daemon. FUSE passes
+//! "restricted" ioctls, whose direction and size are in the command number: at most 16 KiB each way, so an answer
+//! is left with the open file and fetched piece by piece.
+//!
+//! * [`CALL`] carries a [`Request`] as JSON, ended by zero bytes; it returns a [`Header`] and keeps the answer.
+//! * [`FETCH`] carries an offset (u64, little-endian) and returns the answer from there on.
+//!
+//! Orders (`gc`, `sync`) are obeyed only when root or the owner of the daemon gives them; questions are answered to
+//! everyone who can open the file.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes that CALL carries each way.
+pub const CALL_BYTES: usize = 1024;
+/// Bytes that FETCH carries each way.
+pub const FETCH_BYTES: usize = 8192;
+
+const fn read_write(number: u32, size: usize) -> u32 {
+    const READ_WRITE: u32 = 3;
+    READ_WRITE << 30 | (size as u32) << 16 | (b'F' as u32) << 8 | number
+}
+
+/// Command number of a request.
+pub const CALL: u32 = read_write(0x70, CALL_BYTES);
+/// Command number that fetches a piece of the answer.
+pub const FETCH: u32 = read_write(0x71, FETCH_BYTES);
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// Who are you? Answered by the adaptor with a [`Hello`].
+    Hello,
+    /// State and counters.
+    Status,
+    /// Every zone.
+    Zones,
+    /// Where the extents of the opened file lie.
+    Map,
+    /// Clean.
+    Gc {
+        /// Until nothing worth cleaning is left, rather than one victim.
+        until_clean: bool,
+    },
+    /// Make everything durable by a checkpoint.
+    Sync,
+}
+
+impl Request {
+    /// Does it change anything? Then only root and the owner of the daemon may ask.
+    pub fn is_order(self) -> bool {
+        matches!(self, Self::Gc { .. } | Self::Sync)
+    }
+
+    /// As CALL carries it.
+    pub fn encode(self) -> [u8; CALL_BYTES] {
+        let mut out = [0; CALL_BYTES];
+        let text = serde_json::to_vec(&self).unwrap_or_default();
+        let len = text.len().min(CALL_BYTES);
+        out[..len].copy_from_slice(&text[..len]);
+        out
+    }
+
+    /// The inverse of [`Request::encode`].
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let len = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        serde_json::from_slice(&bytes[..len]).ok()
+    }
+}
+
+/// Answer to [`Request::Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the program that serves the mount.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Whoever started it.
+    pub uid: u32,
+}
+
+/// What CALL returns at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// 0, or the errno of the error whose text is the answer.
+    pub errno: u32,
+    /// Bytes of the answer.
+    pub len: u64,
+}
+
+impl Header {
+    const MAGIC: [u8; 4] = *b"FRY1";
+
+    /// As CALL returns it.
+    pub fn encode(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..4].copy_from_slice(&Self::MAGIC);
+        out[4..8].copy_from_slice(&self.errno.to_le_bytes());
+        out[8..].copy_from_slice(&self.len.to_le_bytes());
+        out
+    }
+
+    /// The inverse of [`Header::encode`]; `None` if it was not a FerryFS that answered.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let errno = u32::from_le_bytes(*bytes.get(4..8)?.first_chunk()?);
+        let len = u64::from_le_bytes(*bytes.get(8..16)?.first_chunk()?);
+        (bytes[..4] == Self::MAGIC).then_some(Self { errno, len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_road() {
+        for request in [Request::Hello, Request::Status, Request::Zones, Request::Map, Request::Gc { until_clean: true }, Request::Sync] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+        assert_eq!(Request::decode(b"nonsense"), None);
+        assert_eq!(Request::decode(&[]), None);
+        assert_eq!(Request::decode(&[0xff; CALL_BYTES]), None);
+    }
+
+    #[test]
+    fn headers_survive_the_road() {
+        let header = Header { errno: 30, len: 1 << 40 };
+        assert_eq!(Header::decode(&header.encode()), Some(header));
+        assert_eq!(Header::decode(&[0; 16]), None);
+        assert_eq!(Header::decode(b"FRY1"), None);
+    }
+
+    #[test]
+    fn command_numbers_carry_direction_and_size() {
+        assert_eq!(CALL >> 30, 3);
+        assert_eq!((CALL >> 16) as usize & 0x3fff, CALL_BYTES);
+        assert_eq!((FETCH >> 16) as usize & 0x3fff, FETCH_BYTES);
+    }
+}

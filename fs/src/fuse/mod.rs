@@ -1,0 +1,15 @@
+//! The FUSE adaptor: a thin translation between the kernel's requests and a filesystem, and nothing else.
+//!
+//! [`served`] is the seam: whatever implements [`Served`] can stand behind the adaptor (the volume, and the naive
+//! filesystem in memory that tests and the benchmark's ceiling use). [`adaptor`] translates requests, [`translate`] the
+//! types, [`errno`] the errors; [`control`] is the road by which `ferryfs status|gc|map|zones` reach the daemon.
+
+pub mod adaptor;
+pub mod control;
+pub mod errno;
+mod lanes;
+pub mod served;
+pub mod translate;
+
+pub use adaptor::{Adaptor, AdaptorOptions};
+pub use served::{Served, WriteOptions};
