@@ -1,0 +1,256 @@
+//! Runs one suite of tests, follows what it says, and counts.
+
+use anyhow::{Context, Result};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// What a suite came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed, by name.
+    pub failed: Vec<String>,
+    /// Tests that did not run, with the reason.
+    pub skipped: Vec<(String, String)>,
+}
+
+impl Tally {
+    /// Adds another suite's.
+    pub fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+    }
+
+    /// The line of counts that people and scripts look for.
+    pub fn line(&self) -> String {
+        format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed.len(),
+            self.skipped.len()
+        )
+    }
+
+    /// A check that is one test by itself.
+    pub fn single(name: &str, passed: bool) -> Tally {
+        let failed = if passed {
+            Vec::new()
+        } else {
+            vec![name.to_owned()]
+        };
+        Tally {
+            passed: usize::from(passed),
+            failed,
+            skipped: Vec::new(),
+        }
+    }
+}
+
+/// Reads what the Rust test runner prints, line by line.
+#[derive(Debug, Default)]
+struct Parser {
+    tally: Tally,
+    /// Summaries seen and summaries announced; they differ when a program died in between.
+    begun: usize,
+    ended: usize,
+    counted: usize,
+    last_started: Option<String>,
+}
+
+impl Parser {
+    fn line(&mut self, line: &str) {
+        if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
+            self.begun += 1;
+        } else if let Some(rest) = line.strip_prefix("test result: ") {
+            self.ended += 1;
+            // Failures are known by name; this is a check that none was missed.
+            let failed = rest
+                .split("; ")
+                .find_map(|part| part.strip_suffix(" failed")?.trim().parse::<usize>().ok());
+            self.counted += failed.unwrap_or(0);
+        } else if let Some(rest) = line.strip_prefix("test ") {
+            let Some((name, verdict)) = rest.rsplit_once(" ... ") else {
+                self.last_started = Some(rest.to_owned());
+                return;
+            };
+            let name = name.trim_end_matches(" - should panic").to_owned();
+            match verdict
+                .split_once(", ")
+                .map_or((verdict, ""), |(v, reason)| (v, reason))
+            {
+                ("ok", _) => self.tally.passed += 1,
+                ("FAILED", _) => self.tally.failed.push(name),
+                ("ignored", reason) => {
+                    let reason = if reason.is_empty() {
+                        "ignored without a reason"
+                    } else {
+                        reason
+                    };
+                    self.tally.skipped.push((name, reason.to_owned()));
+                }
+                _ => self.last_started = Some(name),
+            }
+        }
+    }
+
+    fn finish(mut self, suite: &str, success: bool) -> Tally {
+        for _ in self.tally.failed.len()..self.counted {
+            self.tally
+                .failed
+                .push(format!("{suite}: a test whose name was not seen"));
+        }
+        if self.begun != self.ended || (!success && self.tally.failed.is_empty()) {
+            let after = self
+                .last_started
+                .map(|name| format!(", last seen: {name}"))
+                .unwrap_or_default();
+            self.tally
+                .failed
+                .push(format!("{suite}: ended early{after}"));
+        }
+        self.tally
+    }
+}
+
+/// Runs a test program or `cargo test --doc` to its end and counts; its output is shown when something failed. `skips` are read from the file that
+/// tests write to when they find at run time that they cannot run.
+pub fn run(
+    name: &str,
+    command: &mut Command,
+    limit: Duration,
+    mut progress: impl FnMut(&str),
+) -> Result<Tally> {
+    // Standard output and error go through one pipe, so that they stay in order.
+    let (read, write) = std::io::pipe()?;
+    // A process group of its own: on a timeout nothing that it started is left behind.
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(write.try_clone()?)
+        .stderr(write)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("starting {name}"))?;
+    // The command keeps its ends of the pipe open: they are replaced so that the reader sees the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let (lines, received) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(read)
+            .split(b'\n')
+            .map_while(|line| line.ok())
+        {
+            if lines
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    let started = Instant::now();
+    let mut parser = Parser::default();
+    let mut output = Vec::new();
+    let mut stopped = None;
+    let group = rustix::process::Pid::from_child(&child);
+    loop {
+        match received.recv_timeout(Duration::from_millis(200)) {
+            Ok(line) => {
+                parser.line(&line);
+                progress(&line);
+                output.push(line);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if stopped.is_none() && (started.elapsed() > limit || crate::interrupt::requested()) {
+            stopped = Some(if crate::interrupt::requested() {
+                "interrupted"
+            } else {
+                "ran into its time limit"
+            });
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+    let status = child.wait()?;
+    let mut tally = parser.finish(name, status.success());
+    if let Some(reason) = stopped {
+        tally
+            .failed
+            .push(format!("{name}: {reason} ({} s)", limit.as_secs()));
+    }
+    if !tally.failed.is_empty() {
+        println!("--- output of {name} ({status})");
+        for line in output.iter().filter(|line| !line.ends_with(" ... ok")) {
+            println!("{line}");
+        }
+        println!("---");
+    }
+    Ok(tally)
+}
+
+/// Takes the tests that said at run time that they could not run out of the passed ones.
+pub fn apply_skips(tally: &mut Tally, text: &str) {
+    for (test, reason) in text.lines().filter_map(|line| line.split_once('\t')) {
+        tally.passed = tally.passed.saturating_sub(1);
+        tally.skipped.push((test.to_owned(), reason.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, success: bool) -> Tally {
+        let mut parser = Parser::default();
+        text.lines().for_each(|line| parser.line(line));
+        parser.finish("suite", success)
+    }
+
+    #[test]
+    fn verdicts_are_counted() {
+        let text = "running 4 tests\ntest a ... ok\ntest b ... ignored, needs a drive\ntest c ... FAILED\ntest d - should panic ... ok\n\
+                    test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out";
+        let tally = parse(text, false);
+        assert_eq!(tally.line(), "2 passed, 1 failed, 1 skipped");
+        assert_eq!(tally.failed, ["c"]);
+        assert_eq!(
+            tally.skipped,
+            [("b".to_owned(), "needs a drive".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_program_that_dies_is_a_failure() {
+        assert_eq!(
+            parse("running 2 tests\ntest a ... ok", false).failed.len(),
+            1
+        );
+        assert_eq!(
+            parse("running 2 tests\ntest a ... ok", true).failed.len(),
+            1
+        );
+        assert_eq!(parse("", false).failed.len(), 1);
+        assert_eq!(
+            parse(
+                "running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored",
+                true
+            )
+            .line(),
+            "0 passed, 0 failed, 0 skipped"
+        );
+    }
+
+    #[test]
+    fn skips_at_run_time_do_not_count_as_passed() {
+        let mut tally = Tally {
+            passed: 3,
+            ..Tally::default()
+        };
+        apply_skips(&mut tally, "mount::a\tno /dev/fuse\n");
+        assert_eq!(tally.line(), "2 passed, 0 failed, 1 skipped");
+    }
+}

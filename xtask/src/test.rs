@@ -1,0 +1,274 @@
+//! `cargo xtask test`: every test there is, with counts.
+
+use crate::packages::{self, Need, need};
+use crate::suite::{self, Tally};
+use crate::{build, interrupt};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the tests call besides what every Debian has.
+const NEEDS: &[Need] = &[
+    need("gcc", "gcc", "compiling in the mount"),
+    need("git", "git", "a repository in the mount"),
+    need("sqlite3", "sqlite3", "a database in the mount"),
+    need(
+        "mkfs.ext4",
+        "e2fsprogs",
+        "a foreign filesystem that must not be overwritten",
+    ),
+];
+
+/// A suite that takes longer hangs.
+const SUITE_LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct TestArguments {
+    /// Fewer seeds and rounds, for the time between two edits
+    #[arg(long)]
+    quick: bool,
+    /// Runs only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs it all; false when something failed, or was skipped where nothing may be.
+pub fn run(arguments: &TestArguments) -> Result<bool> {
+    let started = Instant::now();
+    packages::provide(NEEDS)?;
+    if let Some(reason) = packages::no_fuse() {
+        println!("note: the tests that mount will be skipped: {reason}");
+    }
+    let mut total = Tally::default();
+    if arguments.filter.is_none() {
+        formatting(&mut total)?;
+    }
+    let programs = build::programs(false)?;
+    let tests = build::test_programs()?;
+    if arguments.filter.is_none() {
+        lints(&mut total)?;
+    }
+    let scratch = Scratch::new()?;
+    for test in &tests {
+        interrupt::check()?;
+        let mut command = Command::new(&test.executable);
+        command.current_dir(&test.directory).args(&arguments.filter);
+        environment(&mut command, arguments, &scratch);
+        command
+            .env("FERRYFS_BIN_DIR", programs.directory())
+            .env("CARGO_MANIFEST_DIR", &test.directory);
+        follow(&test.name, &mut command, &scratch, &mut total)?;
+    }
+    if arguments.filter.is_none() {
+        let mut command = build::cargo();
+        command.args(["test", "--workspace", "--doc", "--locked"]);
+        environment(&mut command, arguments, &scratch);
+        follow("documentation", &mut command, &scratch, &mut total)?;
+    }
+    drop(scratch);
+    Ok(conclude(&total, started.elapsed()))
+}
+
+fn conclude(total: &Tally, elapsed: Duration) -> bool {
+    println!();
+    for (test, reason) in &total.skipped {
+        println!("skipped: {test}: {reason}");
+    }
+    for test in &total.failed {
+        println!("FAILED: {test}");
+    }
+    let on_ci =
+        std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
+    if on_ci && !total.skipped.is_empty() {
+        println!("On CI nothing may be skipped: this run fails.");
+    }
+    println!(
+        "{} min {} s in all",
+        elapsed.as_secs() / 60,
+        elapsed.as_secs() % 60
+    );
+    println!("{}", total.line());
+    total.failed.is_empty() && !(on_ci && !total.skipped.is_empty())
+}
+
+fn environment(command: &mut Command, arguments: &TestArguments, scratch: &Scratch) {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    command
+        .env("FERRYFS_SKIPS", scratch.skips())
+        .env("TMPDIR", &scratch.directory);
+    command.env("RUST_TEST_THREADS", threads.to_string());
+    if arguments.quick {
+        command.env("FERRYFS_QUICK", "1");
+    }
+}
+
+fn follow(name: &str, command: &mut Command, scratch: &Scratch, total: &mut Tally) -> Result<()> {
+    let started = Instant::now();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template(
+        "{spinner} {prefix}: {wide_msg} {elapsed}",
+    )?);
+    bar.set_prefix(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut done = 0;
+    let tally = suite::run(name, command, SUITE_LIMIT, |line| {
+        if let Some(test) = line.strip_prefix("test ") {
+            done += 1;
+            bar.set_message(format!("{done}: {test}"));
+        }
+    });
+    bar.finish_and_clear();
+    let mut tally = tally?;
+    suite::apply_skips(&mut tally, &scratch.take_skips());
+    println!(
+        "{name}: {} ({:.1} s)",
+        tally.line(),
+        started.elapsed().as_secs_f64()
+    );
+    total.add(tally);
+    scratch.clear();
+    Ok(())
+}
+
+/// rustfmt and clippy come with most toolchains but not with all; where they are not there is nothing to check with.
+fn component(name: &str) -> bool {
+    let there = |name: &str| {
+        let mut command = build::cargo();
+        command
+            .args([name, "--version"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if there(name) {
+        return true;
+    }
+    let package = if name == "fmt" { "rustfmt" } else { name };
+    let added = Command::new("rustup")
+        .args(["component", "add", package])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let there = added.is_ok_and(|status| status.success()) && there(name);
+    if !there {
+        println!(
+            "note: this toolchain has no {package}; its checks are left out (rustup component add {package})"
+        );
+    }
+    there
+}
+
+fn formatting(total: &mut Tally) -> Result<()> {
+    if component("fmt") {
+        check(
+            "formatting",
+            build::cargo().args(["fmt", "--all", "--check"]),
+            total,
+        )?;
+    }
+    Ok(())
+}
+
+fn lints(total: &mut Tally) -> Result<()> {
+    if component("clippy") {
+        let mut command = build::cargo();
+        command.args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]);
+        check("clippy", &mut command, total)?;
+    }
+    Ok(())
+}
+
+fn check(name: &str, command: &mut Command, total: &mut Tally) -> Result<()> {
+    let started = Instant::now();
+    let passed = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("starting {name}"))?
+        .success();
+    interrupt::check()?;
+    let tally = Tally::single(name, passed);
+    println!(
+        "{name}: {} ({:.1} s)",
+        tally.line(),
+        started.elapsed().as_secs_f64()
+    );
+    total.add(tally);
+    Ok(())
+}
+
+/// A directory for everything that the tests write, gone at the end with all that is mounted in it.
+struct Scratch {
+    directory: PathBuf,
+}
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        // Memory is much faster than a disk for what is thrown away anyway; images are sparse and small.
+        let memory = Path::new("/dev/shm");
+        let roomy = |path: &Path| {
+            rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail * s.f_frsize > 6 << 30)
+                && available_memory() > 8 << 30
+        };
+        let parent = if roomy(memory) {
+            memory.to_path_buf()
+        } else {
+            std::env::temp_dir()
+        };
+        let directory = parent.join(format!("ferryfs-tests-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("making {}", directory.display()))?;
+        Ok(Scratch { directory })
+    }
+
+    fn skips(&self) -> PathBuf {
+        self.directory.join("skips")
+    }
+
+    fn take_skips(&self) -> String {
+        let text = std::fs::read_to_string(self.skips()).unwrap_or_default();
+        let _ = std::fs::remove_file(self.skips());
+        text
+    }
+
+    fn clear(&self) {
+        harness::mounts::detach_below(&self.directory);
+        for entry in std::fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.clear();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}
