@@ -73,7 +73,7 @@ impl RunMap for Extents {
             (false, false) => follows(a.addr, a.blocks, b.addr),
             _ => false,
         };
-        (fits && a.end() == b.block).then(|| Extent { blocks: blocks as u32, ..*a })
+        (fits && a.end() == b.block).then_some(Extent { blocks: blocks as u32, ..*a })
     }
 }
 
@@ -176,8 +176,15 @@ pub(super) fn run_at_or_after<M: RunMap>(map: &M, view: &dyn ItemView, at: u64) 
     map.position(&key).map(|start| map.decode(start, value)).transpose()
 }
 
-/// The runs that overlap `from..to`, in order and whole; with the run before them if it ends at or before `from`.
-fn overlapping<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> Planned<(Option<M::Run>, Vec<M::Run>)> {
+/// What surrounds and what overlaps a range.
+struct Overlap<R> {
+    /// The run before the range, if it ends at or before its start.
+    before: Option<R>,
+    /// The runs that overlap the range, in order and whole.
+    runs: Vec<R>,
+}
+
+fn overlapping<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> Planned<Overlap<M::Run>> {
     let mut found = Vec::new();
     let before = run_before(map, view, from)?;
     let mut reached = from;
@@ -195,12 +202,12 @@ fn overlapping<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> P
         found.push(run);
         reached = end;
     }
-    Ok((before.filter(|run| M::bounds(run).1 <= from), found))
+    Ok(Overlap { before: before.filter(|run| M::bounds(run).1 <= from), runs: found })
 }
 
 /// The parts within `from..to` of the runs that overlap it, in order.
 pub(super) fn parts<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> Planned<Vec<M::Run>> {
-    Ok(overlapping(map, view, from, to)?.1.iter().map(|run| clip::<M>(run, from, to)).collect())
+    Ok(overlapping(map, view, from, to)?.runs.iter().map(|run| clip::<M>(run, from, to)).collect())
 }
 
 fn clip<M: RunMap>(run: &M::Run, from: u64, to: u64) -> M::Run {
@@ -210,7 +217,7 @@ fn clip<M: RunMap>(run: &M::Run, from: u64, to: u64) -> M::Run {
 
 /// What it takes to put `new` (which covers exactly that range) or nothing in place of `from..to`.
 pub(super) fn replace<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64, new: Option<M::Run>) -> Planned<Edit<M::Run>> {
-    let (before, old) = overlapping(map, view, from, to)?;
+    let Overlap { before, runs: old } = overlapping(map, view, from, to)?;
     let replaced = old.iter().map(|run| clip::<M>(run, from, to)).collect();
     let mut present: Vec<M::Run> = Vec::with_capacity(old.len() + 2);
     let mut wanted: Vec<M::Run> = Vec::with_capacity(3);
