@@ -5,7 +5,8 @@
 //! chunk at most.
 //!
 //! Zones that were emptied are given back by the next checkpoint only. So the cleaner counts them as coming, does not choose them
-//! again, and asks for a checkpoint when enough have gathered ([`CleanerConfig::checkpoint_batch`]) or when zones are short.
+//! again, and asks for a checkpoint when enough have gathered ([`CleanerConfig::checkpoint_batch`]) or when someone cannot go on without:
+//! several victims per checkpoint share the metadata that it writes.
 //!
 //! It cannot spin: a victim that ended early is left alone until much of it has died, or, after failures that may pass, until some
 //! checkpoints later.
@@ -44,11 +45,12 @@ pub struct CleanerConfig {
 impl CleanerConfig {
     /// The defaults for a volume of `zones` zones of which `reserve` are lent to nobody.
     pub fn new(policy: Policy, reserve: u32, zones: u32) -> Self {
+        let pacer = PacerConfig::above_reserve(reserve, zones);
         Self {
             policy,
-            pacer: PacerConfig::above_reserve(reserve, zones),
+            pacer,
             relocator: RelocatorConfig::default(),
-            checkpoint_batch: 4,
+            checkpoint_batch: (pacer.high - pacer.low).min(8),
             background_gain_permille: 10,
             manual_gain_permille: 50,
             retry_after_checkpoints: 16,
@@ -61,8 +63,10 @@ impl CleanerConfig {
 pub enum Caller {
     /// The background thread: works at the pacer's pace.
     Background,
-    /// A writer that needs space: one chunk per call while zones are short, nothing otherwise.
+    /// A writer that can still go on: one chunk per call at the low-water mark, nothing otherwise.
     Foreground,
+    /// A writer that cannot go on: works regardless of the marks, and asks for a checkpoint as soon as that frees a zone.
+    Blocked,
     /// A person: works regardless of the marks.
     Manual,
 }
@@ -72,7 +76,8 @@ pub enum Caller {
 pub struct Situation {
     /// Who calls.
     pub caller: Caller,
-    /// Free zones now, the reserve included.
+    /// Free zones now, counted from the same zero as the marks of the pacer: either with the reserve included on both sides, or, when the
+    /// reserve changes, without it on both.
     pub free_zones: u32,
     /// How long no user has written.
     pub idle: Duration,
@@ -225,6 +230,9 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     /// The filesystem or a device failed on a victim, which is left alone from then on; the next poll goes on with another.
     pub fn poll(&mut self, situation: &Situation) -> Result<Outcome> {
         let coming = situation.free_zones.saturating_add(self.emptied());
+        if situation.caller == Caller::Blocked && !self.emptied.is_empty() {
+            return Ok(self.outcome(Work::Nothing, situation, 0));
+        }
         if !self.wants_work(situation.caller, coming) {
             self.let_go(situation.caller);
             self.pace(situation, coming, None);
@@ -253,7 +261,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
 
     fn wants_work(&self, caller: Caller, coming: u32) -> bool {
         match (caller, self.pacer.pressure(coming)) {
-            (Caller::Manual, _) => true,
+            (Caller::Manual | Caller::Blocked, _) => true,
             (Caller::Background, pressure) => pressure != Pressure::Quiet,
             (Caller::Foreground, pressure) => pressure == Pressure::Forced,
         }
@@ -268,17 +276,18 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     fn outcome(&mut self, work: Work, situation: &Situation, owed: u32) -> Outcome {
         let emptied = self.emptied();
         let pressure = self.pressure(situation.free_zones);
-        let starved = work == Work::Starved || work == Work::NoVictim;
-        let short = situation.free_zones <= self.pacer.config().low || starved;
+        let blocked = situation.caller == Caller::Blocked || matches!(work, Work::Starved | Work::NoVictim);
         let batch = emptied >= self.config.checkpoint_batch.max(1);
+        // Nothing more will be cleaned, and users are about to open their last zone.
+        let last = pressure == Pressure::Quiet && situation.free_zones <= self.pacer.config().low;
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;
-        Outcome { work, emptied, checkpoint: emptied > 0 && (short || batch), pressure, more, owed }
+        Outcome { work, emptied, checkpoint: emptied > 0 && (blocked || batch || last), pressure, more, owed }
     }
 
     /// The least gain that is worth cleaning for this caller.
     fn least_gain_permille(&self, caller: Caller, free_zones: u32) -> u32 {
         match caller {
-            Caller::Foreground => 0,
+            Caller::Foreground | Caller::Blocked => 0,
             Caller::Background if self.pressure(free_zones) == Pressure::Forced => 0,
             Caller::Background => self.config.background_gain_permille,
             Caller::Manual => self.config.manual_gain_permille,
@@ -373,7 +382,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     }
 
     fn count(&mut self, progress: &Progress, caller: Caller) {
-        self.stats.add_chunk(progress, caller == Caller::Foreground);
+        self.stats.add_chunk(progress, matches!(caller, Caller::Foreground | Caller::Blocked));
         self.pacer.copied(progress.offloaded + progress.by_host + progress.evacuated);
     }
 

@@ -26,10 +26,11 @@ pub struct PacerConfig {
 
 impl PacerConfig {
     /// Marks just above a reserve of `reserve` zones (which belong to cleaning and checkpoints and are lent to nobody), on a volume
-    /// of `zones` zones. Large volumes get a wider band, which costs them a negligible share of their space.
+    /// of `zones` zones. At the low mark users have opened the last zone they may have. Large volumes get a wider band, which costs
+    /// them a small share of their space and lets more victims share a checkpoint.
     pub fn above_reserve(reserve: u32, zones: u32) -> Self {
-        let low = reserve.saturating_add(1);
-        let high = low.saturating_add(2).saturating_add(zones / 1024);
+        let low = reserve;
+        let high = low.saturating_add(2).saturating_add((zones / 256).min(14));
         Self { low, high, burst_blocks: 8192, idle_after: Duration::from_millis(200) }
     }
 }
