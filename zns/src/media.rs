@@ -64,7 +64,7 @@ impl Media {
             }
         }
         let block = self.block_size as usize;
-        let aligned = |part: &BufSlice| part.as_ptr().addr() % block == 0 && part.len() % block == 0;
+        let aligned = |part: &BufSlice| part.as_ptr().addr().is_multiple_of(block) && part.len().is_multiple_of(block);
         if !self.direct || joined.iter().all(aligned) {
             return joined;
         }

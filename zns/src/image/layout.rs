@@ -82,7 +82,7 @@ impl Layout {
             return Err(format!("a block of {} bytes is not possible: choose 512 or 4096", options.block_size));
         }
         let capacity = options.zone_capacity.unwrap_or(options.zone_size);
-        if options.zone_size % block != 0 || capacity % block != 0 {
+        if !options.zone_size.is_multiple_of(block) || !capacity.is_multiple_of(block) {
             return Err(format!("zone size and capacity must be multiples of the block of {block} bytes"));
         }
         if !(MIN_ZONE_BYTES..=MAX_ZONE_BYTES).contains(&options.zone_size) {

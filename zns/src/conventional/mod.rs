@@ -3,6 +3,12 @@
 //! The device knows nothing of zones, so their states are unknown when it is opened: every zone is reported full until
 //! the owner of the volume tells what its log says ([`ZonedDevice::adopt`]). From then on write pointers are enforced
 //! in memory. Reads pass to the device wherever the write pointer is, because recovery reads before it can adopt.
+//!
+//! Data moves by io_uring with O_DIRECT. Where the file system refuses O_DIRECT or the kernel has no io_uring for us,
+//! `submit` carries the operations out itself: [`ConventionalDevice::transport`] says which it is and why.
+
+#[cfg(test)]
+mod tests;
 
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
@@ -14,6 +20,7 @@ use crate::media::Media;
 use crate::positioned::{read_at, write_parts_at};
 use crate::tickets::Tickets;
 use crate::units::{Blocks, Lba, ZoneId};
+use crate::uring::{BatchTicket, DEFAULT_DEPTH, Executor, Outcome, Transfer};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -54,11 +61,39 @@ pub fn default_zone_size(size: u64) -> u64 {
 /// An open conventional device.
 #[derive(Debug)]
 pub struct ConventionalDevice {
+    /// Before the media, so that it is dropped first: what is in flight ends before the lock does.
+    transport: Transport,
     media: Media,
     geometry: Geometry,
     machine: ZoneMachine,
     discard: bool,
-    tickets: Tickets<Completions>,
+    tickets: Tickets<Pending>,
+}
+
+/// How data moves.
+#[derive(Debug)]
+enum Transport {
+    Ring(Executor),
+    /// In the calling thread, for this reason.
+    Calls(String),
+}
+
+/// A batch under way.
+#[derive(Debug)]
+struct Pending {
+    ticket: Option<BatchTicket>,
+    slots: Vec<Slot>,
+}
+
+/// An operation of a batch.
+#[derive(Debug)]
+enum Slot {
+    /// Refused, or carried out already.
+    Over(Result<Option<AlignedBuf>>),
+    /// A read in the ring.
+    Read { lba: Lba },
+    /// A write in the ring; the write pointer of its zone counts it already.
+    Write { lba: Lba, zone: ZoneId },
 }
 
 impl ConventionalDevice {
@@ -71,19 +106,29 @@ impl ConventionalDevice {
         let geometry = shape(&media, options.zone_size).map_err(|reason| DeviceError::Unusable { path: media.path.clone(), reason })?;
         let unknown = Snapshot { state: ZoneState::Full, written: geometry.zone_capacity.0 };
         let machine = ZoneMachine::new(&geometry, (0..geometry.zones).map(|_| unknown));
-        Ok(Self { media, geometry, machine, discard: options.discard, tickets: Tickets::default() })
+        let transport = if media.direct {
+            Executor::new(&media.file, DEFAULT_DEPTH)
+                .map_or_else(|error| Transport::Calls(format!("the kernel gives us no io_uring ({error})")), Transport::Ring)
+        } else {
+            Transport::Calls("its file system takes no O_DIRECT".to_owned())
+        };
+        Ok(Self { media, geometry, machine, discard: options.discard, transport, tickets: Tickets::default() })
     }
 
-    /// Do reads and writes bypass the page cache?
-    pub fn is_direct(&self) -> bool {
-        self.media.direct
+    /// How data moves, in words; where it is not the best way, with the reason.
+    pub fn transport(&self) -> String {
+        let cache = if self.media.direct { "direct" } else { "buffered" };
+        match &self.transport {
+            Transport::Ring(_) => format!("{cache} io_uring"),
+            Transport::Calls(reason) => format!("{cache} pread and pwrite, because {reason}"),
+        }
     }
 }
 
 /// The zones of a device, or why it cannot have any.
 fn shape(media: &Media, zone_size: Option<u64>) -> std::result::Result<Geometry, String> {
     let zone_size = zone_size.unwrap_or_else(|| default_zone_size(media.size));
-    if !(MIN_ZONE_BYTES..=MAX_ZONE_BYTES).contains(&zone_size) || zone_size % 4096 != 0 {
+    if !(MIN_ZONE_BYTES..=MAX_ZONE_BYTES).contains(&zone_size) || !zone_size.is_multiple_of(4096) {
         return Err(format!("a zone of {zone_size} bytes is not possible: choose a multiple of 4096 from 1 MiB to 2 GiB"));
     }
     let zones = media.size / zone_size;
@@ -128,18 +173,77 @@ impl ConventionalDevice {
         if count < buf.len() { Err(io(Errno::IO)) } else { Ok(buf) }
     }
 
-    fn write_zone(&self, lba: Lba, data: &[BufSlice]) -> Result<()> {
+    /// Checks a write and counts it: the write pointer stands behind it from now on. Gives the zone.
+    fn reserve(&self, lba: Lba, data: &[BufSlice]) -> Result<ZoneId> {
         let blocks = self.whole_blocks(lba, data.iter().map(|part| part.len()).sum())?;
         let outside = DeviceError::BadRange { lba, blocks, reason: "it lies outside the device" };
         let zone = self.machine.zone_at(lba).ok_or(outside)?;
         self.check_writable("write to")?;
         let writer = self.machine.writer(zone);
         self.machine.begin_write(&writer, lba, blocks)?;
+        self.machine.advance(&writer, blocks);
+        Ok(zone)
+    }
+
+    /// Takes the write pointer back to what a failed write got done.
+    fn retreat(&self, lba: Lba, zone: ZoneId, transferred: u64) {
+        let done = transferred / u64::from(self.geometry.block_size);
+        let into_zone = lba.0 - self.geometry.zone_start(zone).0;
+        self.machine.retreat(&self.machine.writer(zone), into_zone + done);
+    }
+
+    fn write_zone(&self, lba: Lba, data: &[BufSlice]) -> Result<()> {
+        let zone = self.reserve(lba, data)?;
         let data = self.media.transferable(data);
         let written = write_parts_at(&self.media.file, self.offset(lba), data.iter().map(|part| &part[..]));
-        let done = written.map_or_else(|stop| stop.done / u64::from(self.geometry.block_size), |()| blocks);
-        self.machine.advance(&writer, done);
-        written.map_err(|stop| DeviceError::Io { lba, errno: stop.errno.raw_os_error() })
+        written.map_err(|stop| {
+            self.retreat(lba, zone, stop.done);
+            DeviceError::Io { lba, errno: stop.errno.raw_os_error() }
+        })
+    }
+
+    /// Hands an operation to the ring by way of `chains`, or carries it out where there is none.
+    fn start(&self, io: Io, chains: &mut Vec<Vec<Transfer>>) -> Slot {
+        let ring = matches!(self.transport, Transport::Ring(_));
+        match io {
+            Io::Read { lba, buf } if ring => {
+                let checked = self.whole_blocks(lba, buf.len()).and_then(|blocks| self.machine.check_read(lba, blocks));
+                if let Err(error) = checked {
+                    return Slot::Over(Err(error));
+                }
+                chains.push(vec![Transfer::Read { offset: self.offset(lba), buf }]);
+                Slot::Read { lba }
+            }
+            Io::Write { lba, data } if ring => match self.reserve(lba, &data) {
+                Ok(zone) => {
+                    chains.push(vec![Transfer::Write { offset: self.offset(lba), data: self.media.transferable(&data) }]);
+                    Slot::Write { lba, zone }
+                }
+                Err(error) => Slot::Over(Err(error)),
+            },
+            Io::Read { lba, buf } => Slot::Over(self.read_zone(lba, buf).map(Some)),
+            Io::Write { lba, data } => Slot::Over(self.write_zone(lba, &data).map(|()| None)),
+        }
+    }
+
+    /// What a caller learns about an operation of the ring.
+    fn conclude(&self, slot: Slot, outcomes: &mut impl Iterator<Item = Outcome>) -> Result<Option<AlignedBuf>> {
+        let (lba, zone) = match slot {
+            Slot::Over(result) => return result,
+            Slot::Read { lba } => (lba, None),
+            Slot::Write { lba, zone } => (lba, Some(zone)),
+        };
+        let lost = || Outcome { transferred: 0, errno: Some(libc::EIO), buf: None };
+        let Outcome { transferred, errno, buf } = outcomes.next().unwrap_or_else(lost);
+        match (errno, zone) {
+            (None, _) => Ok(buf),
+            (Some(errno), zone) => {
+                if let Some(zone) = zone {
+                    self.retreat(lba, zone, transferred);
+                }
+                Err(DeviceError::Io { lba, errno })
+            }
+        }
     }
 
     fn check_writable(&self, action: &'static str) -> Result<()> {
@@ -160,16 +264,24 @@ impl ZonedDevice for ConventionalDevice {
         self.machine.report(zones)
     }
 
-    fn submit(&self, batch: Vec<Io>, _class: IoClass) -> Result<Ticket> {
-        let execute = |io| match io {
-            Io::Read { lba, buf } => self.read_zone(lba, buf).map(Some),
-            Io::Write { lba, data } => self.write_zone(lba, &data).map(|()| None),
+    fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket> {
+        let mut chains = Vec::with_capacity(batch.len());
+        let slots = batch.into_iter().map(|io| self.start(io, &mut chains)).collect();
+        let ticket = match &self.transport {
+            Transport::Ring(executor) if !chains.is_empty() => Some(executor.submit(chains, class)),
+            _ => None,
         };
-        Ok(self.tickets.issue(batch.into_iter().map(execute).collect()))
+        Ok(self.tickets.issue(Pending { ticket, slots }))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {
-        self.tickets.redeem(&ticket).unwrap_or_default()
+        let Some(Pending { ticket, slots }) = self.tickets.redeem(&ticket) else { return Vec::new() };
+        let outcomes = match (&self.transport, ticket) {
+            (Transport::Ring(executor), Some(ticket)) => executor.wait(&ticket),
+            _ => Vec::new(),
+        };
+        let mut outcomes = outcomes.into_iter();
+        slots.into_iter().map(|slot| self.conclude(slot, &mut outcomes)).collect()
     }
 
     fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()> {

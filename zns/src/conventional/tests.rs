@@ -1,0 +1,186 @@
+//! A plain file as zones, by io_uring and without it.
+
+use super::*;
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+
+fn device(directory: &Path, options: &ConventionalOptions) -> ConventionalDevice {
+    let path = directory.join("disk");
+    if !path.exists() {
+        std::fs::File::create(&path).unwrap().set_len(64 * MIB).unwrap();
+    }
+    ConventionalDevice::open(&path, options).unwrap()
+}
+
+fn zoned() -> ConventionalOptions {
+    ConventionalOptions { zone_size: Some(MIB), ..ConventionalOptions::default() }
+}
+
+fn without_ring(mut device: ConventionalDevice) -> ConventionalDevice {
+    device.transport = Transport::Calls("the test says so".to_owned());
+    device
+}
+
+fn empty(device: &ConventionalDevice) {
+    for zone in 0..device.geometry.zones {
+        device.manage(ZoneId(zone), ZoneAction::Reset).unwrap();
+    }
+}
+
+fn payload(len: usize, seed: u8) -> Arc<AlignedBuf> {
+    let mut buf = AlignedBuf::zeroed(len);
+    buf.iter_mut().enumerate().for_each(|(at, byte)| *byte = seed ^ (at / 256) as u8);
+    Arc::new(buf)
+}
+
+#[test]
+fn batches_of_aligned_and_unaligned_pieces_are_read_back() {
+    let directory = tempfile::tempdir().unwrap();
+    for ring in [true, false] {
+        let device = device(directory.path(), &zoned());
+        let device = if ring { device } else { without_ring(device) };
+        empty(&device);
+        let per_zone = device.geometry.zone_size.0;
+        let data = payload(300_000, 17 + u8::from(ring));
+        let aligned = vec![BufSlice::new(data.clone(), 0..131_072)];
+        // Slices that begin and end anywhere, but are whole blocks together.
+        let ragged = vec![BufSlice::new(data.clone(), 5..5000), BufSlice::new(data.clone(), 5000..8197)];
+        let next = vec![BufSlice::new(data.clone(), 131_072..262_144)];
+        let batch = vec![
+            Io::Write { lba: Lba(0), data: aligned },
+            Io::Write { lba: Lba(per_zone), data: ragged },
+            Io::Write { lba: Lba(32), data: next },
+            Io::Write { lba: Lba(per_zone + 7), data: vec![BufSlice::new(data.clone(), 0..4096)] },
+        ];
+        let ticket = device.submit(batch, IoClass::Foreground).unwrap();
+        let results = device.complete(ticket);
+        assert!(results[..3].iter().all(Result::is_ok), "{results:?}");
+        assert!(matches!(results[3], Err(DeviceError::NotAtWritePointer { write_pointer, .. }) if write_pointer.0 == per_zone + 2));
+        device.flush().unwrap();
+        let reads = vec![
+            Io::Read { lba: Lba(0), buf: AlignedBuf::zeroed(262_144) },
+            Io::Read { lba: Lba(per_zone), buf: AlignedBuf::zeroed(8192) },
+            Io::Read { lba: Lba(per_zone - 1), buf: AlignedBuf::zeroed(8192) },
+            Io::Read { lba: Lba(64 * per_zone), buf: AlignedBuf::zeroed(4096) },
+        ];
+        let mut results = device.complete(device.submit(reads, IoClass::Foreground).unwrap());
+        assert!(matches!(results.pop(), Some(Err(DeviceError::BadRange { .. }))));
+        assert!(matches!(results.pop(), Some(Err(DeviceError::BadRange { .. }))));
+        assert_eq!(&results.pop().unwrap().unwrap().unwrap()[..], &data[5..8197]);
+        assert_eq!(&results.pop().unwrap().unwrap().unwrap()[..], &data[..262_144]);
+        assert_eq!(device.report(0..2).unwrap()[0].written, Blocks(64));
+        device.machine.self_check();
+    }
+}
+
+#[test]
+fn a_failed_write_takes_the_write_pointer_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(directory.path(), &zoned());
+    let path = directory.path().join("disk");
+    empty(&device);
+    // The same file without the right to write: every write fails in the kernel.
+    let crippled = std::fs::File::open(&path).unwrap();
+    let mut device = device;
+    if let Ok(executor) = Executor::new(&crippled, 8) {
+        device.transport = Transport::Ring(executor);
+    }
+    device.media.file = crippled;
+    let whole_zone = || vec![BufSlice::new(payload(MIB as usize, 1), 0..MIB as usize)];
+    for _ in 0..2 {
+        let ticket = device.submit(vec![Io::Write { lba: Lba(0), data: whole_zone() }], IoClass::Log).unwrap();
+        assert!(matches!(device.complete(ticket).pop(), Some(Err(DeviceError::Io { errno: libc::EBADF, .. }))));
+        assert_eq!(device.report(0..1).unwrap()[0].written, Blocks(0));
+    }
+    assert!(device.write(Lba(0), whole_zone(), IoClass::Log).is_err());
+    assert_eq!(device.report(0..1).unwrap()[0].written, Blocks(0));
+    device.machine.self_check();
+}
+
+#[test]
+fn a_reset_with_discard_gives_the_space_back() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(directory.path(), &ConventionalOptions { discard: true, ..zoned() });
+    empty(&device);
+    let before = device.media.file.metadata().unwrap().blocks();
+    device.write(Lba(0), vec![BufSlice::new(payload(MIB as usize, 9), 0..MIB as usize)], IoClass::Foreground).unwrap();
+    device.flush().unwrap();
+    assert!(device.media.file.metadata().unwrap().blocks() >= before + MIB / 512);
+    assert_eq!(device.report(0..1).unwrap()[0].state, ZoneState::Full);
+    device.manage(ZoneId(0), ZoneAction::Reset).unwrap();
+    assert!(device.media.file.metadata().unwrap().blocks() <= before + 64);
+}
+
+#[test]
+fn a_device_is_locked_and_a_reader_never_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = device(directory.path(), &zoned());
+    let path = directory.path().join("disk");
+    assert!(matches!(ConventionalDevice::open(&path, &zoned()), Err(DeviceError::Busy { .. })));
+    drop(writer);
+    let reader = ConventionalDevice::open(&path, &ConventionalOptions { read_only: true, ..zoned() }).unwrap();
+    let zone = ZoneInfo { state: ZoneState::Empty, written: Blocks(0), ..reader.report(0..1).unwrap()[0] };
+    reader.adopt(&[zone]).unwrap();
+    let refused = reader.write(Lba(0), vec![BufSlice::new(payload(4096, 0), 0..4096)], IoClass::Log);
+    assert_eq!(refused.unwrap_err().errno(), libc::EROFS);
+    assert_eq!(reader.manage(ZoneId(0), ZoneAction::Finish).unwrap_err().errno(), libc::EROFS);
+    reader.flush().unwrap();
+}
+
+#[test]
+fn zone_sizes_that_cannot_be_are_refused_and_defaults_fit() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(device(directory.path(), &zoned()));
+    let path = directory.path().join("disk");
+    let open = |zone_size| {
+        let options = ConventionalOptions { zone_size, ..ConventionalOptions::default() };
+        ConventionalDevice::open(&path, &options).map(|device| device.geometry.zones).map_err(|error| error.to_string())
+    };
+    assert_eq!(open(None), Ok(64));
+    assert!(open(Some(4 * MIB)).unwrap_err().contains("at least 24"));
+    assert!(open(Some(MIB + 512)).unwrap_err().contains("multiple of 4096"));
+    assert!(open(Some(512)).unwrap_err().contains("1 MiB to 2 GiB"));
+    for size in [64 * MIB, 1 << 30, 1 << 40, 1 << 46] {
+        let zones = size / default_zone_size(size);
+        assert!((MIN_ZONES..=MAX_ZONES).contains(&zones), "{size}: {zones}");
+    }
+}
+
+#[test]
+fn threads_fill_zones_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(directory.path(), &zoned());
+    empty(&device);
+    let per_zone = device.geometry.zone_size.0;
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let device = &device;
+            scope.spawn(move || {
+                for zone in (thread..64).step_by(4) {
+                    let data = payload(MIB as usize, zone as u8);
+                    let part = |at: usize| vec![BufSlice::new(data.clone(), at * 262_144..(at + 1) * 262_144)];
+                    let batch = (0..4).map(|at| Io::Write { lba: Lba(zone * per_zone + at as u64 * 64), data: part(at) });
+                    let ticket = device.submit(batch.collect(), IoClass::Foreground).unwrap();
+                    assert!(device.complete(ticket).iter().all(Result::is_ok));
+                    let back = device.read(Lba(zone * per_zone), AlignedBuf::zeroed(MIB as usize), IoClass::Foreground);
+                    assert!(back.unwrap()[..] == data[..]);
+                }
+            });
+        }
+    });
+    assert!(device.report(0..64).unwrap().iter().all(|zone| zone.state == ZoneState::Full));
+    device.machine.self_check();
+}
+
+#[test]
+fn a_device_that_was_closed_is_free_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    for _ in 0..100 {
+        let device = device(directory.path(), &zoned());
+        let reads = (0..64).map(|zone| Io::Read { lba: Lba(zone * 256), buf: AlignedBuf::zeroed(65536) }).collect();
+        // Not even completed: the drop waits for what is in flight.
+        device.submit(reads, IoClass::Foreground).unwrap();
+    }
+}
