@@ -1,122 +1,78 @@
 //! File data that is acknowledged but not yet on a device: dirty pages, and pages in flight that a commit is writing.
 //!
 //! A pure structure; it lives under the volume's state lock. Pages are shared slices, so that one large write is one buffer, never copied
-//! again until it is on the device. A write to a page in flight makes a new dirty page over it. What a truncation, a hole or a copy
-//! supersedes is dropped, in flight or not: the commit asks with [`DirtyPages::standing`] what of its cut still counts before it maps it.
+//! again until it is on the device. A commit maps its pages when it cuts them and writes them afterwards; until they have landed reads take
+//! them from here. A write to a page in flight makes a new dirty page over it. What a truncation, a hole or a copy supersedes is dropped,
+//! in flight or not.
 
-use crate::ids::{FileBlock, Ino};
 use crate::BLOCK;
+use crate::ids::{FileBlock, Ino};
 use std::collections::BTreeMap;
 use zns::BufSlice;
 
-/// Consecutive dirty blocks of a file.
+/// Content of a block.
 #[derive(Clone, Debug)]
-pub struct DirtyRun {
-    /// Whose.
-    pub ino: Ino,
-    /// First file block.
-    pub block: FileBlock,
-    /// Their content, adjacent memory joined; a multiple of [`BLOCK`] each.
-    pub pages: Vec<BufSlice>,
-}
-
-impl DirtyRun {
-    /// Length in blocks.
-    pub fn blocks(&self) -> u32 {
-        (self.pages.iter().map(|page| page.len()).sum::<usize>() / BLOCK) as u32
-    }
-
-    /// Keeps the first `blocks` blocks and returns the rest, if there is one.
-    pub fn split_off(&mut self, blocks: u32) -> Option<DirtyRun> {
-        let mut room = blocks as usize * BLOCK;
-        let mut rest = Vec::new();
-        let mut kept = Vec::new();
-        for page in self.pages.drain(..) {
-            let here = page.len().min(room);
-            room -= here;
-            if here > 0 {
-                kept.push(page.sub(0..here));
-            }
-            if here < page.len() {
-                rest.push(page.sub(here..page.len()));
-            }
-        }
-        self.pages = kept;
-        let block = FileBlock(self.block.0 + u64::from(blocks));
-        (!rest.is_empty()).then_some(DirtyRun { ino: self.ino, block, pages: rest })
-    }
-
-    fn push(&mut self, page: &BufSlice) {
-        match self.pages.last_mut().and_then(|last| last.joined(page).map(|joined| (last, joined))) {
-            Some((last, joined)) => *last = joined,
-            None => self.pages.push(page.clone()),
-        }
-    }
-}
-
-/// What a commit takes with it.
-#[derive(Clone, Debug)]
-pub struct Cut {
-    /// Names the cut.
-    pub generation: u64,
-    /// By inode and block.
-    pub runs: Vec<DirtyRun>,
-}
-
-#[derive(Default, Debug)]
-struct Page {
-    dirty: Option<BufSlice>,
-    /// By generation, oldest first: usually one, more when commits overlap.
-    flights: Vec<(u64, BufSlice)>,
+pub struct Page {
+    /// [`BLOCK`] bytes.
+    pub data: BufSlice,
+    /// Their CRC32C.
+    pub crc: u32,
 }
 
 impl Page {
-    fn content(&self) -> Option<&BufSlice> {
-        self.dirty.as_ref().or(self.flights.last().map(|(_, page)| page))
+    /// A page with its checksum. Computing it takes time: not under the lock.
+    pub fn new(data: BufSlice) -> Self {
+        debug_assert_eq!(data.len(), BLOCK);
+        let crc = crc32c::crc32c(&data);
+        Self { data, crc }
     }
-    fn is_empty(&self) -> bool {
-        self.content().is_none()
+}
+
+#[derive(Default, Debug)]
+struct Slot {
+    dirty: Option<Page>,
+    /// The newest generation that took it along.
+    flight: Option<(u64, Page)>,
+}
+
+impl Slot {
+    fn content(&self) -> Option<&Page> {
+        self.dirty.as_ref().or(self.flight.as_ref().map(|(_, page)| page))
     }
 }
 
 /// All dirty pages and pages in flight of a volume.
 #[derive(Default, Debug)]
 pub struct DirtyPages {
-    files: BTreeMap<Ino, BTreeMap<u64, Page>>,
-    dirty: usize,
-    in_flight: usize,
+    files: BTreeMap<Ino, BTreeMap<u64, Slot>>,
+    dirty: u64,
+    in_flight: u64,
     since_cut: u64,
     generation: u64,
 }
 
 impl DirtyPages {
     /// Block `block` has this content now.
-    pub fn put(&mut self, ino: Ino, block: FileBlock, page: BufSlice) {
-        debug_assert_eq!(page.len(), BLOCK);
+    pub fn put(&mut self, ino: Ino, block: FileBlock, page: Page) {
         let slot = self.files.entry(ino).or_default().entry(block.0).or_default();
-        self.dirty += usize::from(slot.dirty.replace(page).is_none());
+        self.dirty += u64::from(slot.dirty.replace(page).is_none());
         self.since_cut += BLOCK as u64;
     }
 
     /// The content of a block that is dirty or in flight.
-    pub fn get(&self, ino: Ino, block: FileBlock) -> Option<&BufSlice> {
+    pub fn get(&self, ino: Ino, block: FileBlock) -> Option<&Page> {
         self.files.get(&ino)?.get(&block.0)?.content()
     }
 
     /// The blocks of a range that are dirty or in flight, in order.
-    pub fn range(&self, ino: Ino, from: FileBlock, to: FileBlock) -> impl Iterator<Item = (FileBlock, &BufSlice)> {
-        let pages = self.files.get(&ino).filter(|_| from < to).map(|file| file.range(from.0..to.0));
-        pages.into_iter().flatten().filter_map(|(block, page)| page.content().map(|content| (FileBlock(*block), content)))
+    pub fn range(&self, ino: Ino, from: FileBlock, to: FileBlock) -> impl Iterator<Item = (FileBlock, &Page)> {
+        let slots = self.files.get(&ino).filter(|_| from < to).map(|file| file.range(from.0..to.0));
+        slots.into_iter().flatten().filter_map(|(block, slot)| slot.content().map(|page| (FileBlock(*block), page)))
     }
 
     /// The first block at or after `block` that is dirty or in flight.
     pub fn next_dirty_at_or_after(&self, ino: Ino, block: FileBlock) -> Option<FileBlock> {
         self.range(ino, block, FileBlock(u64::MAX)).next().map(|(block, _)| block)
-    }
-
-    /// Has the file a page that is dirty or in flight?
-    pub fn has(&self, ino: Ino) -> bool {
-        self.files.contains_key(&ino)
     }
 
     /// Forgets the pages of a range, in flight or not.
@@ -125,9 +81,9 @@ impl DirtyPages {
         let mut dropped = file.split_off(&from.0);
         let mut behind = dropped.split_off(&to.0);
         file.append(&mut behind);
-        for page in dropped.values() {
-            self.dirty -= usize::from(page.dirty.is_some());
-            self.in_flight -= page.flights.len();
+        for slot in dropped.values() {
+            self.dirty -= u64::from(slot.dirty.is_some());
+            self.in_flight -= u64::from(slot.flight.is_some());
         }
         if file.is_empty() {
             self.files.remove(&ino);
@@ -139,14 +95,19 @@ impl DirtyPages {
         self.drop_range(ino, FileBlock(0), FileBlock(u64::MAX));
     }
 
+    /// Blocks that the next cut will take.
+    pub fn dirty_blocks(&self) -> u64 {
+        self.dirty
+    }
+
     /// Bytes that the next cut will take.
     pub fn dirty_bytes(&self) -> u64 {
-        (self.dirty * BLOCK) as u64
+        self.dirty * BLOCK as u64
     }
 
     /// Bytes that commits are writing.
     pub fn in_flight_bytes(&self) -> u64 {
-        (self.in_flight * BLOCK) as u64
+        self.in_flight * BLOCK as u64
     }
 
     /// Bytes put since the last cut, replaced ones included. This bounds memory: a page may keep the buffer of the whole write it came with.
@@ -154,68 +115,45 @@ impl DirtyPages {
         self.since_cut
     }
 
-    /// Moves everything that is dirty to a new generation in flight.
-    pub fn cut(&mut self) -> Cut {
-        self.generation += 1;
-        let generation = self.generation;
-        let mut runs: Vec<DirtyRun> = Vec::new();
-        for (&ino, file) in &mut self.files {
-            let mut expected = None;
-            for (&block, page) in file {
-                let Some(content) = page.dirty.take() else { continue };
-                match runs.last_mut().filter(|_| expected == Some(block)) {
-                    Some(run) => run.push(&content),
-                    None => runs.push(DirtyRun { ino, block: FileBlock(block), pages: vec![content.clone()] }),
-                }
-                expected = Some(block + 1);
-                page.flights.push((generation, content));
-            }
-        }
-        self.in_flight += self.dirty;
-        self.dirty = 0;
-        self.since_cut = 0;
-        Cut { generation, runs }
-    }
-
-    /// What of a range is still in flight with this generation, as runs of (first block, length): everything but what was dropped since.
-    pub fn standing(&self, generation: u64, ino: Ino, block: FileBlock, blocks: u32) -> Vec<(FileBlock, u32)> {
-        let mut runs: Vec<(FileBlock, u32)> = Vec::new();
-        let Some(file) = self.files.get(&ino) else { return runs };
-        for (&at, page) in file.range(block.0..block.0.saturating_add(blocks.into())) {
-            if page.flights.iter().any(|(of, _)| *of == generation) {
-                match runs.last_mut().filter(|(first, n)| first.0 + u64::from(*n) == at) {
-                    Some((_, n)) => *n += 1,
-                    None => runs.push((FileBlock(at), 1)),
+    /// What the next cut will take, as runs of (file, first block, length) by file and block.
+    pub fn dirty_runs(&self) -> Vec<(Ino, FileBlock, u32)> {
+        let mut runs: Vec<(Ino, FileBlock, u32)> = Vec::new();
+        for (&ino, file) in &self.files {
+            for (&block, _) in file.iter().filter(|(_, slot)| slot.dirty.is_some()) {
+                match runs.last_mut().filter(|(of, first, n)| *of == ino && first.0 + u64::from(*n) == block) {
+                    Some((_, _, n)) => *n += 1,
+                    None => runs.push((ino, FileBlock(block), 1)),
                 }
             }
         }
         runs
     }
 
-    /// A cut is on the device and mapped: its pages leave.
+    /// Moves everything that is dirty to a new generation in flight: its name, and the pages in the order of [`DirtyPages::dirty_runs`].
+    pub fn cut(&mut self) -> (u64, Vec<Page>) {
+        self.generation += 1;
+        let generation = self.generation;
+        let mut pages = Vec::with_capacity(self.dirty as usize);
+        for slot in self.files.values_mut().flat_map(BTreeMap::values_mut) {
+            if let Some(page) = slot.dirty.take() {
+                pages.push(page.clone());
+                self.in_flight += u64::from(slot.flight.replace((generation, page)).is_none());
+            }
+        }
+        self.dirty = 0;
+        self.since_cut = 0;
+        (generation, pages)
+    }
+
+    /// A cut is on the devices: its pages leave, unless a later cut has taken them along as well.
     pub fn landed(&mut self, generation: u64) {
-        self.end_flight(generation, false);
-    }
-
-    /// A cut could not be written: its pages are dirty again unless something newer is there.
-    pub fn failed(&mut self, generation: u64) {
-        self.end_flight(generation, true);
-    }
-
-    fn end_flight(&mut self, generation: u64, keep: bool) {
-        let (dirty, in_flight) = (&mut self.dirty, &mut self.in_flight);
+        let in_flight = &mut self.in_flight;
         self.files.retain(|_, file| {
-            file.retain(|_, page| {
-                if let Some(at) = page.flights.iter().position(|(of, _)| *of == generation) {
-                    let newest = at + 1 == page.flights.len();
-                    let (_, content) = page.flights.remove(at);
+            file.retain(|_, slot| {
+                if slot.flight.take_if(|(of, _)| *of == generation).is_some() {
                     *in_flight -= 1;
-                    if keep && newest && page.dirty.is_none() {
-                        page.dirty = Some(content);
-                        *dirty += 1;
-                    }
                 }
-                !page.is_empty()
+                slot.content().is_some()
             });
             !file.is_empty()
         });
@@ -226,13 +164,12 @@ impl DirtyPages {
     /// # Errors
     /// What does not agree.
     pub fn self_check(&self) -> Result<(), &'static str> {
-        let pages = || self.files.values().flat_map(BTreeMap::values);
+        let slots = || self.files.values().flat_map(BTreeMap::values);
         let agree = [
-            (pages().filter(|page| page.dirty.is_some()).count() == self.dirty, "count of dirty pages"),
-            (pages().map(|page| page.flights.len()).sum::<usize>() == self.in_flight, "count of pages in flight"),
+            (slots().filter(|slot| slot.dirty.is_some()).count() as u64 == self.dirty, "count of dirty pages"),
+            (slots().filter(|slot| slot.flight.is_some()).count() as u64 == self.in_flight, "count of pages in flight"),
             (self.files.values().all(|file| !file.is_empty()), "a file without pages"),
-            (pages().all(|page| !page.is_empty()), "a page without content"),
-            (pages().all(|page| page.flights.is_sorted_by(|a, b| a.0 < b.0)), "order of generations"),
+            (slots().all(|slot| slot.content().is_some()), "a page without content"),
         ];
         agree.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(what))
     }
@@ -250,9 +187,8 @@ mod tests {
         Put { ino: u64, block: u64, blocks: u64 },
         Drop { ino: u64, from: u64, to: u64 },
         Cut,
-        /// The oldest cut ends, well or not.
-        End { well: bool },
-        EndNewest { well: bool },
+        LandOldest,
+        LandNewest,
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -260,130 +196,89 @@ mod tests {
             5 => (1..4u64, 0..30u64, 1..8u64).prop_map(|(ino, block, blocks)| Op::Put { ino, block, blocks }),
             2 => (1..4u64, 0..30u64, 0..40u64).prop_map(|(ino, from, to)| Op::Drop { ino, from, to }),
             2 => Just(Op::Cut),
-            1 => any::<bool>().prop_map(|well| Op::End { well }),
-            1 => any::<bool>().prop_map(|well| Op::EndNewest { well }),
+            1 => Just(Op::LandOldest),
+            1 => Just(Op::LandNewest),
         ]
     }
 
-    /// Versions of a block, oldest first: stamp, and the generation it flies with (`None`: dirty).
-    type Model = BTreeMap<(u64, u64), Vec<(u32, Option<u64>)>>;
+    /// The dirty and the flying version of a block: stamps, and the generation of the latter.
+    type Model = BTreeMap<(u64, u64), (Option<u32>, Option<(u64, u32)>)>;
 
-    fn page(n: u32, blocks: u64) -> Vec<BufSlice> {
+    fn pages(stamp: u32, blocks: u64) -> Vec<Page> {
         let mut buf = AlignedBuf::zeroed(blocks as usize * BLOCK);
         for at in 0..blocks as usize {
-            buf[at * BLOCK..][..4].copy_from_slice(&(n + at as u32).to_le_bytes());
+            buf[at * BLOCK..][..4].copy_from_slice(&(stamp + at as u32).to_le_bytes());
         }
         let buf = Arc::new(buf);
-        (0..blocks as usize).map(|at| BufSlice::new(buf.clone(), at * BLOCK..(at + 1) * BLOCK)).collect()
+        (0..blocks as usize).map(|at| Page::new(BufSlice::new(buf.clone(), at * BLOCK..(at + 1) * BLOCK))).collect()
     }
-    fn stamp(page: &[u8]) -> u32 {
-        u32::from_le_bytes([page[0], page[1], page[2], page[3]])
-    }
-
-    fn end(pages: &mut DirtyPages, model: &mut Model, generation: u64, well: bool) {
-        if well { pages.landed(generation) } else { pages.failed(generation) }
-        for versions in model.values_mut() {
-            let newest = versions.last().copied();
-            let ended = |version: &(u32, Option<u64>)| version.1 == Some(generation);
-            versions.retain(|version| !ended(version));
-            if let Some((stamp, _)) = newest.filter(|version| ended(version) && !well) {
-                versions.push((stamp, None));
-            }
-        }
-        model.retain(|_, versions| !versions.is_empty());
+    fn stamp(page: &Page) -> u32 {
+        assert_eq!(page.crc, crc32c::crc32c(&page.data));
+        u32::from_le_bytes([page.data[0], page.data[1], page.data[2], page.data[3]])
     }
 
-    fn check(pages: &DirtyPages, model: &Model) {
-        pages.self_check().expect("counters agree");
+    fn check(dirty: &DirtyPages, model: &Model) {
+        dirty.self_check().expect("counters agree");
         for ino in 1..4 {
             for block in 0..40 {
-                let expected = model.get(&(ino, block)).and_then(|versions| versions.last()).map(|(stamp, _)| *stamp);
-                assert_eq!(pages.get(Ino(ino), FileBlock(block)).map(|page| stamp(page)), expected);
+                let expected = model.get(&(ino, block)).and_then(|(dirty, flight)| dirty.or(flight.map(|f| f.1)));
+                assert_eq!(dirty.get(Ino(ino), FileBlock(block)).map(stamp), expected);
                 let next = model.range((ino, block)..(ino + 1, 0)).next().map(|((_, block), _)| FileBlock(*block));
-                assert_eq!(pages.next_dirty_at_or_after(Ino(ino), FileBlock(block)), next);
+                assert_eq!(dirty.next_dirty_at_or_after(Ino(ino), FileBlock(block)), next);
             }
         }
-        let versions = || model.values().flatten();
-        assert_eq!(pages.dirty_bytes(), versions().filter(|(_, of)| of.is_none()).count() as u64 * BLOCK as u64);
-        assert_eq!(pages.in_flight_bytes(), versions().filter(|(_, of)| of.is_some()).count() as u64 * BLOCK as u64);
+        assert_eq!(dirty.dirty_blocks(), model.values().filter(|v| v.0.is_some()).count() as u64);
+        assert_eq!(dirty.in_flight_bytes(), model.values().filter(|v| v.1.is_some()).count() as u64 * BLOCK as u64);
     }
 
     proptest! {
         #[test]
-        fn agrees_with_a_list_of_versions(ops in prop::collection::vec(op(), 1..60)) {
-            let (mut pages, mut model) = (DirtyPages::default(), Model::new());
+        fn agrees_with_a_table_of_versions(ops in prop::collection::vec(op(), 1..60)) {
+            let (mut dirty, mut model) = (DirtyPages::default(), Model::new());
             let mut cuts: Vec<u64> = Vec::new();
             let mut next = 0u32;
             for op in ops {
-                match op {
+                let ended = match op {
                     Op::Put { ino, block, blocks } => {
-                        for (n, slice) in page(next, blocks).into_iter().enumerate() {
-                            pages.put(Ino(ino), FileBlock(block + n as u64), slice);
-                            let versions = model.entry((ino, block + n as u64)).or_default();
-                            versions.retain(|(_, of)| of.is_some());
-                            versions.push((next + n as u32, None));
+                        for (n, page) in pages(next, blocks).into_iter().enumerate() {
+                            dirty.put(Ino(ino), FileBlock(block + n as u64), page);
+                            model.entry((ino, block + n as u64)).or_default().0 = Some(next + n as u32);
                         }
                         next += blocks as u32;
+                        None
                     }
                     Op::Drop { ino, from, to } => {
-                        pages.drop_range(Ino(ino), FileBlock(from), FileBlock(to));
+                        dirty.drop_range(Ino(ino), FileBlock(from), FileBlock(to));
                         model.retain(|(i, b), _| *i != ino || *b < from || *b >= to);
+                        None
                     }
                     Op::Cut => {
-                        let cut = pages.cut();
+                        let runs = dirty.dirty_runs();
+                        let (generation, pages) = dirty.cut();
+                        let places = runs.iter().flat_map(|(ino, block, n)| (0..u64::from(*n)).map(|n| (ino.0, block.0 + n)));
+                        let got: Vec<_> = places.zip(pages.iter().map(stamp)).collect();
                         let mut expected = Vec::new();
-                        for ((ino, block), versions) in &mut model {
-                            if let Some(version) = versions.last_mut().filter(|(_, of)| of.is_none()) {
-                                version.1 = Some(cut.generation);
-                                expected.push((*ino, *block, version.0));
+                        for (place, version) in &mut model {
+                            if let Some(stamp) = version.0.take() {
+                                version.1 = Some((generation, stamp));
+                                expected.push((*place, stamp));
                             }
                         }
-                        let mut got = Vec::new();
-                        for mut run in cut.runs {
-                            prop_assert!(run.blocks() > 0);
-                            let mut parts = Vec::new();
-                            while let Some(rest) = run.split_off(3) {
-                                parts.push(std::mem::replace(&mut run, rest));
-                            }
-                            parts.push(run);
-                            for part in parts {
-                                let content = part.pages.iter().flat_map(|page| page.chunks(BLOCK));
-                                got.extend(content.enumerate().map(|(n, page)| (part.ino.0, part.block.0 + n as u64, stamp(page))));
-                            }
-                        }
+                        prop_assert_eq!(got.len(), pages.len());
                         prop_assert_eq!(got, expected);
-                        cuts.push(cut.generation);
+                        cuts.push(generation);
+                        None
                     }
-                    Op::End { well } if !cuts.is_empty() => end(&mut pages, &mut model, cuts.remove(0), well),
-                    Op::EndNewest { well } => {
-                        if let Some(generation) = cuts.pop() {
-                            end(&mut pages, &mut model, generation, well);
-                        }
-                    }
-                    Op::End { .. } => {}
+                    Op::LandOldest if !cuts.is_empty() => Some(cuts.remove(0)),
+                    Op::LandOldest | Op::LandNewest => cuts.pop(),
+                };
+                if let Some(generation) = ended {
+                    dirty.landed(generation);
+                    model.values_mut().for_each(|version| version.1 = version.1.filter(|(of, _)| *of != generation));
+                    model.retain(|_, version| version.0.is_some() || version.1.is_some());
                 }
-                check(&pages, &model);
-                for &generation in &cuts {
-                    for ino in 1..4 {
-                        let standing = pages.standing(generation, Ino(ino), FileBlock(0), 40);
-                        let got: Vec<u64> = standing.iter().flat_map(|(block, n)| block.0..block.0 + u64::from(*n)).collect();
-                        let flies = |versions: &Vec<(u32, Option<u64>)>| versions.iter().any(|(_, of)| *of == Some(generation));
-                        let expected: Vec<u64> =
-                            model.iter().filter(|((i, _), versions)| *i == ino && flies(versions)).map(|((_, b), _)| *b).collect();
-                        prop_assert_eq!(got, expected);
-                    }
-                }
+                check(&dirty, &model);
             }
         }
-    }
-
-    #[test]
-    fn one_large_write_is_one_slice() {
-        let mut pages = DirtyPages::default();
-        for (n, slice) in page(0, 256).into_iter().enumerate() {
-            pages.put(Ino(5), FileBlock(n as u64), slice);
-        }
-        let cut = pages.cut();
-        assert_eq!((cut.runs.len(), cut.runs[0].pages.len(), cut.runs[0].blocks()), (1, 1, 256));
     }
 }
