@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
-use zns::{Blocks, DeviceId, IoClass, Lba, NvmeStatus, Ticket};
+use zns::{Blocks, DeviceError, DeviceId, IoClass, Lba, NvmeStatus, Ticket};
 
 /// The roads there are or will be. The names are those of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,6 +88,8 @@ pub enum FailureKind {
     SourceMedia,
     /// The media failed to write the destination.
     DestinationMedia,
+    /// The road reported success, and the destination holds something else. Only verification finds this.
+    WrongData,
     /// Anything else that may go away.
     Transient,
 }
@@ -112,7 +114,25 @@ impl FailureKind {
             Self::DestinationZone => "destination-zone",
             Self::SourceMedia => "source-media",
             Self::DestinationMedia => "destination-media",
+            Self::WrongData => "copied-wrongly",
             Self::Transient => "transient",
+        }
+    }
+    /// The class of an error that a device gave while a source was read.
+    pub fn of_read(error: &DeviceError) -> Self {
+        match error {
+            DeviceError::Io { .. } | DeviceError::Zone { .. } => Self::SourceMedia,
+            DeviceError::BadRange { .. } => Self::Unsupported,
+            _ => Self::Transient,
+        }
+    }
+    /// The class of an error that a device gave while the destination was written.
+    pub fn of_write(error: &DeviceError) -> Self {
+        match error {
+            DeviceError::Io { .. } => Self::DestinationMedia,
+            DeviceError::NotAtWritePointer { .. } | DeviceError::Zone { .. } => Self::DestinationZone,
+            DeviceError::BadRange { .. } => Self::Unsupported,
+            _ => Self::Transient,
         }
     }
 }
@@ -126,7 +146,7 @@ pub struct CopyOutcome {
     pub host_read: u64,
     /// See `host_read`.
     pub host_written: u64,
-    /// `None`: everything was copied. Otherwise invariant I9 holds for the destination: what lies between the end of the
+    /// `None`: everything was copied (then `ranges_done` counts all sources). Otherwise invariant I9 holds for the destination: what lies between the end of the
     /// ranges done and the write pointer is dead space, and the write pointer must be read back.
     pub failure: Option<FailureKind>,
 }

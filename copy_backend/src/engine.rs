@@ -1,7 +1,49 @@
 //! Route, fall back, verify, count.
+//!
+//! A request names one destination zone and the kind of that zone ([`RoadPreference`]). Its life: plan -> command by
+//! command (one in flight per destination zone, many zones side by side) -> verification -> result. What failed ends
+//! the request; the result says how far it came and where the device's write pointer stands, and the caller goes on in
+//! another zone:
+//!
+//! ```text
+//! loop {
+//!     let road = engine.road_for(source, target_device)?;       // which kind of zone to reserve
+//!     let zone = reserve(road);                                 // device copies and host writes never share a zone
+//!     let result = engine.copy(CopyRequest { road, target: zone.write_pointer, .. })?;
+//!     publish(result.sources_done);
+//!     if result.end_zone { finish(zone) }                       // [end of the done, write pointer) is dead (I9)
+//!     if result.failure == Some(SourceMedia) { give_up_on(result.unreadable) }
+//! }
+//! ```
+//!
+//! | failure of an offload command | what the engine does | result |
+//! |---|---|---|
+//! | `Unsupported` | closes the road for the pair | zone reusable if its pointer did not move |
+//! | `TooLarge` | halves the commands for the pair and goes on; at 4096 bytes closes the road | as above |
+//! | `SourceMedia` | lets the host read the source | `SourceMedia` (final) if it cannot either, else `Transient` |
+//! | `DestinationZone` | stops | zone ends |
+//! | `DestinationMedia` | stops; several in a row close the road | zone ends |
+//! | `Transient` | stops; the next `road_for` says host; several in a row close the road | zone ends |
+//! | verification found other data | closes the road, nothing of that command counts | `WrongData`, zone ends |
+
+use crate::backend::{CopyBackend, FailureKind, Road, SourceRange, Target};
+use crate::error::{CopyError, Result};
+use crate::host::HostRoad;
+use crate::image::ImageRoad;
+use crate::plan;
+use crate::request::Progress;
+use crate::route::{OpenRoad, RouteLimits, RouteStatus, Routes};
+use crate::stats::{CopyCounters, Stats};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use zns::{DeviceId, IoClass, ZoneId, ZonedDevice};
 
 /// `copy_route=`: which roads the engine may take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RouteChoice {
     /// Offload where a device can, else the host.
     #[default]
@@ -13,7 +55,8 @@ pub enum RouteChoice {
 }
 
 /// `verify_copies=`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum VerifyMode {
     /// Trust the device.
     #[default]
@@ -33,17 +76,33 @@ pub struct EngineConfig {
     pub verify: VerifyMode,
 }
 
+/// Which kind of zone a request's target lies in, and so which roads may carry it.
+///
+/// A zone that receives device copies receives nothing else (invariant I9 and the reason behind it: the kernel caches
+/// write pointers that a device's own Copy moves unseen). The caller therefore asks [`CopyEngine::road_for`] first,
+/// reserves space in a zone of that kind, and says here which kind it is. The engine never mixes: a request for one
+/// kind of zone is carried by that kind of road or not at all, and what failed goes into another zone by another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RoadPreference {
+    /// The target zone receives device copies: an offload road carries the request.
+    Offload,
+    /// The target zone receives writes by the host: the host road carries the request.
+    Host,
+}
+
 /// A copy into one destination zone: sources land at `target` one behind the other.
 #[derive(Clone, Debug)]
 pub struct CopyRequest {
     /// What to copy.
-    pub sources: Vec<crate::SourceRange>,
+    pub sources: Vec<SourceRange>,
     /// The write pointer of the destination zone; everything must fit into what is left of that zone.
-    pub target: crate::Target,
+    pub target: Target,
     /// For pacing.
-    pub class: zns::IoClass,
-    /// CRC32C of each 4096-byte unit, in order over all sources, for verification; empty: cannot be verified.
+    pub class: IoClass,
+    /// CRC32C of each 4096-byte unit, in order over all sources, for verification; empty: the sources are read for comparison.
     pub checksums: Vec<u32>,
+    /// The kind of zone the target lies in.
+    pub road: RoadPreference,
 }
 
 /// What became of a request.
@@ -56,13 +115,260 @@ pub struct CopyResult {
     /// Of these, by offload.
     pub offloaded: u64,
     /// The road that carried the (last part of the) request.
-    pub road: crate::Road,
+    pub road: Road,
     /// The destination zone must be ended by the caller (invariant I9): something failed in it, and the rest
     /// goes to another zone.
     pub end_zone: bool,
-    /// Why not everything was done, when it was not: a media error on a source is final, anything else may be tried again in another zone.
-    pub failure: Option<crate::FailureKind>,
+    /// Why not everything was done, when it was not. [`FailureKind::SourceMedia`] is final: not even the host can read
+    /// the source. Anything else may be tried again, after asking [`CopyEngine::road_for`] again, in another zone (in the
+    /// same one where `end_zone` is false and the kind of zone fits).
+    pub failure: Option<FailureKind>,
+    /// After a failure: the write pointer of the destination zone, as the device reports it (`None`: it does not answer).
+    /// What lies between the end of the sources done and this pointer is dead space (invariant I9).
+    pub write_pointer: Option<zns::Lba>,
+    /// With [`FailureKind::SourceMedia`]: which source cannot be read, as an index into the request's sources.
+    pub unreadable: Option<usize>,
 }
 
-/// The engine.
-pub struct CopyEngine;
+/// A destination zone: nothing else is copied into it while a request is.
+pub(crate) type Destination = (DeviceId, ZoneId);
+
+/// The engine. Shared by all who copy; every call may come from any thread.
+pub struct CopyEngine {
+    pub(crate) devices: Arc<[Arc<dyn ZonedDevice>]>,
+    offload: Vec<Arc<dyn CopyBackend>>,
+    host: Arc<dyn CopyBackend>,
+    pub(crate) config: EngineConfig,
+    pub(crate) routes: Mutex<Routes>,
+    pub(crate) stats: Stats,
+    /// Ranges that verification was asked about: every sixteenth is a sample.
+    sampled: AtomicU64,
+    busy: Mutex<HashSet<Destination>>,
+}
+
+impl CopyEngine {
+    /// An engine over `devices` ([`DeviceId`] counts them from 0) with the given roads. Offload roads are tried in the given
+    /// order; without a host road among them the built-in one is used.
+    pub fn new(devices: Vec<Arc<dyn ZonedDevice>>, backends: Vec<Arc<dyn CopyBackend>>, config: EngineConfig) -> Self {
+        let devices: Arc<[Arc<dyn ZonedDevice>]> = devices.into();
+        let (mut host, offload): (Vec<_>, Vec<_>) = backends.into_iter().partition(|backend| backend.road() == Road::Host);
+        Self {
+            host: host.pop().unwrap_or_else(|| Arc::new(HostRoad::new(devices.clone()))),
+            routes: Mutex::new(Routes::new(offload.clone())),
+            offload,
+            devices,
+            config,
+            stats: Stats::default(),
+            sampled: AtomicU64::new(0),
+            busy: Mutex::default(),
+        }
+    }
+
+    /// An engine with all roads that this crate has. A new road is one file that implements [`CopyBackend`], and one line here.
+    pub fn for_devices(devices: Vec<Arc<dyn ZonedDevice>>, config: EngineConfig) -> Self {
+        let shared: Arc<[Arc<dyn ZonedDevice>]> = devices.clone().into();
+        let backends: Vec<Arc<dyn CopyBackend>> =
+            vec![Arc::new(ImageRoad::new(shared.clone())), Arc::new(HostRoad::new(shared))];
+        Self::new(devices, backends, config)
+    }
+
+    /// Which kind of zone the next request from `from` to `to` should be given.
+    ///
+    /// # Errors
+    /// [`CopyError::NoOffload`] when `copy_route=offload` was asked for and no road is open.
+    pub fn road_for(&self, from: DeviceId, to: DeviceId) -> Result<RoadPreference> {
+        let mut routes = self.routes.lock();
+        match self.config.route {
+            RouteChoice::Host => Ok(RoadPreference::Host),
+            RouteChoice::Offload if routes.open(from, to).is_none() => {
+                Err(CopyError::NoOffload { reason: routes.reason(from, to) })
+            }
+            RouteChoice::Offload => Ok(RoadPreference::Offload),
+            RouteChoice::Auto if routes.host_next(from, to) => Ok(RoadPreference::Host),
+            RouteChoice::Auto if routes.open(from, to).is_some() => Ok(RoadPreference::Offload),
+            RouteChoice::Auto => Ok(RoadPreference::Host),
+        }
+    }
+
+    /// Copies, and waits for it.
+    ///
+    /// # Errors
+    /// A request that makes no sense, or no offload road where `copy_route=offload` demands one. Failures on the way are
+    /// part of the result.
+    pub fn copy(&self, request: CopyRequest) -> Result<CopyResult> {
+        self.copy_many(vec![request]).pop().unwrap_or_else(|| Err(CopyError::Invalid("no request".into())))
+    }
+
+    /// Copies many requests side by side: one command in flight per destination zone. Requests into the same zone run in the
+    /// given order, and after a failure there the later ones are not begun. Results are in the order of the requests.
+    pub fn copy_many(&self, requests: Vec<CopyRequest>) -> Vec<Result<CopyResult>> {
+        let mut results: Vec<Option<Result<CopyResult>>> = requests.iter().map(|_| None).collect();
+        let mut queues: BTreeMap<Destination, VecDeque<(usize, CopyRequest)>> = BTreeMap::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            match self.destination(&request) {
+                Ok(destination) => queues.entry(destination).or_default().push_back((index, request)),
+                Err(error) => results[index] = Some(Err(error)),
+            }
+        }
+        let mut running = VecDeque::new();
+        for (destination, mut queue) in queues {
+            if !self.busy.lock().insert(destination) {
+                let busy = format!("another copy into zone {} of device {} is running", destination.1, destination.0);
+                queue.drain(..).for_each(|(index, _)| results[index] = Some(Err(CopyError::Invalid(busy.clone()))));
+                continue;
+            }
+            match self.next_in(&mut queue, &mut results) {
+                Some(progress) => running.push_back((destination, queue, progress)),
+                None => drop(self.busy.lock().remove(&destination)),
+            }
+        }
+        // Round robin: while one is waited for, the others are in flight.
+        while let Some((destination, mut queue, (index, mut progress))) = running.pop_front() {
+            if let Some(result) = progress.step(self) {
+                let ends = result.as_ref().is_ok_and(|result| result.failure.is_some());
+                if ends {
+                    self.give_up(&mut queue, &result, &mut results);
+                }
+                results[index] = Some(result);
+                match self.next_in(&mut queue, &mut results) {
+                    Some(next) => running.push_back((destination, queue, next)),
+                    None => drop(self.busy.lock().remove(&destination)),
+                }
+            } else {
+                running.push_back((destination, queue, (index, progress)));
+            }
+        }
+        let missing = || Err(CopyError::Invalid("the request was not carried out".into()));
+        results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+    }
+
+    /// Starts the next request of a zone; those that cannot start get their results.
+    fn next_in(
+        &self,
+        queue: &mut VecDeque<(usize, CopyRequest)>,
+        results: &mut [Option<Result<CopyResult>>],
+    ) -> Option<(usize, Progress)> {
+        while let Some((index, request)) = queue.pop_front() {
+            let mut progress = match Progress::new(self, request) {
+                Ok(progress) => progress,
+                Err(error) => {
+                    results[index] = Some(Err(error));
+                    continue;
+                }
+            };
+            match progress.launch(self) {
+                None => return Some((index, progress)),
+                Some(result) => {
+                    if result.as_ref().is_ok_and(|result| result.failure.is_some()) {
+                        self.give_up(queue, &result, results);
+                    }
+                    results[index] = Some(result);
+                }
+            }
+        }
+        None
+    }
+
+    /// Requests behind a failed one in the same zone: their targets are no longer the write pointer.
+    fn give_up(
+        &self,
+        queue: &mut VecDeque<(usize, CopyRequest)>,
+        failed: &Result<CopyResult>,
+        results: &mut [Option<Result<CopyResult>>],
+    ) {
+        if let Ok(failed) = failed {
+            for (index, _) in queue.drain(..) {
+                let none = CopyResult { sources_done: 0, bytes_done: 0, offloaded: 0, unreadable: None, ..failed.clone() };
+                // Their own sources may be fine.
+                let failure = none.failure.map(|kind| if kind == FailureKind::SourceMedia { FailureKind::Transient } else { kind });
+                results[index] = Some(Ok(CopyResult { failure, ..none }));
+            }
+        }
+    }
+
+    /// Checks a request and names its zone.
+    fn destination(&self, request: &CopyRequest) -> Result<Destination> {
+        let total = plan::check(&self.devices[..], &request.sources, request.target)?;
+        if !request.checksums.is_empty() {
+            let whole = request.sources.iter().all(|source| {
+                self.device(source.device).is_ok_and(|device| plan::bytes_of(source, device.geometry()).is_multiple_of(plan::UNIT))
+            });
+            if !whole || request.checksums.len() as u64 != total / plan::UNIT {
+                let given = request.checksums.len();
+                return Err(CopyError::Invalid(format!("{given} checksums do not belong to {total} bytes of whole 4096-byte units")));
+            }
+        }
+        let zone = self.device(request.target.device)?.geometry().zone_of(request.target.lba);
+        Ok((request.target.device, zone))
+    }
+
+    pub(crate) fn device(&self, id: DeviceId) -> Result<&Arc<dyn ZonedDevice>> {
+        self.devices.get(usize::from(id.0)).ok_or_else(|| CopyError::Invalid(format!("there is no device {id}")))
+    }
+
+    /// The road that carries a request of this kind between two devices. `Ok(None)`: none (any more).
+    pub(crate) fn choose(&self, from: DeviceId, to: DeviceId, road: RoadPreference) -> Result<Option<Chosen>> {
+        match (self.config.route, road) {
+            (RouteChoice::Offload, RoadPreference::Host) => {
+                Err(CopyError::NoOffload { reason: "copy_route=offload forbids the host road".into() })
+            }
+            (_, RoadPreference::Host) => Ok(self.host.caps(from, to).ok().map(|caps| Chosen { backend: self.host.clone(), caps })),
+            (RouteChoice::Host, RoadPreference::Offload) => Ok(None),
+            (choice, RoadPreference::Offload) => {
+                let mut routes = self.routes.lock();
+                match routes.open(from, to) {
+                    Some(OpenRoad { backend, caps }) => Ok(Some(Chosen { backend: self.offload[backend].clone(), caps })),
+                    None if choice == RouteChoice::Offload => Err(CopyError::NoOffload { reason: routes.reason(from, to) }),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Is the next range to be verified?
+    pub(crate) fn wants_verification(&self) -> bool {
+        match self.config.verify {
+            VerifyMode::Off => false,
+            VerifyMode::Sampled => self.sampled.fetch_add(1, Ordering::Relaxed).is_multiple_of(16),
+            VerifyMode::Full => true,
+        }
+    }
+
+    /// Counters of one class of work.
+    pub fn counters(&self, class: IoClass) -> CopyCounters {
+        self.stats.of(class)
+    }
+
+    /// The road from one device to another as it is now.
+    pub fn route(&self, from: DeviceId, to: DeviceId) -> RouteStatus {
+        let mut routes = self.routes.lock();
+        let open = if self.config.route == RouteChoice::Host { None } else { routes.open(from, to) };
+        let label = |id: DeviceId| self.devices.get(usize::from(id.0)).map_or_else(|| format!("device {id}"), |d| d.label());
+        if let Some(OpenRoad { caps, .. }) = open {
+            let reason = format!("offered by {}", label(to));
+            return RouteStatus { from, to, road: caps.road, reason, simulated: caps.simulated, limits: (&caps).into() };
+        }
+        let reason =
+            if self.config.route == RouteChoice::Host { "copy_route=host".into() } else { routes.reason(from, to) };
+        let limits = self.host.caps(from, to).map_or(
+            RouteLimits { max_range_bytes: 0, max_command_bytes: 0, max_ranges: 0 },
+            |caps| (&caps).into(),
+        );
+        RouteStatus { from, to, road: Road::Host, reason, simulated: false, limits }
+    }
+
+    /// The roads within each device, and between all pairs that were ever asked for.
+    pub fn routes(&self) -> Vec<RouteStatus> {
+        let mut pairs: Vec<(DeviceId, DeviceId)> = (0..=u8::MAX).zip(self.devices.iter()).map(|(id, _)| (DeviceId(id), DeviceId(id))).collect();
+        pairs.extend(self.routes.lock().known());
+        pairs.sort_unstable();
+        pairs.dedup();
+        pairs.into_iter().map(|(from, to)| self.route(from, to)).collect()
+    }
+}
+
+/// A road and its capabilities, for the next commands.
+pub(crate) struct Chosen {
+    pub backend: Arc<dyn CopyBackend>,
+    pub caps: crate::backend::CopyCaps,
+}

@@ -10,9 +10,17 @@ pub mod error;
 pub mod host;
 pub mod image;
 pub mod plan;
+mod request;
+pub mod route;
 pub mod stats;
+mod verify;
+mod workers;
+
+#[cfg(test)]
+mod tests;
 
 pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
-pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RouteChoice, VerifyMode};
+pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RoadPreference, RouteChoice, VerifyMode};
 pub use error::{CopyError, Result};
+pub use route::{RouteLimits, RouteStatus};
 pub use stats::{CopyCounters, RoadCounters};

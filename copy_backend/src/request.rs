@@ -1,0 +1,281 @@
+//! One request on its way: the commands still to come, the one in flight, and what has been copied for certain.
+
+use crate::backend::{CopyBackend, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
+use crate::engine::{CopyEngine, CopyRequest, CopyResult, RoadPreference};
+use crate::error::Result;
+use crate::plan;
+use crate::verify::{self, Check, Finding};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use zns::{DeviceId, Lba, Ticket, ZoneState};
+
+/// A command that a road is carrying out.
+struct Flight {
+    backend: Arc<dyn CopyBackend>,
+    command: CopyCommand,
+    /// `None`: it could not even be started.
+    ticket: Option<Ticket>,
+}
+
+/// A request that is being carried out.
+pub(crate) struct Progress {
+    request: CopyRequest,
+    total: u64,
+    /// Bytes known to be copied (and verified where that was asked for).
+    done: u64,
+    commands: VecDeque<CopyCommand>,
+    backend: Option<Arc<dyn CopyBackend>>,
+    flight: Option<Flight>,
+    road: Road,
+}
+
+impl Progress {
+    pub fn new(engine: &CopyEngine, request: CopyRequest) -> Result<Self> {
+        let total = plan::check(&engine.devices[..], &request.sources, request.target)?;
+        if request.road == RoadPreference::Host {
+            let mut routes = engine.routes.lock();
+            let mut devices: Vec<DeviceId> = request.sources.iter().map(|source| source.device).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            devices.into_iter().for_each(|from| routes.host_taken(from, request.target.device));
+        }
+        Ok(Self { request, total, done: 0, commands: VecDeque::new(), backend: None, flight: None, road: Road::Host })
+    }
+
+    /// Starts the next command. `Some`: the request has come to its end.
+    pub fn launch(&mut self, engine: &CopyEngine) -> Option<Result<CopyResult>> {
+        if self.done == self.total {
+            return Some(Ok(self.result(engine, None)));
+        }
+        if self.commands.is_empty() {
+            match self.plan(engine) {
+                Ok(true) => {}
+                // The road was closed since the caller asked for it: nothing is wrong with the zone.
+                Ok(false) => return Some(Ok(self.result(engine, Some(FailureKind::Unsupported)))),
+                Err(error) if self.done == 0 => return Some(Err(error)),
+                Err(_) => return Some(Ok(self.result(engine, Some(FailureKind::Unsupported)))),
+            }
+        }
+        let (Some(command), Some(backend)) = (self.commands.pop_front(), self.backend.clone()) else {
+            return Some(Ok(self.result(engine, Some(FailureKind::Unsupported))));
+        };
+        self.road = backend.road();
+        let ticket = backend.submit(command.clone()).map_err(|error| tracing::warn!(%error, "cannot start a copy")).ok();
+        self.flight = Some(Flight { backend, command, ticket });
+        None
+    }
+
+    /// Plans what is left, up to where the sources change device. `false`: no road of the right kind.
+    fn plan(&mut self, engine: &CopyEngine) -> Result<bool> {
+        let mut left = plan::rest(&engine.devices[..], &self.request.sources, self.done)?;
+        let Some(from) = left.first().map(|source| source.device) else { return Ok(false) };
+        let to = self.request.target.device;
+        let change = left.iter().position(|source| source.device != from).unwrap_or(left.len());
+        left.truncate(change);
+        let Some(chosen) = engine.choose(from, to, self.request.road)? else { return Ok(false) };
+        let target = Target { device: to, lba: self.end_of_done(engine)? };
+        self.commands = plan::plan(&engine.devices[..], &left, target, &chosen.caps, self.request.class)?.into();
+        self.backend = Some(chosen.backend);
+        Ok(!self.commands.is_empty())
+    }
+
+    fn end_of_done(&self, engine: &CopyEngine) -> Result<Lba> {
+        let geometry = engine.device(self.request.target.device)?.geometry();
+        Ok(plan::after(self.request.target, self.done, geometry))
+    }
+
+    /// Waits for the command in flight and starts the next one. `Some`: the request has come to its end.
+    pub fn step(&mut self, engine: &CopyEngine) -> Option<Result<CopyResult>> {
+        let flight = self.flight.take()?;
+        let nothing = CopyOutcome { ranges_done: 0, host_read: 0, host_written: 0, failure: Some(FailureKind::Transient) };
+        let mut outcome = flight.ticket.map_or(nothing, |ticket| flight.backend.complete(ticket));
+        let command = flight.command;
+        // A road is not believed when it contradicts itself.
+        outcome.ranges_done = outcome.ranges_done.min(command.sources.len());
+        if outcome.failure.is_none() && outcome.ranges_done < command.sources.len() {
+            outcome.failure = Some(FailureKind::Transient);
+        }
+        let rejected = self.verify(engine, &command, outcome.ranges_done);
+        let ranges = if rejected.is_some() { 0 } else { outcome.ranges_done };
+        let bytes: u64 = command.sources[..ranges].iter().map(|source| bytes_of(engine, source)).sum();
+        engine.stats.command(self.request.class, self.road, ranges as u64, bytes, &outcome);
+        self.done += bytes;
+        match rejected.or(outcome.failure) {
+            None => {
+                engine.routes.lock().succeeded(command.sources[0].device, command.target.device);
+                self.launch(engine)
+            }
+            Some(kind) => self.failed(engine, &command, ranges, kind),
+        }
+    }
+
+    /// Verifies what a command did; `Some`: nothing of it counts.
+    fn verify(&self, engine: &CopyEngine, command: &CopyCommand, ranges: usize) -> Option<FailureKind> {
+        let (Ok(from), Ok(to)) = (engine.device(command.sources[0].device), engine.device(command.target.device)) else {
+            return None;
+        };
+        let mut at = self.done;
+        let mut rejected = None;
+        for source in &command.sources[..ranges] {
+            let bytes = plan::bytes_of(source, from.geometry());
+            if rejected.is_none() && engine.wants_verification() {
+                let whole = at.is_multiple_of(plan::UNIT) && bytes.is_multiple_of(plan::UNIT);
+                let units = (at / plan::UNIT) as usize..((at + bytes) / plan::UNIT) as usize;
+                let check = Check {
+                    from: &**from,
+                    source: *source,
+                    to: &**to,
+                    target: plan::after(self.request.target, at, to.geometry()),
+                    checksums: self.request.checksums.get(units).filter(|sums| whole && !sums.is_empty()),
+                    class: command.class,
+                };
+                let (finding, read) = check.run();
+                engine.stats.verified(command.class, matches!(finding, Finding::Wrong | Finding::Unreadable), read);
+                match finding {
+                    Finding::Right => {}
+                    Finding::FaithfulToDamage => {
+                        tracing::warn!(device = %source.device, lba = %source.lba, "the source of a copy differs from its checksum");
+                    }
+                    Finding::Wrong => rejected = Some(FailureKind::WrongData),
+                    Finding::Unreadable => rejected = Some(FailureKind::DestinationMedia),
+                }
+            }
+            at += bytes;
+        }
+        rejected
+    }
+
+    /// What a failed command means for the road and for the request.
+    fn failed(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize, kind: FailureKind) -> Option<Result<CopyResult>> {
+        self.commands.clear();
+        let (from, to) = (command.sources[0].device, command.target.device);
+        let offload = self.road.is_offload();
+        let class = self.request.class;
+        let bytes: u64 = command.sources.iter().map(|source| bytes_of(engine, source)).sum();
+        let leave = |reason: &str| engine.stats.fell_back(class, reason);
+        let mut failure = kind;
+        match kind {
+            FailureKind::TooLarge if offload => {
+                let unmoved = self.write_pointer(engine).is_some_and(|at| Ok(at) == self.end_of_done(engine).map_err(drop));
+                if engine.routes.lock().shrink(from, to, bytes, command.sources.len() as u32) && unmoved {
+                    return self.launch(engine);
+                }
+                if unmoved {
+                    engine.routes.lock().close(from, to, self.road, kind.reason());
+                    leave(kind.reason());
+                }
+            }
+            FailureKind::Unsupported if offload => {
+                engine.routes.lock().close(from, to, self.road, "the device refused the command as unsupported");
+                leave(kind.reason());
+            }
+            FailureKind::WrongData if offload => {
+                engine.routes.lock().close(from, to, self.road, "copied wrongly");
+                leave(kind.reason());
+            }
+            FailureKind::Transient if offload => {
+                let mut routes = engine.routes.lock();
+                routes.let_host_try(from, to);
+                routes.failed(from, to, self.road, kind.reason());
+                leave(kind.reason());
+            }
+            FailureKind::DestinationMedia if offload => {
+                if engine.routes.lock().failed(from, to, self.road, kind.reason()) {
+                    leave(kind.reason());
+                }
+            }
+            FailureKind::DestinationZone if offload && self.source_is_offline(engine, command) => failure = FailureKind::SourceMedia,
+            _ => {}
+        }
+        if failure == FailureKind::SourceMedia {
+            return Some(Ok(self.source_failed(engine, command, done)));
+        }
+        Some(Ok(self.result(engine, Some(failure))))
+    }
+
+    /// A source could not be read by the road: can the host read it? Only what the host cannot read either is lost.
+    fn source_failed(&self, engine: &CopyEngine, command: &CopyCommand, done: usize) -> CopyResult {
+        let class = self.request.class;
+        let rest = plan::rest(&engine.devices[..], &self.request.sources, self.done).unwrap_or_default();
+        let first = self.request.sources.len() - rest.len();
+        let mut suspect: u64 = command.sources[done..].iter().map(|source| bytes_of(engine, source)).sum();
+        for (index, source) in rest.into_iter().enumerate() {
+            if suspect == 0 {
+                break;
+            }
+            suspect = suspect.saturating_sub(bytes_of(engine, &source));
+            let Ok(device) = engine.device(source.device) else { continue };
+            let (readable, read) = verify::readable(&**device, source, class);
+            engine.stats.probed(class, read);
+            if !readable {
+                let unreadable = Some(first + index);
+                return CopyResult { unreadable, ..self.result(engine, Some(FailureKind::SourceMedia)) };
+            }
+        }
+        if self.road.is_offload() {
+            engine.routes.lock().let_host_try(command.sources[0].device, command.target.device);
+            engine.stats.fell_back(class, FailureKind::SourceMedia.reason());
+        }
+        self.result(engine, Some(FailureKind::Transient))
+    }
+
+    /// "Zone Is Offline" may mean a source's zone.
+    fn source_is_offline(&self, engine: &CopyEngine, command: &CopyCommand) -> bool {
+        command.sources.iter().any(|source| {
+            let Ok(device) = engine.device(source.device) else { return false };
+            let zone = device.geometry().zone_of(source.lba).0;
+            device.report(zone..zone + 1).is_ok_and(|zones| zones.iter().any(|zone| zone.state == ZoneState::Offline))
+        })
+    }
+
+    fn write_pointer(&self, engine: &CopyEngine) -> Option<Lba> {
+        let device = engine.device(self.request.target.device).ok()?;
+        let zone = device.geometry().zone_of(self.request.target.lba).0;
+        match device.report(zone..zone + 1) {
+            Ok(zones) => zones.first().map(|zone| zone.start + zone.written),
+            Err(error) => {
+                tracing::warn!(%error, zone, "cannot read back the write pointer after a failed copy");
+                None
+            }
+        }
+    }
+
+    fn result(&self, engine: &CopyEngine, failure: Option<FailureKind>) -> CopyResult {
+        let (mut sources_done, mut bytes_done) = (0, 0);
+        for source in &self.request.sources {
+            let bytes = bytes_of(engine, source);
+            if bytes_done + bytes > self.done {
+                break;
+            }
+            bytes_done += bytes;
+            sources_done += 1;
+        }
+        let write_pointer = failure.and_then(|_| self.write_pointer(engine));
+        let end = plan_end(engine, self.request.target, bytes_done);
+        // A part of a source that was copied is dead space as well: only a pointer right behind whole sources lets the zone go on.
+        let moved = write_pointer.is_none() || write_pointer != end;
+        let end_zone = match failure {
+            None => false,
+            Some(FailureKind::Unsupported | FailureKind::TooLarge | FailureKind::SourceMedia) => moved,
+            Some(_) => true,
+        };
+        CopyResult {
+            sources_done,
+            bytes_done,
+            offloaded: if self.road.is_offload() { bytes_done } else { 0 },
+            road: self.road,
+            end_zone,
+            failure,
+            write_pointer,
+            unreadable: None,
+        }
+    }
+}
+
+fn plan_end(engine: &CopyEngine, target: Target, bytes: u64) -> Option<Lba> {
+    engine.device(target.device).ok().map(|device| plan::after(target, bytes, device.geometry()))
+}
+
+fn bytes_of(engine: &CopyEngine, source: &SourceRange) -> u64 {
+    engine.device(source.device).map_or(0, |device| plan::bytes_of(source, device.geometry()))
+}

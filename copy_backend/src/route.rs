@@ -1,0 +1,186 @@
+//! Which road leads from one device to another, and what has been learnt about it.
+//!
+//! Per pair of devices the first offload road with capabilities is taken. A road that refuses, copies wrongly or fails
+//! again and again is closed for the pair, with the reason kept for reports; the next road in order takes over, in the
+//! end the host. What a road taught about its true limits stays with the pair.
+
+use crate::backend::{CopyBackend, CopyCaps, Road};
+use crate::plan::UNIT;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use zns::DeviceId;
+
+/// Failures in a row after which a road is closed for a pair.
+const PATIENCE: u32 = 4;
+
+/// Limits of a road, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteLimits {
+    /// Most bytes in one source range.
+    pub max_range_bytes: u64,
+    /// Most bytes in one command.
+    pub max_command_bytes: u64,
+    /// Most source ranges in one command.
+    pub max_ranges: u32,
+}
+
+/// The road between two devices, for reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteStatus {
+    /// From this device.
+    pub from: DeviceId,
+    /// To this one.
+    pub to: DeviceId,
+    /// The road taken now.
+    pub road: Road,
+    /// Why this one: for the host road, why no device does it.
+    pub reason: String,
+    /// Carried out by our own process.
+    pub simulated: bool,
+    /// Limits as they are known now.
+    pub limits: RouteLimits,
+}
+
+/// The offload road of a pair.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenRoad {
+    /// Index among the offload backends.
+    pub backend: usize,
+    /// Capabilities, as far as learnt.
+    pub caps: CopyCaps,
+}
+
+/// What is known about a pair.
+#[derive(Clone, Debug, Default)]
+struct Pair {
+    open: Option<OpenRoad>,
+    probed: bool,
+    /// Why each offload road before the open one is not taken.
+    closed: BTreeMap<Road, String>,
+    failures_in_a_row: u32,
+    /// Requests that should go by the host next, after something failed that may go away.
+    host_next: u32,
+}
+
+/// What is known about all pairs.
+pub(crate) struct Routes {
+    offload: Vec<Arc<dyn CopyBackend>>,
+    pairs: BTreeMap<(DeviceId, DeviceId), Pair>,
+}
+
+impl Routes {
+    pub fn new(offload: Vec<Arc<dyn CopyBackend>>) -> Self {
+        Self { offload, pairs: BTreeMap::new() }
+    }
+
+    /// The offload road of a pair, probed when it is first asked for.
+    pub fn open(&mut self, from: DeviceId, to: DeviceId) -> Option<OpenRoad> {
+        let pair = self.pairs.entry((from, to)).or_default();
+        if !pair.probed {
+            pair.probed = true;
+            for (index, backend) in self.offload.iter().enumerate() {
+                if pair.closed.contains_key(&backend.road()) {
+                    continue;
+                }
+                match backend.caps(from, to) {
+                    Ok(caps) if usable(&caps) => {
+                        pair.open = Some(OpenRoad { backend: index, caps });
+                        break;
+                    }
+                    Ok(_) => drop(pair.closed.insert(backend.road(), "its limits are smaller than 4096 bytes".into())),
+                    Err(reason) => drop(pair.closed.insert(backend.road(), reason)),
+                }
+            }
+        }
+        pair.open.clone()
+    }
+
+    /// Why no offload road is open.
+    pub fn reason(&mut self, from: DeviceId, to: DeviceId) -> String {
+        let pair = self.pairs.entry((from, to)).or_default();
+        let reasons: Vec<&str> = pair.closed.values().map(String::as_str).collect();
+        if reasons.is_empty() { "no road but the host's is installed".into() } else { reasons.join("; ") }
+    }
+
+    /// Should the next request go by the host although an offload road is open?
+    pub fn host_next(&self, from: DeviceId, to: DeviceId) -> bool {
+        self.pairs.get(&(from, to)).is_some_and(|pair| pair.host_next > 0)
+    }
+
+    /// A request went by the host.
+    pub fn host_taken(&mut self, from: DeviceId, to: DeviceId) {
+        let pair = self.pairs.entry((from, to)).or_default();
+        pair.host_next = pair.host_next.saturating_sub(1);
+    }
+
+    /// Closes the road `road` of a pair; the next one is probed when it is asked for.
+    pub fn close(&mut self, from: DeviceId, to: DeviceId, road: Road, reason: &str) {
+        let pair = self.pairs.entry((from, to)).or_default();
+        if pair.closed.contains_key(&road) {
+            return;
+        }
+        tracing::warn!(%from, %to, ?road, reason, "copy road closed");
+        pair.closed.insert(road, reason.to_owned());
+        pair.open = None;
+        pair.probed = false;
+        pair.failures_in_a_row = 0;
+    }
+
+    /// A command succeeded.
+    pub fn succeeded(&mut self, from: DeviceId, to: DeviceId) {
+        self.pairs.entry((from, to)).or_default().failures_in_a_row = 0;
+    }
+
+    /// Something failed that another attempt by the host may bring to its end: the next request should go that way.
+    pub fn let_host_try(&mut self, from: DeviceId, to: DeviceId) {
+        let pair = self.pairs.entry((from, to)).or_default();
+        pair.host_next = pair.host_next.saturating_add(1);
+    }
+
+    /// A command failed; too often in a row, and the road is closed. Says whether it was.
+    pub fn failed(&mut self, from: DeviceId, to: DeviceId, road: Road, reason: &str) -> bool {
+        let pair = self.pairs.entry((from, to)).or_default();
+        pair.failures_in_a_row += 1;
+        let enough = pair.failures_in_a_row >= PATIENCE;
+        if enough {
+            self.close(from, to, road, &format!("failed {PATIENCE} times in a row, last: {reason}"));
+        }
+        enough
+    }
+
+    /// A command of `bytes` bytes in `ranges` ranges was too large: halves the limits. `false`: there is nothing left to halve.
+    pub fn shrink(&mut self, from: DeviceId, to: DeviceId, bytes: u64, ranges: u32) -> bool {
+        let Some(open) = self.pairs.entry((from, to)).or_default().open.as_mut() else { return false };
+        if bytes <= UNIT && ranges <= 1 {
+            return false;
+        }
+        let half = |limit: u64| (limit / 2 / UNIT * UNIT).max(UNIT);
+        let caps = &mut open.caps;
+        caps.max_command_bytes = half(caps.max_command_bytes.min(bytes.max(UNIT)));
+        caps.max_range_bytes = caps.max_range_bytes.min(caps.max_command_bytes);
+        caps.max_ranges = (caps.max_ranges.min(ranges.max(1)) / 2).max(1);
+        tracing::info!(%from, %to, bytes = caps.max_command_bytes, ranges = caps.max_ranges, "copy commands made smaller");
+        true
+    }
+
+    /// All pairs that were ever asked for.
+    pub fn known(&self) -> Vec<(DeviceId, DeviceId)> {
+        self.pairs.keys().copied().collect()
+    }
+}
+
+/// Can a road carry one filesystem block?
+fn usable(caps: &CopyCaps) -> bool {
+    caps.max_range_bytes >= UNIT && caps.max_command_bytes >= UNIT && caps.max_ranges > 0
+}
+
+impl From<&CopyCaps> for RouteLimits {
+    fn from(caps: &CopyCaps) -> Self {
+        Self {
+            max_range_bytes: caps.max_range_bytes,
+            max_command_bytes: caps.max_command_bytes,
+            max_ranges: caps.max_ranges,
+        }
+    }
+}
