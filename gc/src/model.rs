@@ -414,7 +414,7 @@ impl Mover for Model {
         assert!(failure.is_some() || bytes == blocks * 4096);
         let road = if device { Road::Image } else { Road::Host };
         let offloaded = if device { bytes } else { 0 };
-        Ok(CopyResult { sources_done: done, bytes_done: bytes, offloaded, road, end_zone, failure })
+        Ok(CopyResult { sources_done: done, bytes_done: bytes, offloaded, road, end_zone, failure, write_pointer: None, unreadable: None })
     }
 
     fn commands(&self) -> u64 {
