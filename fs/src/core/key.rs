@@ -12,7 +12,7 @@ use crate::ids::{FileBlock, Ino};
 pub enum Class {
     /// `(ino, 0)`: the inode.
     Inode = 1,
-    /// `(ino, hash and slot)`: name of an extended attribute, its size, and its value when that is short.
+    /// `(ino, hash and slot)`: name of an extended attribute, its size, and its value when that is short; `(ino, 0)`: their totals.
     Xattr = 2,
     /// `(ino, slot key and piece)`: pieces of long attribute values.
     XattrValue = 3,
@@ -26,7 +26,7 @@ pub enum Class {
     Checksum = 7,
     /// `(address, 0)`: owner of a run of data blocks: the summaries of all data zones.
     Summary = 8,
-    /// `(ino, 0)`: work to be finished on an inode: free it, or cut what lies beyond its size.
+    /// Work to be finished on an inode: `(ino, 0)`: free it; `(ino, 1)`: cut what lies beyond its size.
     Intent = 9,
 }
 
@@ -99,8 +99,12 @@ impl Key {
     pub const fn summary(addr: Addr) -> Self {
         Self::new(Class::Summary, addr.0, 0)
     }
-    /// The intent on `ino`.
+    /// The intent to free `ino`.
     pub const fn intent(ino: Ino) -> Self {
         Self::new(Class::Intent, ino.0, 0)
+    }
+    /// The intent to cut what lies beyond the size of `ino`.
+    pub const fn cut(ino: Ino) -> Self {
+        Self::new(Class::Intent, ino.0, 1)
     }
 }

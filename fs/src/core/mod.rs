@@ -6,6 +6,7 @@
 pub mod extents;
 pub mod halt;
 pub mod key;
+pub mod ops;
 pub mod txn;
 pub mod zones;
 

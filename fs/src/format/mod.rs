@@ -6,3 +6,4 @@ pub mod log;
 pub mod record;
 pub mod segment;
 pub mod superblock;
+pub mod xattr;

@@ -1,0 +1,100 @@
+//! Attributes: mode, owner, length, times.
+//!
+//! The kernel, mounted with `default_permissions`, decides who may change what, and clears the setgid bit of a chmod by someone outside the
+//! group. What follows from a change is done here: a new owner takes suid and sgid away from a regular file, and so does a new length
+//! unless root sets it.
+
+use super::resize::{Resize, SetSize, set_size};
+use crate::core::halt::Planned;
+use crate::core::txn::Txn;
+use crate::format::item::{Inode, Timestamp};
+use crate::ids::Ino;
+use crate::volume::{Caller, SetAttr, SetTime};
+
+/// Result of planning a change of attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setattr {
+    /// Planned.
+    Done {
+        /// The inode as it will be.
+        inode: Box<Inode>,
+        /// If its length was set.
+        resize: Option<Resize>,
+    },
+    /// Nothing planned: an earlier cut must be finished first, since the file would reach into it.
+    CutFirst,
+}
+
+/// Changes attributes.
+///
+/// # Errors
+/// `NotFound`; those of [`set_size`].
+pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr, caller: &Caller) -> Planned<Setattr> {
+    let mut inode = txn.inode(ino)?;
+    if *set == SetAttr::default() {
+        return Ok(Setattr::Done { inode: Box::new(inode), resize: None });
+    }
+    let now = txn.now();
+    let mut resize = None;
+    if let Some(size) = set.size {
+        match set_size(txn, &mut inode, size)? {
+            SetSize::CutFirst => return Ok(Setattr::CutFirst),
+            SetSize::Done(done) => resize = Some(done),
+        }
+        inode.mtime = now;
+        if caller.uid != 0 {
+            clear_privileges(&mut inode);
+        }
+    }
+    if set.uid.is_some() || set.gid.is_some() {
+        inode.uid = set.uid.unwrap_or(inode.uid);
+        inode.gid = set.gid.unwrap_or(inode.gid);
+        clear_privileges(&mut inode);
+    }
+    if let Some(mode) = set.mode {
+        inode.mode = inode.kind() | mode & 0o7777;
+    }
+    let time = |set: SetTime| match set {
+        SetTime::Now => now,
+        SetTime::At(time) => normal(time),
+    };
+    inode.atime = set.atime.map_or(inode.atime, time);
+    inode.mtime = set.mtime.map_or(inode.mtime, time);
+    inode.ctime = set.ctime.map_or(now, normal);
+    txn.put_inode(&inode);
+    Ok(Setattr::Done { inode: Box::new(inode), resize })
+}
+
+/// Takes suid, and sgid where it means execution with the group's rights, from a regular file. Writing does this too (unless root writes).
+pub fn clear_privileges(inode: &mut Inode) {
+    if !inode.is_file() {
+        return;
+    }
+    inode.mode &= !libc::S_ISUID;
+    if inode.mode & libc::S_IXGRP != 0 {
+        inode.mode &= !libc::S_ISGID;
+    }
+}
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// Counts an access by the rule of relatime: only if the last one counted is a day old or not later than the last change. Was it counted?
+///
+/// # Errors
+/// `NotFound`.
+pub fn touch_atime(txn: &mut Txn, ino: Ino) -> Planned<bool> {
+    let mut inode = txn.inode(ino)?;
+    let now = txn.now();
+    let stale = inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.sec.saturating_sub(inode.atime.sec) >= DAY;
+    if stale && inode.atime != now {
+        inode.atime = now;
+        txn.put_inode(&inode);
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Nanoseconds as they are stored.
+fn normal(time: Timestamp) -> Timestamp {
+    Timestamp { sec: time.sec, nsec: time.nsec.min(999_999_999) }
+}

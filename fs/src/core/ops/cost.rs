@@ -1,0 +1,81 @@
+//! What a plan costs at worst, for the shell's reservations (I8): taken before anything is planned, so that applying never waits for space.
+//!
+//! Every item that a plan puts or removes may lie in a leaf of its own. Where items are neighbours by key (pieces, extents, checksums) a
+//! leaf holds at least half of what fits.
+
+use super::{PIECE, STEP_BLOCKS, STEP_EXTENTS, STEP_ITEMS};
+use crate::BLOCK;
+use crate::core::key::Key;
+use crate::format::item::CHECKSUM_GROUP;
+
+/// The cost of a plan at worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Leaves that become dirty.
+    pub leaves: u32,
+    /// Bytes of deltas in the log.
+    pub log_bytes: u32,
+}
+
+/// A dirent or attribute name with its delta, at most.
+const NAMED: u32 = 2 + Key::LEN as u32 + 1 + 9 + 255;
+/// An inode with its delta.
+const INODE: u32 = 2 + Key::LEN as u32 + 1 + 112;
+/// An intent with its delta.
+const INTENT: u32 = 2 + Key::LEN as u32 + 1 + 10;
+/// A removal.
+const REMOVAL: u32 = Key::LEN as u32 + 1;
+/// Changes to extents: unmap and preallocate.
+const RANGES: u32 = 4 * 25;
+/// Pieces of the largest attribute value.
+const VALUE_PIECES: u32 = (super::xattr::MAX_VALUE.div_ceil(PIECE)) as u32;
+/// A piece with its delta.
+const PIECE_DELTA: u32 = PIECE as u32 + 2 + Key::LEN as u32 + 1;
+
+impl Cost {
+    /// mknod, mkdir: inode, entry, parent.
+    pub const CREATE: Cost = Cost { leaves: 3, log_bytes: 2 * INODE + NAMED };
+    /// symlink: a new file and five pieces.
+    pub const SYMLINK: Cost = Cost { leaves: 3 + 5, log_bytes: Self::CREATE.log_bytes + 5 * PIECE_DELTA };
+    /// link: inode, entry, parent.
+    pub const LINK: Cost = Self::CREATE;
+    /// unlink, rmdir: entry, parent, inode, intent.
+    pub const UNLINK: Cost = Cost { leaves: 4, log_bytes: REMOVAL + 2 * INODE + INTENT };
+    /// rename: two entries, two parents, what moved, what was replaced with its intent, a whiteout.
+    pub const RENAME: Cost = Cost { leaves: 8, log_bytes: 2 * NAMED + 5 * INODE + INTENT };
+    /// Attributes without a new length.
+    pub const SETATTR: Cost = Cost { leaves: 1, log_bytes: INODE };
+    /// Attributes with a new length: inode, intent, or the extents that are unmapped at once.
+    pub const SET_SIZE: Cost = Self::unmap(super::resize::DIRECT_EXTENTS, STEP_BLOCKS).and(2, INODE + INTENT);
+    /// setxattr, removexattr: inode, totals, attribute, the pieces of the old value and the new.
+    pub const XATTR: Cost =
+        Cost { leaves: 3 + pieces(2 * VALUE_PIECES), log_bytes: INODE + 2 * PIECE_DELTA + VALUE_PIECES * (PIECE_DELTA + REMOVAL) };
+    /// One step of freeing or cutting, with `STEP_EXTENTS`.
+    pub const STEP: Cost =
+        Self::unmap(STEP_EXTENTS, STEP_BLOCKS).and(3 + pieces(STEP_ITEMS) + 6, INODE + 2 * REMOVAL + STEP_ITEMS * REMOVAL);
+    /// One plan of fallocate: unmapped and preallocated extents, the inode.
+    pub const FALLOCATE: Cost = Self::unmap(2 * STEP_EXTENTS + 2, STEP_BLOCKS).and(1, INODE);
+
+    /// Unmapping (or preallocating between) so many extents with so many written blocks.
+    pub const fn unmap(extents: u32, written: u64) -> Cost {
+        let sums = written / CHECKSUM_GROUP + 2;
+        let sums_in_leaf = BLOCK as u64 / 2 / (Key::LEN as u64 + 4 * CHECKSUM_GROUP + 8);
+        let extents_in_leaf = BLOCK as u32 / 2 / (Key::LEN as u32 + 16 + 8);
+        Cost { leaves: extents / extents_in_leaf + 2 + (sums / sums_in_leaf) as u32 + 2, log_bytes: RANGES }
+    }
+
+    /// With so many leaves and bytes more.
+    pub const fn and(self, leaves: u32, log_bytes: u32) -> Cost {
+        Cost { leaves: self.leaves + leaves, log_bytes: self.log_bytes + log_bytes }
+    }
+
+    /// Nodes that become dirty in a tree of this height (1: a single leaf) if every leaf splits, and its parents with it.
+    pub const fn nodes(&self, height: u32) -> u32 {
+        self.leaves * 2 * height
+    }
+}
+
+/// Leaves that hold so many neighbouring pieces, at worst: two in each.
+const fn pieces(n: u32) -> u32 {
+    n / 2 + 2
+}

@@ -1,0 +1,34 @@
+//! Another name for a file.
+
+use super::dirent::{Change, changed, kind_of, living_directory, probe, put};
+use super::name::check_plain;
+use super::{MAX_LINKS, fail};
+use crate::core::halt::Planned;
+use crate::core::txn::Txn;
+use crate::error::FsError;
+use crate::format::item::Inode;
+use crate::ids::Ino;
+
+/// Enters `ino` as `name` in `parent`.
+///
+/// # Errors
+/// `NotPermitted` for a directory, `NotFound` for a file that has lost its last name, `TooManyLinks`, `Exists` and what entering a name can meet.
+pub fn link(txn: &mut Txn, ino: Ino, parent: Ino, name: &[u8]) -> Planned<Inode> {
+    let mut inode = txn.inode(ino)?;
+    living_directory(txn, parent)?;
+    check_plain(name, FsError::Exists)?;
+    let (entry, probe) = probe(txn, parent, name)?;
+    match () {
+        _ if entry.is_some() => return fail(FsError::Exists),
+        _ if inode.is_dir() => return fail(FsError::NotPermitted),
+        _ if inode.nlink == 0 => return fail(FsError::NotFound),
+        _ if inode.nlink >= MAX_LINKS => return fail(FsError::TooManyLinks),
+        _ => {}
+    }
+    inode.nlink += 1;
+    inode.ctime = txn.now();
+    put(txn, probe.free()?, ino, kind_of(&inode), name);
+    txn.put_inode(&inode);
+    changed(txn, parent, Change { entries: 1, subdirs: 0 })?;
+    Ok(inode)
+}

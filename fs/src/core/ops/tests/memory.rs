@@ -1,0 +1,257 @@
+//! A tree of items in memory, and one that has to be asked several times: every plan is made against both.
+
+use crate::addr::Addr;
+use crate::core::halt::{BlockId, Halt, Planned};
+use crate::core::key::{Class, Key};
+use crate::core::txn::{ItemView, Txn};
+use crate::error::FsError;
+use crate::format::item::{Extent, Inode, Timestamp};
+use crate::format::record::Delta;
+use crate::ids::{FileBlock, Ino};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Key of the name hashes in tests.
+pub const SECRET: [u8; 16] = *b"secret of a test";
+
+/// Items in a map.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Memory {
+    items: BTreeMap<Key, Vec<u8>>,
+}
+
+impl ItemView for Memory {
+    fn get(&self, key: &Key) -> Result<Option<&[u8]>, BlockId> {
+        Ok(self.items.get(key).map(Vec::as_slice))
+    }
+    fn first_at_or_after(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
+        Ok(self.items.range(key..).next().map(|(key, value)| (*key, value.as_slice())))
+    }
+    fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
+        Ok(self.items.range(..key).next_back().map(|(key, value)| (*key, value.as_slice())))
+    }
+}
+
+impl Memory {
+    /// An empty volume: a root directory.
+    pub fn volume() -> Self {
+        let mut memory = Self::default();
+        let time = Timestamp { sec: 1, nsec: 0 };
+        let root = Inode {
+            ino: Ino::ROOT,
+            size: 0,
+            blocks: 0,
+            generation: 42,
+            parent: Ino::ROOT,
+            entries: 0,
+            mode: libc::S_IFDIR | 0o755,
+            uid: 0,
+            gid: 0,
+            nlink: 2,
+            rdev: 0,
+            flags: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        };
+        memory.put(Key::inode(Ino::ROOT), root.encode());
+        memory
+    }
+    pub fn put(&mut self, key: Key, value: Vec<u8>) {
+        self.items.insert(key, value);
+    }
+    pub fn remove(&mut self, key: &Key) {
+        self.items.remove(key);
+    }
+    pub fn keys(&self, class: Class) -> Vec<Key> {
+        self.items.keys().filter(|key| key.class == class).copied().collect()
+    }
+    pub fn inode(&self, ino: Ino) -> Option<Inode> {
+        self.items.get(&Key::inode(ino)).map(|value| Inode::decode(ino, value).expect("an inode"))
+    }
+    /// The extents of a file.
+    pub fn extents(&self, ino: Ino) -> Vec<Extent> {
+        let all = self.items.range(Key::extent(ino, FileBlock(0))..=Key::extent(ino, FileBlock(u64::MAX)));
+        all.map(|(key, value)| Extent::decode(FileBlock(key.b), value).expect("an extent")).collect()
+    }
+    /// Maps blocks as writing does, `blocks` of the inode included.
+    pub fn write(&mut self, ino: Ino, block: u64, blocks: u32, addr: Addr) {
+        self.apply(Delta::Map { ino, block: FileBlock(block), addr, checksums: vec![0; blocks as usize] });
+        let mut inode = self.inode(ino).expect("a file");
+        inode.blocks = self.extents(ino).iter().map(|extent| u64::from(extent.blocks)).sum();
+        self.put(Key::inode(ino), inode.encode());
+    }
+
+    fn put_extent(&mut self, ino: Ino, extent: Extent) {
+        self.items.insert(Key::extent(ino, extent.block), extent.encode().to_vec());
+    }
+    /// Takes a range out of all extents.
+    fn clear(&mut self, ino: Ino, block: FileBlock, blocks: u64) {
+        let end = FileBlock(block.0 + blocks);
+        for extent in self.extents(ino) {
+            if extent.end() <= block || extent.block >= end {
+                continue;
+            }
+            self.items.remove(&Key::extent(ino, extent.block));
+            if extent.block < block {
+                self.put_extent(ino, Extent { blocks: (block.0 - extent.block.0) as u32, ..extent });
+            }
+            if extent.end() > end {
+                let addr = if extent.is_unwritten() { Addr::NONE } else { extent.addr.plus((end.0 - extent.block.0) as u32) };
+                self.put_extent(ino, Extent { block: end, blocks: (extent.end().0 - end.0) as u32, addr });
+            }
+        }
+    }
+    pub fn apply(&mut self, delta: Delta) {
+        match delta {
+            Delta::Put { key, value } => {
+                assert!(value.len() <= crate::format::item::MAX_ITEM, "an item of {} bytes", value.len());
+                self.put(key, value);
+            }
+            Delta::Remove { key } => self.remove(&key),
+            Delta::Unmap { ino, block, blocks } => self.clear(ino, block, blocks),
+            Delta::Map { ino, block, addr, checksums } => {
+                self.clear(ino, block, checksums.len() as u64);
+                self.put_extent(ino, Extent { block, blocks: checksums.len() as u32, addr });
+            }
+            Delta::Preallocate { ino, block, blocks } => {
+                let (mut here, end) = (block.0, block.0 + blocks);
+                for extent in self.extents(ino).into_iter().filter(|extent| extent.end() > block && extent.block.0 < end) {
+                    if extent.block.0 > here {
+                        self.put_extent(ino, Extent { block: FileBlock(here), blocks: (extent.block.0 - here) as u32, addr: Addr::NONE });
+                    }
+                    here = extent.end().0;
+                }
+                if here < end {
+                    self.put_extent(ino, Extent { block: FileBlock(here), blocks: (end - here) as u32, addr: Addr::NONE });
+                }
+            }
+        }
+    }
+}
+
+/// A view in which every item lies in one of a few blocks that must be loaded first.
+struct Needy<'a> {
+    memory: &'a Memory,
+    loaded: RefCell<BTreeSet<u64>>,
+    salt: u64,
+}
+
+impl Needy<'_> {
+    fn touch(&self, key: &Key) -> Result<(), BlockId> {
+        let mixed = (key.a ^ key.b.rotate_left(17) ^ (key.class as u64) << 40 ^ self.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let block = mixed >> 60;
+        if self.loaded.borrow().contains(&block) { Ok(()) } else { Err(BlockId::Node(crate::ids::NodeId(block))) }
+    }
+}
+
+impl ItemView for Needy<'_> {
+    fn get(&self, key: &Key) -> Result<Option<&[u8]>, BlockId> {
+        self.touch(key)?;
+        self.memory.get(key)
+    }
+    fn first_at_or_after(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
+        self.touch(key)?;
+        self.memory.first_at_or_after(key)
+    }
+    fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
+        self.touch(key)?;
+        self.memory.last_before(key)
+    }
+}
+
+/// A shell: clock, inode numbers, and plans that are applied.
+pub struct Shell {
+    pub memory: Memory,
+    pub next_ino: u64,
+    pub clock: i64,
+    salt: u64,
+}
+
+impl Default for Shell {
+    fn default() -> Self {
+        Self { memory: Memory::volume(), next_ino: 2, clock: 1000, salt: 0 }
+    }
+}
+
+impl Shell {
+    pub fn now(&self) -> Timestamp {
+        Timestamp { sec: self.clock, nsec: 7 }
+    }
+
+    /// Plans until no block is missing, checks that the plan is the same as with everything resident, and applies it.
+    pub fn run<R: std::fmt::Debug>(&mut self, op: impl Fn(&mut Txn) -> Planned<R>) -> Result<R, FsError> {
+        self.clock += 1;
+        let (result, deltas) = self.plan(&op);
+        for delta in deltas {
+            if let Delta::Put { key: Key { class: Class::Inode, a, .. }, .. } = &delta {
+                self.next_ino = self.next_ino.max(a + 1);
+            }
+            self.memory.apply(delta);
+        }
+        result
+    }
+
+    fn plan<R: std::fmt::Debug>(&mut self, op: &impl Fn(&mut Txn) -> Planned<R>) -> (Result<R, FsError>, Vec<Delta>) {
+        self.salt = self.salt.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut resident = Txn::new(&self.memory, self.now(), self.next_ino, SECRET);
+        let expected = op(&mut resident);
+        let view = Needy { memory: &self.memory, loaded: RefCell::default(), salt: self.salt };
+        loop {
+            let mut txn = Txn::new(&view, self.now(), self.next_ino, SECRET);
+            let result = match op(&mut txn) {
+                Err(Halt::Need(BlockId::Node(block))) => {
+                    assert!(view.loaded.borrow_mut().insert(block.0), "asked twice for one block");
+                    continue;
+                }
+                Err(Halt::Need(other)) => panic!("unknown block {other:?}"),
+                Err(Halt::Fail(error)) => Err(error),
+                Ok(result) => Ok(result),
+            };
+            assert_eq!(format!("{:?}", expected.as_ref().ok()), format!("{:?}", result.as_ref().ok()));
+            if result.is_err() {
+                return (result, Vec::new());
+            }
+            let deltas = txn.into_deltas();
+            assert_eq!(resident.into_deltas(), deltas, "a plan depends on what was resident");
+            return (result, deltas);
+        }
+    }
+
+    /// Fails if the counts in the inodes are not what the items say.
+    pub fn self_check(&self) {
+        use crate::format::item::Dirent;
+        let mut names: BTreeMap<Ino, u32> = BTreeMap::new();
+        let mut children: BTreeMap<Ino, (u64, u32)> = BTreeMap::new();
+        for key in self.memory.keys(Class::Dirent) {
+            let entry = Dirent::decode(&self.memory.items[&key]).expect("an entry");
+            let inode = self.memory.inode(entry.ino).expect("an entry leads to an inode");
+            assert_eq!(u32::from(entry.kind) << 12, inode.kind());
+            *names.entry(entry.ino).or_default() += 1;
+            let parent = children.entry(Ino(key.a)).or_default();
+            parent.0 += 1;
+            if inode.is_dir() {
+                parent.1 += 1;
+                assert_eq!(inode.parent, Ino(key.a), "parent of {}", inode.ino);
+            }
+        }
+        for key in self.memory.keys(Class::Inode) {
+            let inode = self.memory.inode(Ino(key.a)).expect("an inode");
+            let (entries, subdirs) = children.get(&inode.ino).copied().unwrap_or_default();
+            let names = names.get(&inode.ino).copied().unwrap_or_default();
+            let orphan = names == 0 && inode.ino != Ino::ROOT;
+            match inode.is_dir() {
+                true if orphan => assert_eq!(inode.nlink, 0),
+                true => assert_eq!(inode.nlink, 2 + subdirs),
+                false => assert_eq!(inode.nlink, names),
+            }
+            assert_eq!(orphan, self.memory.items.contains_key(&Key::intent(inode.ino)));
+            if inode.is_dir() {
+                assert_eq!((inode.entries, inode.size), (entries, entries * 32));
+            }
+            let blocks: u64 = self.memory.extents(inode.ino).iter().map(|extent| u64::from(extent.blocks)).sum();
+            assert_eq!(inode.blocks, blocks, "blocks of {}", inode.ino);
+        }
+    }
+}
