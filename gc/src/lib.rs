@@ -21,6 +21,8 @@ pub mod stats;
 pub mod trace;
 
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod model;
 
 pub use campaign::{Campaign, CampaignReport, CampaignStep};

@@ -15,7 +15,7 @@ use zns::{DeviceId, Lba, ZoneId};
 pub const METADATA: u64 = 1 << 40;
 /// Logical blocks per file.
 pub const FILE: u64 = 40;
-const DEVICE: DeviceId = DeviceId(3);
+pub const DEVICE: DeviceId = DeviceId(0);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -65,6 +65,7 @@ pub struct Inner {
     pub bad: BTreeSet<u32>,
     pub faults: VecDeque<Fault>,
     pub device_offloads: bool,
+    host_next: bool,
     pub requests: Vec<(Carrier, usize)>,
     pub with_checksums: bool,
 }
@@ -95,6 +96,7 @@ impl Model {
             bad: BTreeSet::new(),
             faults: VecDeque::new(),
             device_offloads: true,
+            host_next: false,
             requests: Vec::new(),
             with_checksums: true,
         })))
@@ -124,6 +126,32 @@ impl Model {
 
     pub fn free_zones(&self) -> u32 {
         self.0.lock().free()
+    }
+
+    /// Which zones are empty.
+    pub fn empty_zones(&self) -> BTreeSet<u32> {
+        let s = self.0.lock();
+        (0..).zip(&s.zones).filter(|(_, z)| z.state == State::Empty).map(|(zone, _)| zone).collect()
+    }
+
+    /// Every physical block that holds something, with what it holds, in the order of their addresses.
+    pub fn written(&self) -> Vec<(Lba, u64)> {
+        let s = self.0.lock();
+        (0..).zip(&s.media).filter_map(|(at, value)| value.map(|v| (s.lba(at), v))).collect()
+    }
+
+    /// Where every logical block is and what it must hold.
+    pub fn expected(&self) -> Vec<(Lba, u64)> {
+        let s = self.0.lock();
+        s.map.iter().map(|(block, at)| (s.lba(*at), s.expected[block])).collect()
+    }
+
+    /// A real engine has copied this.
+    pub fn copied(&self, from: Lba, device_blocks: u64, to: Lba) {
+        let mut s = self.0.lock();
+        let (from, to) = (s.block_at(from) as usize, s.block_at(to) as usize);
+        let blocks = (device_blocks / u64::from(s.per_block)) as usize;
+        s.media.copy_within(from..from + blocks, to);
     }
 
     /// Every block reads back as it was written; live counts add up (I4).
@@ -362,15 +390,19 @@ fn crc(value: Option<u64>) -> u32 {
 }
 
 impl Mover for Model {
-    fn offloads(&self, _from: DeviceId, _to: DeviceId) -> bool {
-        self.0.lock().device_offloads
+    fn carrier(&self, _from: DeviceId, _to: DeviceId) -> copy_backend::Result<Carrier> {
+        let s = self.0.lock();
+        Ok(if s.device_offloads && !s.host_next { Carrier::Device } else { Carrier::Host })
     }
 
     fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
         let mut s = self.0.lock();
         let blocks: u64 = load.sources.iter().map(|x| x.blocks.0 / u64::from(s.per_block)).sum();
         s.requests.push((load.carrier, load.sources.len()));
-        let mut failure = None;
+        let (mut failure, mut unreadable) = (None, None);
+        if load.carrier == Carrier::Host {
+            s.host_next = false;
+        }
         let (mut stop, mut end_zone) = (load.sources.len(), false);
         match s.faults.pop_front() {
             Some(Fault::Race(writes)) => writes.into_iter().for_each(|block| {
@@ -379,6 +411,9 @@ impl Mover for Model {
                 }
             }),
             Some(Fault::Fail(kind, after, end)) => {
+                // As the engine does: a road that is refused is closed, one that stumbles is left for one request.
+                s.device_offloads &= !matches!(kind, FailureKind::Unsupported | FailureKind::WrongData);
+                s.host_next |= kind == FailureKind::Transient && load.carrier == Carrier::Device;
                 (stop, end_zone, failure) = (after.min(load.sources.len().saturating_sub(1)), end, Some(kind));
             }
             Some(Fault::Refuse(error)) => return Err(error),
@@ -390,12 +425,13 @@ impl Mover for Model {
         assert_eq!(s.zones[zone].state, State::Open(stream), "the wrong kind of zone");
         assert_eq!(to % s.capacity, s.zones[zone].filled, "not at the write pointer");
         let mut sums = load.checksums.iter();
-        let (mut done, mut bytes) = (0, 0);
+        let (mut done, mut bytes) = (0usize, 0);
         for source in load.sources.iter().take(stop) {
             let n = (source.blocks.0 / u64::from(s.per_block)) as u32;
             let from = s.block_at(source.lba);
             if (from..from + n).any(|at| s.bad.contains(&at)) {
                 failure = Some(FailureKind::SourceMedia);
+                unreadable = Some(done);
                 end_zone = load.carrier == Carrier::Device;
                 break;
             }
@@ -414,7 +450,7 @@ impl Mover for Model {
         assert!(failure.is_some() || bytes == blocks * 4096);
         let road = if device { Road::Image } else { Road::Host };
         let offloaded = if device { bytes } else { 0 };
-        Ok(CopyResult { sources_done: done, bytes_done: bytes, offloaded, road, end_zone, failure, write_pointer: None, unreadable: None })
+        Ok(CopyResult { sources_done: done, bytes_done: bytes, offloaded, road, end_zone, failure, unreadable, write_pointer: None })
     }
 
     fn commands(&self) -> u64 {

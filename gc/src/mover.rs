@@ -1,10 +1,10 @@
 //! The engine as the relocator sees it: one request into one zone, carried by the device or by the host.
 
 use crate::error::Result;
-use copy_backend::{CopyResult, SourceRange, Target};
+use copy_backend::{CopyEngine, CopyRequest, CopyResult, RoadPreference, SourceRange, Target};
 use serde::Serialize;
 use std::sync::Arc;
-use zns::DeviceId;
+use zns::{DeviceId, IoClass};
 
 /// Who carries the payload. It decides the kind of zone the payload lands in: a zone that receives device copies receives nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,8 +31,11 @@ pub struct Load {
 
 /// Carries payload.
 pub trait Mover: Send + Sync {
-    /// Can a device copy from the one to the other by itself, as far as is known now?
-    fn offloads(&self, from: DeviceId, to: DeviceId) -> bool;
+    /// Who should carry the next load from the one device to the other, as far as is known now.
+    ///
+    /// # Errors
+    /// The host is forbidden and no device can.
+    fn carrier(&self, from: DeviceId, to: DeviceId) -> copy_backend::Result<Carrier>;
 
     /// Carries a load and waits.
     ///
@@ -47,8 +50,8 @@ pub trait Mover: Send + Sync {
 macro_rules! forward {
     ($($pointer:ty),*) => { $(
         impl<M: Mover + ?Sized> Mover for $pointer {
-            fn offloads(&self, from: DeviceId, to: DeviceId) -> bool {
-                (**self).offloads(from, to)
+            fn carrier(&self, from: DeviceId, to: DeviceId) -> copy_backend::Result<Carrier> {
+                (**self).carrier(from, to)
             }
             fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
                 (**self).carry(load)
@@ -60,6 +63,28 @@ macro_rules! forward {
     )* };
 }
 forward!(&M, Arc<M>);
+
+impl Mover for CopyEngine {
+    fn carrier(&self, from: DeviceId, to: DeviceId) -> copy_backend::Result<Carrier> {
+        Ok(match self.road_for(from, to)? {
+            RoadPreference::Offload => Carrier::Device,
+            RoadPreference::Host => Carrier::Host,
+        })
+    }
+
+    fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
+        let road = match load.carrier {
+            Carrier::Device => RoadPreference::Offload,
+            Carrier::Host => RoadPreference::Host,
+        };
+        let Load { sources, target, checksums, .. } = load;
+        self.copy(CopyRequest { sources, target, class: IoClass::Cleaning, checksums, road })
+    }
+
+    fn commands(&self) -> u64 {
+        self.counters(IoClass::Cleaning).commands
+    }
+}
 
 /// A check the relocator makes of every answer: no more done than was asked.
 pub(crate) fn sane(result: CopyResult, sources: usize) -> Result<CopyResult> {

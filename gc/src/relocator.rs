@@ -64,7 +64,7 @@ pub struct Progress {
 pub enum VictimEnd {
     /// Nothing lives in it: the next checkpoint frees it.
     Emptied,
-    /// The media cannot read a live extent. The rest is left where it is: moving it would cost space and free nothing.
+    /// The media cannot read a live extent, by no road. The rest is left where it is: moving it would cost space and free nothing.
     Unmovable,
     /// Copies failed again and again.
     GaveUp,
@@ -138,23 +138,15 @@ pub enum Step {
     Idle,
 }
 
-/// An extent that waits for its turn.
-struct Pending {
-    extent: LiveExtent,
-    /// The media may be unable to read it: it goes alone and by the host, once, to be sure.
-    suspect: bool,
-}
-
 /// A victim being cleaned.
 struct Job {
     info: SegmentInfo,
     /// Where to go on looking for live blocks; none: the end was reached.
     cursor: Option<u32>,
-    pending: VecDeque<Pending>,
+    /// Extents that wait for their turn.
+    pending: VecDeque<LiveExtent>,
     report: VictimReport,
     failures_in_a_row: u32,
-    /// The device failed: what is left goes by the host.
-    host_next: bool,
 }
 
 impl Job {
@@ -173,7 +165,7 @@ impl Job {
             unmovable: Vec::new(),
             last: Progress::default(),
         };
-        Self { info, cursor: Some(0), pending: VecDeque::new(), report, failures_in_a_row: 0, host_next: false }
+        Self { info, cursor: Some(0), pending: VecDeque::new(), report, failures_in_a_row: 0 }
     }
 
     fn exhausted(&self) -> bool {
@@ -214,7 +206,6 @@ enum Verdict {
 struct Chunk {
     extents: Vec<LiveExtent>,
     blocks: u32,
-    suspect: bool,
 }
 
 /// Moves one victim at a time.
@@ -343,26 +334,18 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             let run = self.space.live(job.info.id, from, self.config.chunk_blocks)?;
             job.advance_to(from, run.next)?;
             let extents = run.extents.into_iter().filter(|e| e.blocks > 0);
-            job.pending.extend(extents.map(|extent| Pending { extent: trusted(extent), suspect: false }));
+            job.pending.extend(extents.map(trusted));
             if job.pending.is_empty() {
                 return Ok(Verdict::GoOn(Progress::default()));
             }
         }
         let device = job.info.id.device;
         let per_block = self.blocks_per_block(device)?;
-        let suspect = job.pending.front().is_some_and(|pending| pending.suspect);
-        let wanted = self.wanted(job, suspect);
-        let (carrier, reservation) = self.reserve(job, suspect, wanted)?;
+        let waiting: u64 = job.pending.iter().take(self.config.max_extents).map(|extent| u64::from(extent.blocks)).sum();
+        let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(self.config.chunk_blocks);
+        let (carrier, reservation) = self.reserve(device, wanted)?;
         let chunk = take_chunk(job, wanted.min(reservation.blocks), self.config.max_extents, per_block);
         self.carry(job, chunk, carrier, reservation, per_block)
-    }
-
-    /// How many blocks the next chunk can have at most.
-    fn wanted(&self, job: &Job, suspect: bool) -> u32 {
-        let many = if suspect { 1 } else { self.config.max_extents };
-        let waiting: u64 =
-            job.pending.iter().take(many).take_while(|p| p.suspect == suspect).map(|p| u64::from(p.extent.blocks)).sum();
-        u32::try_from(waiting).unwrap_or(u32::MAX).min(self.config.chunk_blocks)
     }
 
     fn blocks_per_block(&self, device: DeviceId) -> Result<u64> {
@@ -373,16 +356,28 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     }
 
     /// Space in a zone of the right kind: one that receives device copies receives nothing else (I9).
-    fn reserve(&self, job: &Job, suspect: bool, blocks: u32) -> Result<(Carrier, Reservation)> {
-        let near = job.info.id.device;
-        if !suspect && !job.host_next && self.mover.offloads(near, near) {
-            let reservation = self.reserve_some(Stream::RelocatedByDevice, near, blocks)?;
-            if reservation.device == near || self.mover.offloads(near, reservation.device) {
-                return Ok((Carrier::Device, reservation));
+    fn reserve(&self, near: DeviceId, blocks: u32) -> Result<(Carrier, Reservation)> {
+        let mut carrier = self.mover.carrier(near, near)?;
+        loop {
+            let stream = match carrier {
+                Carrier::Device => Stream::RelocatedByDevice,
+                Carrier::Host => Stream::RelocatedByHost,
+            };
+            let reservation = self.reserve_some(stream, near, blocks)?;
+            if carrier == Carrier::Host || reservation.device == near {
+                return Ok((carrier, reservation));
+            }
+            // The zone lies on another device: does the device's road lead there, too?
+            match self.mover.carrier(near, reservation.device) {
+                Ok(Carrier::Device) => return Ok((carrier, reservation)),
+                Ok(Carrier::Host) => carrier = Carrier::Host,
+                Err(error) => {
+                    self.space.commit(&[], reservation, 0, false)?;
+                    return Err(error.into());
+                }
             }
             self.space.commit(&[], reservation, 0, false)?;
         }
-        Ok((Carrier::Host, self.reserve_some(Stream::RelocatedByHost, near, blocks)?))
     }
 
     fn reserve_some(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
@@ -428,15 +423,15 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             us: micros(begun),
             failure: result.failure.map(FailureKind::reason),
         });
-        let suspect = chunk.suspect;
         let (moves, rest) = split_done(chunk.extents, result.sources_done, target_lba, target_per_block);
         let copied: u32 = moves.iter().map(|m| m.from.blocks).sum();
         let committed = self.space.commit(&moves, reservation, copied, result.end_zone)?;
         let (moved, lost) = (committed.moved, committed.lost);
         self.tracer.emit(|| Event::Commit { victim, moved, lost, zone_ended: result.end_zone });
         let incomplete = !rest.is_empty();
+        let unread = result.unreadable.unwrap_or(result.sources_done).checked_sub(result.sources_done).and_then(|i| rest.get(i)).cloned();
         for extent in rest.into_iter().rev() {
-            job.pending.push_front(Pending { extent, suspect });
+            job.pending.push_front(extent);
         }
         let offloaded = offloaded_blocks(&result, copied);
         let failure = incomplete.then(|| result.failure.unwrap_or(FailureKind::Transient));
@@ -449,32 +444,22 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             failure,
             ..Progress::default()
         };
-        Ok(self.judge(job, progress, carrier, suspect))
+        Ok(self.judge(job, progress, unread))
     }
 
-    /// Decides how a victim goes on after a copy.
-    fn judge(&self, job: &mut Job, progress: Progress, carrier: Carrier, suspect: bool) -> Verdict {
+    /// Decides how a victim goes on after a copy. Which road comes next is the engine's business; what counts here is that failures
+    /// end. `unread`: with a media error, the extent that nobody can read.
+    fn judge(&self, job: &mut Job, progress: Progress, unread: Option<LiveExtent>) -> Verdict {
         let Some(kind) = progress.failure else {
             job.failures_in_a_row = 0;
             return Verdict::GoOn(progress);
         };
         if kind == FailureKind::SourceMedia {
-            let Some(front) = job.pending.front_mut() else { return Verdict::GoOn(progress) };
-            if suspect {
-                let extent = &front.extent;
-                let unmovable = Unmovable { victim: job.info.id, lba: extent.lba, blocks: extent.blocks, reason: kind.reason() };
-                job.report.unmovable.push(unmovable);
-                return Verdict::End(VictimEnd::Unmovable, progress);
-            }
-            front.suspect = true;
-            // A device that failed to read ends a destination zone each time; the host fails before it writes.
-            job.host_next = true;
-            return Verdict::GoOn(progress);
+            let report = |e: LiveExtent| Unmovable { victim: job.info.id, lba: e.lba, blocks: e.blocks, reason: kind.reason() };
+            job.report.unmovable.extend(unread.map(report));
+            return Verdict::End(VictimEnd::Unmovable, progress);
         }
         job.failures_in_a_row = if progress.moved + progress.lost > 0 { 1 } else { job.failures_in_a_row + 1 };
-        if carrier == Carrier::Device && (kind == FailureKind::Unsupported || job.failures_in_a_row > 1) {
-            job.host_next = true;
-        }
         if job.failures_in_a_row >= self.config.max_failures {
             return Verdict::End(VictimEnd::GaveUp, progress);
         }
@@ -501,25 +486,23 @@ fn trusted(mut extent: LiveExtent) -> LiveExtent {
     extent
 }
 
-/// Takes at most `room` blocks from the front of what is pending. A suspect extent goes alone; extents with checksums and
-/// extents without do not share a request, because it could not be verified.
+/// Takes at most `room` blocks from the front of what is pending. Extents with checksums and extents without do not share a request,
+/// because it could not be verified by them.
 fn take_chunk(job: &mut Job, room: u32, max_extents: usize, per_block: u64) -> Chunk {
-    let mut chunk = Chunk { extents: Vec::new(), blocks: 0, suspect: job.pending.front().is_some_and(|p| p.suspect) };
-    let limit = if chunk.suspect { 1 } else { max_extents };
-    while chunk.blocks < room && chunk.extents.len() < limit {
+    let mut chunk = Chunk { extents: Vec::new(), blocks: 0 };
+    while chunk.blocks < room && chunk.extents.len() < max_extents {
         let Some(mut next) = job.pending.pop_front() else { break };
-        let mixed = chunk.extents.first().is_some_and(|first| first.checksums.is_empty() != next.extent.checksums.is_empty());
-        if mixed || next.suspect != chunk.suspect {
+        if chunk.extents.first().is_some_and(|first: &LiveExtent| first.checksums.is_empty() != next.checksums.is_empty()) {
             job.pending.push_front(next);
             break;
         }
         let left = room - chunk.blocks;
-        if next.extent.blocks > left {
-            let rest = next.extent.split_off(left, per_block);
-            job.pending.push_front(Pending { extent: rest, suspect: next.suspect });
+        if next.blocks > left {
+            let rest = next.split_off(left, per_block);
+            job.pending.push_front(rest);
         }
-        chunk.blocks += next.extent.blocks;
-        chunk.extents.push(next.extent);
+        chunk.blocks += next.blocks;
+        chunk.extents.push(next);
     }
     chunk
 }

@@ -128,7 +128,7 @@ fn what_the_media_cannot_read_stays_and_is_reported() {
 
 #[test]
 fn endless_failures_end() {
-    for kind in [FailureKind::Transient, FailureKind::DestinationMedia, FailureKind::TooLarge, FailureKind::SourceMedia] {
+    for kind in [FailureKind::Transient, FailureKind::DestinationMedia, FailureKind::WrongData, FailureKind::SourceMedia] {
         let (model, info) = one_full_segment(1);
         model.with(|m| m.faults.extend(std::iter::repeat_n(Fault::Fail(kind, 0, false), 1000)));
         let mut relocator = relocator(&model, 8);
@@ -196,7 +196,7 @@ fn a_dropped_or_abandoned_relocator_releases_its_victim() {
     drop(first);
     assert_eq!(model.pinned(), 0);
     model.self_check();
-    let nowhere = SegmentInfo { id: SegmentId { device: DeviceId(3), zone: ZoneId(11) }, ..info };
+    let nowhere = SegmentInfo { id: SegmentId { device: crate::model::DEVICE, zone: ZoneId(11) }, ..info };
     assert!(matches!(relocator(&model, 8).start(nowhere), Err(CleanError::NotAVictim)));
 }
 
@@ -204,6 +204,7 @@ fn fault() -> impl Strategy<Value = Fault> {
     let kind = prop_oneof![
         Just(FailureKind::Unsupported),
         Just(FailureKind::TooLarge),
+        Just(FailureKind::WrongData),
         Just(FailureKind::DestinationZone),
         Just(FailureKind::SourceMedia),
         Just(FailureKind::DestinationMedia),
