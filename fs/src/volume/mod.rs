@@ -1,7 +1,7 @@
 //! The volume shell: devices, log, checkpoints, recovery and cleaning around the pure core.
 
 pub mod attr;
-pub mod layout;
+pub mod content;
 pub mod pages;
 pub mod status;
 

@@ -59,7 +59,7 @@ pub struct Part {
 ///
 /// # Errors
 /// [`crate::core::Halt::Need`] for a block that is not resident; `Corrupt`.
-pub fn layout(view: &dyn ItemView, pages: &DirtyPages, ino: Ino, from: FileBlock, to: FileBlock) -> Planned<Vec<Part>> {
+pub fn content(view: &dyn ItemView, pages: &DirtyPages, ino: Ino, from: FileBlock, to: FileBlock) -> Planned<Vec<Part>> {
     let (extents, _) = extent_parts(view, ino, from, to, usize::MAX)?;
     let mut parts = Vec::new();
     let mut pages = pages.range(ino, from, to).peekable();
