@@ -496,14 +496,20 @@ impl<S: Served> Filesystem for Adaptor<S> {
                 let entries = s.readdir(ino(node), cookie, READDIRPLUS_BATCH)?;
                 for entry in &entries {
                     cookie = entry.cookie;
-                    let attr = match s.getattr(entry.ino) {
-                        Ok(attr) => attr,
+                    let found = s.getattr(entry.ino).and_then(|attr| Ok((attr_of(&attr)?, generation(&attr))));
+                    let (file, generation, remember) = match found {
+                        Ok((file, generation)) => (file, generation, REMEMBER),
                         // Removed since the listing was read.
                         Err(FsError::NotFound) => continue,
-                        Err(error) => return Err(error),
+                        // A damaged inode must not hide its neighbours: it is listed by name, and whoever looks closer
+                        // asks again and gets the error.
+                        Err(_) => {
+                            let Some(kind) = entry_type(entry.kind) else { continue };
+                            let unknown = FileAttr { ino: INodeNo(entry.ino.0), kind, nlink: 1, blksize: crate::BLOCK as u32, ..no_attr() };
+                            (unknown, Generation(0), Duration::ZERO)
+                        }
                     };
-                    let file = attr_of(&attr)?;
-                    if reply.add(file.ino, entry.cookie, OsStr::from_bytes(&entry.name), &REMEMBER, &file, generation(&attr)) {
+                    if reply.add(file.ino, entry.cookie, OsStr::from_bytes(&entry.name), &remember, &file, generation) {
                         return Ok(());
                     }
                 }
