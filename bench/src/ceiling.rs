@@ -263,6 +263,7 @@ impl Ceiling {
         }
         if size < attr.size {
             bytes.zero(size, attr.size - size);
+            bytes.chunks.split_off(&size.div_ceil(CHUNK as u64));
         }
         attr.size = size;
         attr.mtime = now();

@@ -428,7 +428,8 @@ impl<S: Served> Filesystem for Adaptor<S> {
         reply: ReplyWrite,
     ) {
         let options = WriteOptions {
-            // O_SYNC contains the bit of O_DSYNC.
+            // O_SYNC contains the bit of O_DSYNC. Recent kernels send an fsync behind such a write, older ones do not;
+            // the second request finds nothing left to do.
             sync: flags.0 & libc::O_DSYNC != 0,
             kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             // The kernel holds the inode's lock and knows the size: it has already chosen the offset.

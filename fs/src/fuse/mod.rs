@@ -8,8 +8,12 @@ pub mod adaptor;
 pub mod control;
 pub mod errno;
 mod lanes;
+pub mod mountpoint;
 pub mod served;
+pub mod session;
 pub mod translate;
 
 pub use adaptor::{Adaptor, AdaptorOptions};
+pub use mountpoint::{MountRequest, MountpointError};
 pub use served::{Served, WriteOptions};
+pub use session::{Mounted, SessionError};

@@ -1,0 +1,362 @@
+//! Attaching a FUSE connection to the tree of names, and detaching it.
+//!
+//! We call mount(2) ourselves instead of leaving it to fuser 0.18.0: when somebody else has unmounted the filesystem,
+//! fuser's teardown may unmount the same path again and take away whatever was mounted there in the meantime; and it
+//! drops the subtype, by which mount(8) and findmnt(8) know us, for root. Without the right to mount, the setuid helper
+//! fusermount3 does it and hands the connection over a socket.
+
+use rustix::fs::{Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use std::ffi::CString;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use thiserror::Error;
+
+/// The type under which the mount appears: mount(8) finds its helper by it.
+pub const FILESYSTEM_TYPE: &str = "fuse.ferryfs";
+const SUBTYPE: &str = "ferryfs";
+const DEVICE: &str = "/dev/fuse";
+
+/// What the kernel is to know of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountRequest {
+    /// An absolute path without symbolic links.
+    pub mountpoint: PathBuf,
+    /// What findmnt(8) shows as the source.
+    pub source: String,
+    /// No writes at all.
+    pub read_only: bool,
+    /// Set-id bits have no effect.
+    pub no_suid: bool,
+    /// Device nodes have no effect.
+    pub no_dev: bool,
+    /// Nothing can be executed.
+    pub no_exec: bool,
+    /// Access times do not change.
+    pub no_atime: bool,
+    /// Other users than the one who mounts may enter.
+    pub allow_other: bool,
+}
+
+/// Why a mount could not be made or removed.
+#[derive(Debug, Error)]
+pub enum MountpointError {
+    /// The kernel has no FUSE.
+    #[error("{DEVICE} does not exist: this kernel has no FUSE (try: modprobe fuse), or the container does not pass it on")]
+    NoFuse,
+    /// No right to use it.
+    #[error("{DEVICE} cannot be opened: permission denied")]
+    FuseForbidden,
+    /// A path that cannot be handed to the kernel.
+    #[error("{0:?} contains a zero byte")]
+    ZeroByte(PathBuf),
+    /// mount(2) refused.
+    #[error("mount on {path}: {}", std::io::Error::from(*errno))]
+    Refused {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// Neither root nor a helper.
+    #[error("only root may mount without fusermount3, which is not installed (package fuse3)")]
+    NoHelper,
+    /// The helper refused.
+    #[error("fusermount3: {0}")]
+    Helper(String),
+    /// Talking to the helper failed.
+    #[error("{0}: {1}")]
+    System(&'static str, std::io::Error),
+    /// Somebody has a file in it open.
+    #[error("{path} is in use: a program has a file open in it or works in it (fuser -vm {path} tells which)")]
+    Busy {
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+type Result<T> = std::result::Result<T, MountpointError>;
+
+/// Is there a FUSE that we may use?
+///
+/// # Errors
+/// The sentence to print.
+pub fn check_fuse() -> Result<()> {
+    match std::fs::metadata(DEVICE) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(MountpointError::NoFuse),
+        _ => Ok(()),
+    }
+}
+
+/// Can another descriptor for FUSE be opened, one for each thread?
+pub fn can_clone() -> bool {
+    open_device().is_ok()
+}
+
+fn open_device() -> Result<OwnedFd> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => MountpointError::NoFuse,
+        Errno::ACCESS | Errno::PERM => MountpointError::FuseForbidden,
+        errno => MountpointError::System("open /dev/fuse", errno.into()),
+    })
+}
+
+/// Mounts, and returns the connection over which the kernel will ask.
+///
+/// # Errors
+/// Everything that can be in the way, in a sentence.
+pub fn mount(request: &MountRequest) -> Result<OwnedFd> {
+    check_fuse()?;
+    match mount_directly(request) {
+        Err(MountpointError::Refused { errno: Errno::PERM, .. } | MountpointError::FuseForbidden) => mount_by_helper(request),
+        other => other,
+    }
+}
+
+fn mount_directly(request: &MountRequest) -> Result<OwnedFd> {
+    let connection = open_device()?;
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, request.read_only);
+    flags.set(MountFlags::NOSUID, request.no_suid);
+    flags.set(MountFlags::NODEV, request.no_dev);
+    flags.set(MountFlags::NOEXEC, request.no_exec);
+    flags.set(MountFlags::NOATIME, request.no_atime);
+    let data = kernel_data(request, connection.as_raw_fd());
+    let data = CString::new(data).map_err(|_| MountpointError::ZeroByte(request.mountpoint.clone()))?;
+    rustix::mount::mount(request.source.as_str(), &request.mountpoint, FILESYSTEM_TYPE, flags, data.as_c_str())
+        .map_err(|errno| MountpointError::Refused { path: request.mountpoint.clone(), errno })?;
+    Ok(connection)
+}
+
+/// The option string of mount(2).
+fn kernel_data(request: &MountRequest, connection: i32) -> String {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    // The kernel checks permissions by mode, owner and group: it does so for every filesystem and does it right.
+    let mut data = format!("fd={connection},rootmode=40000,user_id={uid},group_id={gid},default_permissions");
+    if request.allow_other {
+        data.push_str(",allow_other");
+    }
+    data
+}
+
+/// The option string of fusermount3, in which a comma or backslash of a name is escaped.
+fn helper_options(request: &MountRequest) -> String {
+    let source = request.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut options = format!("fsname={source},subtype={SUBTYPE},default_permissions");
+    for (wanted, name) in [
+        (request.read_only, "ro"),
+        (request.no_exec, "noexec"),
+        (request.no_atime, "noatime"),
+        (request.allow_other, "allow_other"),
+        // Set-id bits and device nodes of an image that an ordinary user made must not take effect; the helper insists on
+        // it as well.
+        (true, "nosuid"),
+        (true, "nodev"),
+    ] {
+        if wanted {
+            options.push(',');
+            options.push_str(name);
+        }
+    }
+    options
+}
+
+fn mount_by_helper(request: &MountRequest) -> Result<OwnedFd> {
+    let failed = |what| move |errno: Errno| MountpointError::System(what, errno.into());
+    // The helper inherits its end of the socket, so that end is not closed on exec.
+    let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None);
+    let (ours, theirs) = pair().map_err(failed("make a socket for fusermount3"))?;
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).map_err(failed("make a socket for fusermount3"))?;
+    let child = Command::new("fusermount3")
+        .arg("-o")
+        .arg(helper_options(request))
+        .arg("--")
+        .arg(&request.mountpoint)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    drop(theirs);
+    let child = child.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => MountpointError::NoHelper,
+        _ => MountpointError::System("run fusermount3", error),
+    })?;
+    let connection = receive(&ours);
+    let output = child.wait_with_output().map_err(|error| MountpointError::System("wait for fusermount3", error))?;
+    match connection {
+        Ok(Some(connection)) => Ok(connection),
+        Ok(None) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("fusermount3: ").to_owned();
+            Err(MountpointError::Helper(if said.is_empty() { "it gave no reason".to_owned() } else { said }))
+        }
+        Err(errno) => Err(MountpointError::System("receive the connection from fusermount3", errno.into())),
+    }
+}
+
+/// The descriptor that the helper sends, `None` if it ended without sending one.
+fn receive(socket: impl AsFd) -> std::result::Result<Option<OwnedFd>, Errno> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    loop {
+        match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno),
+            Ok(_) => break,
+        }
+    }
+    Ok(ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+/// Unmounts. `lazy`: it disappears from the tree at once, and from memory when the last open file is closed.
+///
+/// # Errors
+/// [`MountpointError::Busy`] unless lazy, or the refusal.
+pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
+    let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() } | UnmountFlags::NOFOLLOW;
+    match rustix::mount::unmount(path, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(MountpointError::Busy { path: path.to_owned() }),
+        Err(Errno::PERM) => unmount_by_helper(path, lazy),
+        Err(errno) => Err(MountpointError::System("unmount", errno.into())),
+    }
+}
+
+fn unmount_by_helper(path: &Path, lazy: bool) -> Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if lazy {
+        command.arg("-z");
+    }
+    let output = command.arg("--").arg(path).stdin(Stdio::null()).output().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => MountpointError::NoHelper,
+        _ => MountpointError::System("run fusermount3", error),
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("fusermount3: ").to_owned();
+    if said.contains("busy") { Err(MountpointError::Busy { path: path.to_owned() }) } else { Err(MountpointError::Helper(said)) }
+}
+
+/// Which filesystem is mounted at a path, without asking the one that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: (u32, u32),
+    /// Is the path the root of a mount?
+    pub is_mount_root: bool,
+}
+
+impl Identity {
+    /// Device number, as `major:minor` in /proc/self/mountinfo and /sys/class/bdi.
+    pub fn device(&self) -> String {
+        format!("{}:{}", self.device.0, self.device.1)
+    }
+}
+
+/// What is mounted at `path` now. Does not wait for a daemon that hangs.
+///
+/// # Errors
+/// The errno of statx(2): ENOTCONN where a daemon died and left its mount behind.
+pub fn identity(path: &Path) -> std::result::Result<Identity, Errno> {
+    use rustix::fs::{AtFlags, CWD};
+    let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    let is_mount_root = StatxAttributes::from_bits_retain(found.stx_attributes.bits()).contains(StatxAttributes::MOUNT_ROOT);
+    Ok(Identity { device: (found.stx_dev_major, found.stx_dev_minor), is_mount_root })
+}
+
+/// A line of /proc/self/mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountLine {
+    /// Device number.
+    pub device: String,
+    /// Where.
+    pub path: PathBuf,
+    /// Filesystem type with subtype.
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+}
+
+/// All mounts of this process's namespace, the latest last.
+///
+/// # Errors
+/// /proc that cannot be read.
+pub fn mounts() -> std::io::Result<Vec<MountLine>> {
+    Ok(std::fs::read("/proc/self/mountinfo")?.split(|b| *b == b'\n').filter_map(parse_mount_line).collect())
+}
+
+fn parse_mount_line(line: &[u8]) -> Option<MountLine> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut fields = line.split(|b| *b == b' ');
+    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let path = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = String::from_utf8(unescape(rest.next()?)).ok()?;
+    let source = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
+    Some(MountLine { device, path, kind, source })
+}
+
+/// Undoes the kernel's octal escapes (space, tab, newline, backslash).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut at = 0;
+    while at < field.len() {
+        let octal = field.get(at + 1..at + 4).filter(|_| field[at] == b'\\');
+        let value = octal.and_then(|digits| digits.iter().try_fold(0u32, |sum, d| (b'0'..=b'7').contains(d).then(|| sum * 8 + u32::from(d - b'0'))));
+        match value.and_then(|value| u8::try_from(value).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(field[at]);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_lines_are_read_with_their_escapes() {
+        let line = br"36 35 0:45 / /mnt/two\040words rw,noatime shared:1 master:2 - fuse.ferryfs /tmp/a\134b rw,user_id=0";
+        let parsed = parse_mount_line(line).unwrap();
+        assert_eq!(parsed.device, "0:45");
+        assert_eq!(parsed.path, PathBuf::from("/mnt/two words"));
+        assert_eq!(parsed.kind, FILESYSTEM_TYPE);
+        assert_eq!(parsed.source, r"/tmp/a\b");
+        assert_eq!(parse_mount_line(b""), None);
+        assert_eq!(parse_mount_line(b"1 2 3"), None);
+        assert_eq!(unescape(br"\9\04"), br"\9\04");
+    }
+
+    #[test]
+    fn options_for_the_kernel_and_for_the_helper() {
+        let request = MountRequest { source: r"/a,b\c".into(), allow_other: true, read_only: true, ..MountRequest::default() };
+        assert!(kernel_data(&request, 7).starts_with("fd=7,rootmode=40000,"));
+        assert!(kernel_data(&request, 7).ends_with(",default_permissions,allow_other"));
+        assert_eq!(helper_options(&request), r"fsname=/a\,b\\c,subtype=ferryfs,default_permissions,ro,allow_other,nosuid,nodev");
+    }
+
+    #[test]
+    fn proc_is_the_root_of_a_mount_and_a_file_in_it_is_not() {
+        assert!(identity(Path::new("/proc")).unwrap().is_mount_root);
+        assert!(!identity(Path::new("/proc/self")).unwrap().is_mount_root);
+        assert!(mounts().unwrap().iter().any(|line| line.path == Path::new("/proc")));
+    }
+}
