@@ -16,11 +16,20 @@ pub(super) struct Backing {
     file: File,
     can_punch: AtomicBool,
     can_copy: AtomicBool,
+    /// Writes beyond fail as on a full file system.
+    #[cfg(test)]
+    full_beyond: u64,
 }
 
 impl Backing {
     pub(super) fn new(file: File) -> Self {
-        Self { file, can_punch: AtomicBool::new(true), can_copy: AtomicBool::new(true) }
+        Self {
+            file,
+            can_punch: AtomicBool::new(true),
+            can_copy: AtomicBool::new(true),
+            #[cfg(test)]
+            full_beyond: u64::MAX,
+        }
     }
 
     /// Fills `buf`; what lies beyond the end of the file reads as zeros.
@@ -37,6 +46,13 @@ impl Backing {
 
     /// Writes all of `parts`, one behind the other.
     pub(super) fn write_parts<'a>(&self, offset: u64, parts: impl Iterator<Item = &'a [u8]>) -> Result<(), Stopped> {
+        #[cfg(test)]
+        if self.full_beyond != u64::MAX {
+            let whole: Vec<u8> = parts.flatten().copied().collect();
+            let fits = (self.full_beyond.saturating_sub(offset) as usize).min(whole.len());
+            write_at(&self.file, offset, &whole[..fits])?;
+            return if fits < whole.len() { Err(Stopped { done: fits as u64, errno: Errno::NOSPC }) } else { Ok(()) };
+        }
         write_parts_at(&self.file, offset, parts)
     }
 
@@ -135,5 +151,19 @@ impl Backing {
                 other => return other,
             }
         }
+    }
+}
+
+/// File systems that are hard to come by.
+#[cfg(test)]
+impl Backing {
+    pub(super) fn pretend_no_holes(&self) {
+        self.can_punch.store(false, Ordering::Relaxed);
+    }
+    pub(super) fn pretend_no_copies(&self) {
+        self.can_copy.store(false, Ordering::Relaxed);
+    }
+    pub(super) fn pretend_full_beyond(&mut self, offset: u64) {
+        self.full_beyond = offset;
     }
 }
