@@ -1,6 +1,6 @@
-//! Reading the maps: what of a zone is live, checksums of file blocks, bounded steps for large removals.
+//! Reading the maps: what of a zone is live, extents and checksums of a range; and forgetting a zone.
 
-use super::runs::{Extents, MAX_FILE_BLOCKS, RunMap, Summaries, parts, run_at_or_after, run_before};
+use super::runs::{Extents, RunMap, Summaries, parts, run_at_or_after, run_before};
 use crate::addr::Addr;
 use crate::core::halt::{Halt, Planned};
 use crate::core::key::{Class, Key};
@@ -122,43 +122,6 @@ pub fn checksums(view: &dyn ItemView, ino: Ino, block: FileBlock, blocks: u32) -
         at += here;
     }
     Ok(sums)
-}
-
-/// The next bounded step of making `from..to` a hole: a range to unmap that takes about `max` items; `None`: nothing is left there. Call it
-/// with the same range until then.
-///
-/// # Errors
-/// [`Halt::Need`] for a block that is not resident; `Corrupt`.
-pub fn cut_step(view: &dyn ItemView, ino: Ino, from: FileBlock, to: FileBlock, max: usize) -> Planned<Option<(FileBlock, u64)>> {
-    let map = Extents(ino);
-    let to = to.0.min(MAX_FILE_BLOCKS);
-    let group_at = |group: u64| -> Planned<Option<u64>> {
-        let found = view.first_at_or_after(&Key::new(Class::Checksum, ino.0, group))?;
-        // Only groups that lie in the range as a whole go with it.
-        let ours = |key: &Key| key.class == Class::Checksum && key.a == ino.0 && key.b < to / CHECKSUM_GROUP;
-        Ok(found.map(|(key, _)| key).filter(ours).map(|key| key.b))
-    };
-    let extent_at = |at: u64| Ok::<_, Halt>(run_at_or_after(&map, view, at)?.filter(|run| run.block.0 < to));
-    let mut extent = match run_before(&map, view, from.0)?.filter(|run| run.end() > from && from.0 < to) {
-        Some(run) => Some(run),
-        None => extent_at(from.0)?,
-    };
-    let mut group = group_at(from.0.div_ceil(CHECKSUM_GROUP))?;
-    let mut reached = from.0;
-    // Both kinds of items side by side, always the one that ends first: a step never leaves more than one extent cut in two.
-    for _ in 0..max.max(1) {
-        let extent_end = extent.map(|run| run.end().0.min(to));
-        let group_end = group.map(|group| (group + 1) * CHECKSUM_GROUP);
-        let Some(end) = extent_end.into_iter().chain(group_end).min() else { break };
-        reached = end;
-        if extent_end == Some(end) {
-            extent = extent_at(end)?;
-        }
-        if group_end == Some(end) {
-            group = group_at(end / CHECKSUM_GROUP)?;
-        }
-    }
-    Ok((reached > from.0).then_some((from, reached - from.0)))
 }
 
 fn summaries_of(view: &dyn ItemView, zone: Addr, max: usize) -> Planned<Vec<Key>> {

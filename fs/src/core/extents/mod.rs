@@ -12,7 +12,7 @@ mod runs;
 #[cfg(test)]
 mod tests;
 
-pub use live::{LiveData, LivePart, checksums, cut_step, extent_parts, forget_zone, live_runs, prepare_forget_zone};
+pub use live::{LiveData, LivePart, checksums, extent_parts, forget_zone, live_runs, prepare_forget_zone};
 pub use runs::MAX_FILE_BLOCKS;
 
 use crate::addr::Addr;
@@ -22,7 +22,7 @@ use crate::core::txn::{ItemTree, ItemView, damaged};
 use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
-use runs::{Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, replace, touch_removal};
+use runs::{Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, replace, run_before, touch_removal};
 
 /// The zone table as extents see it: how many blocks of each zone are live (I4). Runs stay within one zone.
 pub trait LiveCounts {
@@ -176,31 +176,28 @@ fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, addr: Addr, checks
     Ok(steps)
 }
 
-/// Checksums of a range that becomes a hole: groups within it go, a group that it cuts off at its end is shortened. What else stays
-/// of a group means nothing and goes with the file at the latest.
+/// Checksums of a range that becomes a hole. Groups within it go; so do groups that it shares when no other extent is in them: a group is
+/// there only as long as an extent is, so that freeing the extents of a file frees all. A shared group is shortened where it can be.
 fn forget_sums(view: &dyn ItemView, ino: Ino, from: u64, to: u64, steps: &mut Vec<Step>) -> Planned<()> {
-    let kept_slots = (from % CHECKSUM_GROUP) as usize;
-    let group_end = from.next_multiple_of(CHECKSUM_GROUP);
-    if kept_slots > 0 && to >= group_end {
-        let key = Key::checksum(ino, FileBlock(from));
-        if let Some(value) = view.get(&key)?
-            && value.len() > kept_slots * 4
-        {
-            steps.push(Step::Sums { key, value: Some(value[..kept_slots * 4].to_vec()) });
-        }
-    }
-    let mut next = Key::checksum(ino, FileBlock(group_end));
-    let end = Key::checksum(ino, FileBlock(to));
+    let mut next = Key::checksum(ino, FileBlock(from));
+    let end = Key::checksum(ino, FileBlock(to.next_multiple_of(CHECKSUM_GROUP)));
     while next < end {
-        match view.first_at_or_after(&next)? {
-            Some((key, _)) if key < end => {
-                steps.push(Step::Sums { key, value: None });
-                next = Key { b: key.b + 1, ..key };
-            }
-            _ => break,
+        let Some((key, value)) = view.first_at_or_after(&next)?.filter(|(key, _)| *key < end) else { break };
+        let (first, behind) = (key.b * CHECKSUM_GROUP, (key.b + 1) * CHECKSUM_GROUP);
+        let kept = from.saturating_sub(first) as usize * 4;
+        if !has_extent(view, ino, first, from)? && !has_extent(view, ino, to, behind)? {
+            steps.push(Step::Sums { key, value: None });
+        } else if to >= behind && value.len() > kept {
+            steps.push(Step::Sums { key, value: Some(value[..kept].to_vec()) });
         }
+        next = Key { b: key.b + 1, ..key };
     }
     Ok(())
+}
+
+/// Is there an extent in `from..to`?
+fn has_extent(view: &dyn ItemView, ino: Ino, from: u64, to: u64) -> Planned<bool> {
+    Ok(from < to && run_before(&Extents(ino), view, to)?.is_some_and(|run| run.end().0 > from))
 }
 
 fn fill_holes(view: &dyn ItemView, ino: Ino, from: u64, to: u64) -> Planned<Vec<Step>> {
