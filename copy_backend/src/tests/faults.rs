@@ -216,7 +216,7 @@ proptest! {
         seed in any::<u64>(),
         small in any::<bool>(),
         requests in proptest::collection::vec(
-            (proptest::collection::vec((0..SOURCE_ZONES, 0..60u64, 1..12u64), 1..8), any::<bool>()), 1..6),
+            (proptest::collection::vec((0..SOURCE_ZONES, 0..60u64, 1..12u64), 1..6), any::<bool>()), 1..6),
         chances in (0..3u32, 0..3u32, 0..3u32, 0..3u32, 0..3u32),
         worn in proptest::option::of((0..ZONES, any::<bool>(), 0..60u64)),
     ) {
