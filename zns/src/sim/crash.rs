@@ -53,17 +53,16 @@ impl State {
             let z = &mut self.durable[zone as usize];
             z.state = match (self.worn.get(&zone), z.state) {
                 (Some(worn), _) => *worn,
-                _ if self.config.conventional => ZoneState::Empty,
                 (None, ZoneState::Full) => ZoneState::Full,
                 _ if z.written == 0 => ZoneState::Empty,
                 _ => ZoneState::Closed,
             };
-            if self.config.conventional {
-                z.written = 0;
-            }
             let next = z.clone();
             self.set_state(zone, next.state);
             self.zones[zone as usize] = next;
+        }
+        if self.config.conventional {
+            self.forget_pointers();
         }
         self.in_flight.clear();
         self.powered = true;

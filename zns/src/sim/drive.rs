@@ -27,16 +27,12 @@ impl SimDrive {
         Self { state: Arc::new(Mutex::new(State::new(config))) }
     }
 
-    /// A handle. On a conventional drive the software write pointers start unknown (as empty) with each handle that is opened.
+    /// A handle. On a conventional drive the software write pointers start unknown (all zones full) with each handle that is
+    /// opened.
     pub fn open(&self) -> Arc<SimDevice> {
         let mut state = self.state.lock();
         if state.config.conventional {
-            for zone in 0..state.config.zones {
-                if !state.worn.contains_key(&zone) {
-                    state.set_state(zone, ZoneState::Empty);
-                    state.zones[zone as usize].written = 0;
-                }
-            }
+            state.forget_pointers();
         }
         Arc::new(SimDevice {
             drive: self.clone(),

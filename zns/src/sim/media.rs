@@ -216,13 +216,14 @@ impl State {
     /// May `blocks` blocks be written at block `offset` of the zone? Opens it.
     fn admit(&mut self, span: Span) -> std::result::Result<(), NvmeStatus> {
         let Zone { state, written, .. } = self.zones[span.zone as usize];
+        let free = self.config.overwrites;
         match state {
             ZoneState::ReadOnly => return Err(NvmeStatus::ZONE_READ_ONLY),
             ZoneState::Offline => return Err(NvmeStatus::ZONE_OFFLINE),
-            ZoneState::Full if !self.config.conventional => return Err(NvmeStatus::ZONE_FULL),
+            ZoneState::Full if !free => return Err(NvmeStatus::ZONE_FULL),
+            _ if span.offset != written && !free => return Err(NvmeStatus::ZONE_INVALID_WRITE),
             _ if span.offset + span.blocks > self.config.zone_capacity.0 => return Err(NvmeStatus::ZONE_BOUNDARY),
-            _ if self.config.conventional => return Ok(()),
-            _ if span.offset != written => return Err(NvmeStatus::ZONE_INVALID_WRITE),
+            _ if free => return Ok(()),
             _ => {}
         }
         self.open_zone(span.zone, ZoneState::ImplicitOpen)
@@ -238,25 +239,24 @@ impl State {
         if let Some(data) = data {
             Arc::make_mut(&mut z.bytes).write(at, data);
         }
+        self.stats.overwrites += u64::from(offset != z.written);
+        z.written = if self.config.overwrites { z.written.max(offset + blocks) } else { offset + blocks };
+        let full = z.written == self.config.zone_capacity.0;
         if self.config.conventional {
-            self.stats.overwrites += u64::from(offset != z.written);
-            z.written = z.written.max(offset + blocks);
             if let Some(data) = data {
                 self.overwrites.push(Overwrite { zone, offset: at, data: data.into() });
             }
-            let full = z.written == self.config.zone_capacity.0;
-            self.set_state(zone, if full { ZoneState::Full } else { ZoneState::ImplicitOpen });
-            return;
-        }
-        z.written = offset + blocks;
-        let full = z.written == self.config.zone_capacity.0;
-        let events = self.pending.entry(zone).or_default();
-        match events.last_mut() {
-            Some(Event::Write { to, .. }) if *to == offset => *to = offset + blocks,
-            _ => events.push(Event::Write { from: offset, to: offset + blocks }),
+        } else {
+            let events = self.pending.entry(zone).or_default();
+            match events.last_mut() {
+                Some(Event::Write { to, .. }) if *to == offset => *to = offset + blocks,
+                _ => events.push(Event::Write { from: offset, to: offset + blocks }),
+            }
         }
         if full {
             self.set_state(zone, ZoneState::Full);
+        } else if self.config.overwrites {
+            self.set_state(zone, ZoneState::ImplicitOpen);
         }
     }
 
@@ -393,7 +393,6 @@ impl State {
         }
         match action {
             ZoneAction::Open if state == S::Full => return Err(NvmeStatus::INVALID_TRANSITION),
-            ZoneAction::Open if self.config.conventional => self.set_state(zone, S::ExplicitOpen),
             ZoneAction::Open => self.open_zone(zone, S::ExplicitOpen)?,
             ZoneAction::Close if matches!(state, S::Empty | S::Full) => return Err(NvmeStatus::INVALID_TRANSITION),
             ZoneAction::Close => self.set_state(zone, self.idle_state(zone)),
@@ -416,6 +415,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What the host does not know of a plain disk, it must take as full.
+    pub fn forget_pointers(&mut self) {
+        for zone in 0..self.config.zones {
+            if !self.worn.contains_key(&zone) {
+                self.set_state(zone, ZoneState::Full);
+                self.zones[zone as usize].written = self.config.zone_capacity.0;
+            }
+        }
     }
 
     fn note(&mut self, zone: u32, event: Event, happened: bool) {

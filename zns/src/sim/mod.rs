@@ -47,8 +47,12 @@ pub struct SimConfig {
     pub max_active: u32,
     /// Largest single read or write, in bytes.
     pub max_io_bytes: u32,
-    /// A plain disk: blocks may be overwritten at random, write pointers are those that the host adopts.
+    /// A plain disk presented as zones: every zone is reported full until the host adopts write pointers, a reset leaves the
+    /// content where it is, and a power cut may take or tear any write since the last flush.
     pub conventional: bool,
+    /// On a plain disk, writes may go anywhere. Off: the adopted write pointers are enforced, as
+    /// [`crate::conventional::ConventionalDevice`] does it.
+    pub overwrites: bool,
     /// Limits of the drive's Copy command; `None`: it has none.
     pub copy: Option<CopyLimits>,
     /// A power cut tears a 4096-byte device block between its 512-byte sectors. (Device blocks are never torn otherwise.)
@@ -71,6 +75,7 @@ impl SimConfig {
             max_active: 14,
             max_io_bytes: 1 << 20,
             conventional: false,
+            overwrites: false,
             copy: Some(CopyLimits { mssrl: 128, mcl: 256, ranges: 128 }),
             tear_blocks: false,
             seed,
@@ -78,7 +83,7 @@ impl SimConfig {
         }
     }
 
-    /// A faultless plain disk of `zones` zones of 1 MiB and 512-byte blocks.
+    /// A faultless plain disk of `zones` zones of 1 MiB and 512-byte blocks, with write pointers enforced once they are adopted.
     pub fn conventional(zones: u32, seed: u64) -> Self {
         Self {
             block_size: 512,

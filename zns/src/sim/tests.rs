@@ -220,6 +220,31 @@ fn a_torn_block_and_a_surprising_write_pointer_lie_behind_garbage() {
 }
 
 #[test]
+fn a_plain_disk_is_full_until_its_pointers_are_adopted_and_then_enforces_them() {
+    let drive = SimDrive::new(SimConfig::conventional(24, 3));
+    let device = drive.open();
+    assert!(device.report(0..24).unwrap().iter().all(|zone| zone.state == ZoneState::Full && zone.written == zone.capacity));
+    assert!(matches!(write(&device, 0, 1, 1), Err(DeviceError::Zone { status: NvmeStatus::ZONE_FULL, .. })));
+    device.manage(ZoneId(0), ZoneAction::Reset).unwrap();
+    write(&device, 0, 8, 1).unwrap();
+    device.flush().unwrap();
+    assert!(matches!(write(&device, 0, 8, 2), Err(DeviceError::NotAtWritePointer { .. })));
+    drive.power_cycle();
+    let mut zone = device.report(0..1).unwrap()[0];
+    assert_eq!(zone.state, ZoneState::Full);
+    assert!(read(&device, 0, 8).unwrap() == bytes(&payload(&device, 8, 1)), "reads need no pointer");
+    (zone.state, zone.written) = (ZoneState::Closed, Blocks(8));
+    device.adopt(&[zone]).unwrap();
+    write(&device, 8, 2, 2).unwrap();
+    assert_eq!(drive.zone(ZoneId(0)).written, Blocks(10));
+    device.manage(ZoneId(0), ZoneAction::Reset).unwrap();
+    assert!(read(&device, 0, 8).unwrap() == bytes(&payload(&device, 8, 1)), "a reset does not erase a plain disk");
+    zone.written = Blocks(5000);
+    assert!(matches!(device.adopt(&[zone]), Err(DeviceError::BadRange { .. })));
+    assert_eq!(drive.violations().len(), 2);
+}
+
+#[test]
 fn large_drives_stay_small() {
     let config = SimConfig { zones: 100_000, zone_size: Blocks(65536), zone_capacity: Blocks(65536), ..SimConfig::zoned(24, 1) };
     let drive = SimDrive::new(config);
@@ -420,7 +445,9 @@ proptest! {
         seed in any::<u64>(),
         survival in prop_oneof![Just(Survival::Random), Just(Survival::KeepAll), Just(Survival::LoseAll)],
     ) {
-        let drive = SimDrive::new(SimConfig { zone_size: Blocks(64), zone_capacity: Blocks(64), ..SimConfig::conventional(2, seed) });
+        let blocks = Blocks(64);
+        let drive =
+            SimDrive::new(SimConfig { zone_size: blocks, zone_capacity: blocks, overwrites: true, ..SimConfig::conventional(2, seed) });
         let device = drive.open();
         // Per block: every content since the last flush.
         let mut history: Vec<Vec<Vec<u8>>> = vec![vec![vec![0; 512]]; 64];
