@@ -180,7 +180,8 @@ impl Progress {
                 leave(kind.reason());
             }
             FailureKind::DestinationMedia if offload => {
-                if engine.routes.lock().failed(from, to, self.road, kind.reason()) {
+                let closed = engine.routes.lock().failed(from, to, self.road, kind.reason());
+                if closed {
                     leave(kind.reason());
                 }
             }

@@ -131,3 +131,52 @@ fn run(shared: &Shared) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn did(ranges_done: usize) -> CopyOutcome {
+        CopyOutcome { ranges_done, host_read: 0, host_written: 0, failure: None }
+    }
+
+    #[test]
+    fn jobs_run_side_by_side_and_each_is_told_once() {
+        let workers = Workers::new("test", 2);
+        // Each of the two waits for the other: they finish only if both run.
+        let (to_first, from_second) = mpsc::channel();
+        let (to_second, from_first) = mpsc::channel();
+        let first = workers.submit(move || {
+            to_second.send(()).unwrap();
+            from_second.recv().unwrap();
+            did(1)
+        });
+        let second = workers.submit(move || {
+            from_first.recv().unwrap();
+            to_first.send(()).unwrap();
+            did(2)
+        });
+        let copy_of_second = Ticket(second.0);
+        assert_eq!(workers.complete(second), did(2));
+        assert_eq!(workers.complete(first), did(1));
+        assert_eq!(workers.complete(copy_of_second).failure, Some(FailureKind::Transient));
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_and_dropping_waits_for_what_runs() {
+        let workers = Workers::new("test", 1);
+        let ticket = workers.submit(|| panic!("a device with a bug"));
+        assert_eq!(workers.complete(ticket).failure, Some(FailureKind::Transient));
+        let (done, all) = mpsc::channel();
+        for index in 0..8 {
+            let done = done.clone();
+            workers.submit(move || {
+                done.send(index).unwrap();
+                did(0)
+            });
+        }
+        drop((workers, done));
+        assert_eq!(all.iter().collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    }
+}

@@ -285,3 +285,52 @@ proptest! {
         prop_assert!(lab.drives[0].violations().is_empty(), "{:?}", lab.drives[0].violations());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 80, ..ProptestConfig::default() })]
+
+    #[test]
+    fn many_zones_with_faults_keep_apart(
+        seed in any::<u64>(),
+        two_devices in any::<bool>(),
+        loads in proptest::collection::vec(
+            (6..20u32, any::<bool>(), proptest::collection::vec((0..SOURCE_ZONES, 0..60u64, 1..5u64), 1..5)), 1..14),
+    ) {
+        let lab = Lab::new(vec![config(4096, seed), config(512, seed ^ 1)], full());
+        for drive in &lab.drives {
+            drive.set_faults(FaultPlan { read_error: 0.03, write_error: 0.03, copy_refused: 0.03, copy_partial: 0.03, copy_wrong: 0.03, ..FaultPlan::default() });
+        }
+        let to = u8::from(two_devices);
+        let mut kinds = std::collections::HashMap::new();
+        let mut ends = std::collections::HashMap::new();
+        let mut requests = Vec::new();
+        for (zone, offload, ranges) in loads {
+            // The kind of a zone stays what its first request made it.
+            let road = *kinds.entry(zone).or_insert(if offload && !two_devices { RoadPreference::Offload } else { RoadPreference::Host });
+            let sources: Vec<SourceRange> = ranges.into_iter().map(|(z, from, len)| lab.source(0, z, from.min(64 - len), len)).collect();
+            let blocks: u64 = sources.iter().map(|source| source.blocks.0).sum();
+            let end = ends.entry(zone).or_insert(0);
+            if *end + blocks <= 64 {
+                let start = lab.target(to, zone);
+                let target = Target { lba: start.lba + Blocks(*end * 4096 / lab.block(to)), ..start };
+                requests.push(lab.request(sources, target, road));
+                *end += blocks;
+            }
+        }
+        let results = lab.engine.copy_many(requests.clone());
+        prop_assert_eq!(results.len(), requests.len());
+        let mut ended = std::collections::HashSet::new();
+        for (request, result) in requests.into_iter().zip(results) {
+            let result = result.unwrap();
+            let zone = request.target.lba.0 * lab.block(to) / ZONE_BYTES;
+            prop_assert!(!ended.contains(&zone) || result.sources_done == 0, "nothing follows a failure in its zone");
+            if result.failure.is_some() {
+                ended.insert(zone);
+            }
+            prop_assert!(lab.at(request.target, result.bytes_done) == lab.contents(&request.sources[..result.sources_done]));
+        }
+        for drive in &lab.drives {
+            prop_assert!(drive.violations().is_empty(), "{:?}", drive.violations());
+        }
+    }
+}

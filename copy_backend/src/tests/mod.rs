@@ -2,6 +2,7 @@
 
 mod engine;
 mod faults;
+mod files;
 mod plan;
 
 use crate::{CopyEngine, CopyRequest, EngineConfig, RoadPreference, SourceRange, Target};
