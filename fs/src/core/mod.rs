@@ -6,10 +6,15 @@
 pub mod extents;
 pub mod halt;
 pub mod key;
+pub mod nodes;
 pub mod ops;
+pub mod page;
+pub mod tree;
 pub mod txn;
 pub mod zones;
 
 pub use halt::{BlockId, Halt, Planned};
 pub use key::{Class, Key};
+pub use nodes::NodeStore;
+pub use tree::Tree;
 pub use txn::{ItemTree, ItemView, Txn};

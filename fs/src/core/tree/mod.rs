@@ -1,0 +1,133 @@
+//! The one copy-on-write B+tree of a volume: items (key to bytes) over a [`NodeStore`].
+//!
+//! Every inner node holds, for each child, the exact lower bound of the child's keys; the leftmost one of all is
+//! [`SortKey::ZERO`]. A key range never moves to a node that is not resident, so whatever [`Tree::touch`] found stays reachable
+//! without I/O however many changes follow: that is what lets an operation prepare first and then apply without failing.
+//!
+//! Pages are validated one by one when they are installed. That a page also fits below its parent (level, key range) is checked on the
+//! way down: by level for readers, which keeps them from going in circles, and completely for `touch` and all changes.
+
+mod change;
+mod check;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use check::TreeStats;
+pub use read::ScanHalt;
+
+use crate::core::halt::BlockId;
+use crate::core::key::Key;
+use crate::core::nodes::{NodeStore, Roots};
+use crate::core::page::{MAX_LEVEL, Page, SortKey};
+use crate::error::Result;
+use crate::ids::NodeId;
+
+/// The item tree. See the module.
+#[derive(Debug)]
+pub struct Tree {
+    store: NodeStore,
+}
+
+/// Nodes from the root (first) to a leaf (last), and which child was taken in each.
+struct Path {
+    steps: [(NodeId, u16); MAX_LEVEL as usize + 1],
+    len: usize,
+    /// Upper bound of the leaf.
+    high: Option<SortKey>,
+}
+
+impl Path {
+    fn leaf(&self) -> NodeId {
+        self.steps[self.len - 1].0
+    }
+    fn id(&self, depth: usize) -> NodeId {
+        self.steps[depth].0
+    }
+    fn slot(&self, depth: usize) -> usize {
+        usize::from(self.steps[depth].1)
+    }
+}
+
+impl Tree {
+    /// The tree of a new volume; see [`NodeStore::create`].
+    pub fn create(raw_pages: u64) -> Self {
+        Self { store: NodeStore::create(raw_pages) }
+    }
+    /// The tree of an existing volume; see [`NodeStore::open`].
+    pub fn open(roots: Roots, raw_pages: u64) -> Result<Self> {
+        Ok(Self { store: NodeStore::open(roots, raw_pages)? })
+    }
+    /// The nodes.
+    pub fn store(&self) -> &NodeStore {
+        &self.store
+    }
+    /// The nodes, for installing, evicting and checkpoints.
+    pub fn store_mut(&mut self) -> &mut NodeStore {
+        &mut self.store
+    }
+    /// How much one `put` or `remove` can add to [`NodeStore::checkpoint_bound`]: the path, as many new or merged neighbours, a root.
+    pub fn bound_per_change(&self) -> u64 {
+        // Until the root is resident its height is unknown; no volume is higher than this.
+        let height = self.store.peek(self.store.tree_root()).map_or(6, |root| u64::from(root.level()) + 1);
+        (2 * height + 1) * self.store.bound_per_node()
+    }
+
+    /// The path to the leaf where `key` belongs, each page checked against the one above it.
+    fn descend(&self, key: SortKey) -> std::result::Result<Path, BlockId> {
+        let mut path = Path { steps: [(NodeId(0), 0); MAX_LEVEL as usize + 1], len: 0, high: None };
+        let mut id = self.store.tree_root();
+        let (mut low, mut level) = (SortKey::ZERO, None);
+        loop {
+            let page = self.store.get(id)?;
+            if level.is_some_and(|l| l != page.level()) {
+                return Err(self.store.suspect(id, "its level does not fit its parent"));
+            }
+            if !lies_between(page, low, path.high) {
+                return Err(self.store.suspect(id, "its keys do not fit its parent"));
+            }
+            if level.is_none() && page.level() >= MAX_LEVEL {
+                return Err(self.store.suspect(id, "the tree is too high"));
+            }
+            if page.level() == 0 {
+                path.steps[path.len] = (id, 0);
+                path.len += 1;
+                return Ok(path);
+            }
+            let i = page.route(key);
+            path.steps[path.len] = (id, i as u16);
+            path.len += 1;
+            low = page.key(i);
+            if i + 1 < page.count() {
+                path.high = Some(page.key(i + 1));
+            }
+            level = Some(page.level() - 1);
+            id = page.child(i);
+        }
+    }
+
+    /// Make sure of the path to the leaf of `key`: after this, `put` and `remove` of `key` cannot fail.
+    pub fn touch(&self, key: &Key) -> std::result::Result<(), BlockId> {
+        self.descend(key.into()).map(|_| ())
+    }
+    /// [`Tree::touch`] for every key from `low` up to, not including, `high` (and `low` itself in any case).
+    pub fn touch_range(&self, low: &Key, high: &Key) -> std::result::Result<(), BlockId> {
+        let (mut cursor, end) = (SortKey::from(low), SortKey::from(high));
+        loop {
+            match self.descend(cursor)?.high {
+                Some(next) if next < end => cursor = next,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Do the keys of a page lie within the bounds that its parent gives it? Inner nodes begin exactly at the lower one.
+fn lies_between(page: &Page, low: SortKey, high: Option<SortKey>) -> bool {
+    if page.is_empty() {
+        return page.level() == 0;
+    }
+    let first = page.key(0);
+    let begins = if page.level() > 0 { first == low } else { first >= low };
+    begins && high.is_none_or(|high| page.key(page.count() - 1) < high)
+}
