@@ -42,14 +42,13 @@ pub const HEADS: [Role; 6] =
 ///
 /// | active zones | ring | log | metadata | user | relocated by device | by host | copied by device |
 /// |---|---|---|---|---|---|---|---|
-/// | 6, 7   | 1 | 1 | 1 | 1 | 1 | with user | with relocated by device |
-/// | 8      | 1 | 1 | 1 | 1 | 1 | 1         | with relocated by device |
-/// | 9..    | 2 | 1 | 1 | 1 | 1 | 1         | 1 |
+/// | 6, 7   | 1 | 1 | 1 | 1 | 1 | instead of relocated by device | with relocated by device |
+/// | 8      | 1 | 1 | 1 | 1 | 1 | 1                              | with relocated by device |
+/// | 9..    | 2 | 1 | 1 | 1 | 1 | 1                              | 1 |
 ///
 /// The ring takes its second slot (a mirror of each superblock) where nine or more are to be had. Fewer than six: refused by mkfs.
 pub fn head_for(role: Role, active_limit: u32) -> Role {
     match role {
-        Role::RelocatedByHost if active_limit < 8 => Role::User,
         Role::CopiedByDevice if active_limit < 9 => Role::RelocatedByDevice,
         role => role,
     }
@@ -79,6 +78,7 @@ pub struct ZoneTable {
     clock: u64,
     log_held: u32,
     to_finish: Vec<Addr>,
+    total: u64,
 }
 
 /// Counts for reports, in blocks.
@@ -122,7 +122,7 @@ impl ZoneTable {
             })
             .collect();
         page_base.push(pages);
-        Self {
+        let mut table = Self {
             devices,
             reserves,
             active_limit,
@@ -136,7 +136,10 @@ impl ZoneTable {
             clock: 0,
             log_held: 0,
             to_finish: Vec::new(),
-        }
+            total: 0,
+        };
+        table.total = table.compute_total();
+        table
     }
 
     /// Number of segment table pages of a volume with these devices.
@@ -238,8 +241,9 @@ impl ZoneTable {
         Ok(())
     }
 
-    /// Sets what the superblock knows: logical time and preallocated blocks.
-    pub fn set_totals(&mut self, clock: u64, unwritten: u64) {
+    /// Ends loading: sets what the superblock knows, logical time and preallocated blocks.
+    pub fn loaded(&mut self, clock: u64, unwritten: u64) {
+        self.total = self.compute_total();
         self.clock = clock;
         self.unwritten = unwritten;
     }
@@ -359,18 +363,9 @@ impl ZoneTable {
         room.saturating_sub(self.promised)
     }
 
-    /// Promises `blocks` to a user write; `false`: cleaning must come first.
-    pub fn promise(&mut self, blocks: u64) -> bool {
-        let granted = self.writable() >= blocks;
-        if granted {
-            self.promised += blocks;
-        }
-        granted
-    }
-
-    /// Promised blocks were written, or are not needed after all.
-    pub fn keep_promise(&mut self, blocks: u64) {
-        self.promised = self.promised.saturating_sub(blocks);
+    /// Blocks of dirty file data that are still to be written: room for them is kept.
+    pub fn set_promised(&mut self, blocks: u64) {
+        self.promised = blocks;
     }
 
     /// Promised blocks.
@@ -396,7 +391,10 @@ impl ZoneTable {
         let slot = HEADS.iter().position(|&r| r == role)?;
         let next = match self.heads[slot] {
             Some(next) => next,
-            None => self.open(role)?,
+            None => {
+                self.make_room_for(role);
+                self.open(role)?
+            }
         };
         let capacity = self.capacity(next.device());
         let blocks = max.min(capacity - next.block());
@@ -410,6 +408,49 @@ impl ZoneTable {
         }
         self.heads[slot] = (!full).then(|| next.plus(blocks));
         Some((next, blocks))
+    }
+
+    /// Where few zones may be active, the two kinds of relocation take turns: one ends before the other begins.
+    fn make_room_for(&mut self, role: Role) {
+        let other = match role {
+            Role::RelocatedByHost => Role::RelocatedByDevice,
+            Role::RelocatedByDevice => Role::RelocatedByHost,
+            _ => return,
+        };
+        if self.active_limit < 8 && let Some(next) = self.head(other) {
+            self.end_zone(next);
+        }
+    }
+
+    /// The zones in which `blocks` blocks for `role` would be allocated now, in order; fewer if the floor is reached.
+    pub fn preview(&self, role: Role, blocks: u64) -> Vec<(Addr, u32)> {
+        let mut pieces = Vec::new();
+        let mut left = blocks;
+        let role = head_for(role, self.active_limit);
+        let slot = HEADS.iter().position(|&r| r == role).expect("a head");
+        if let Some(next) = self.heads[slot] {
+            let n = left.min(u64::from(self.capacity(next.device()) - next.block())) as u32;
+            pieces.push((next, n));
+            left -= u64::from(n);
+        }
+        let mut counts: Vec<(u32, usize)> = self.devices.iter().map(|d| (d.empty_count, d.next)).collect();
+        let mut free = self.empty_zones();
+        let floor = self.floor(role);
+        let mut taken = BTreeSet::new();
+        while left > 0 && free > floor {
+            let share = |i: usize| u64::from(counts[i].0) * 1_000_000 / self.devices[i].zones.len() as u64;
+            let Some(device) = (0..counts.len()).max_by_key(|&i| (share(i), usize::MAX - i)) else { break };
+            let d = &self.devices[device];
+            let empty = |from: usize, to: usize| d.empty[from..to].iter_ones().map(|i| i + from).find(|&z| !taken.contains(&(device, z)));
+            let Some(zone) = empty(counts[device].1, d.zones.len()).or_else(|| empty(0, d.zones.len())) else { break };
+            taken.insert((device, zone));
+            counts[device] = (counts[device].0 - 1, zone + 1);
+            free -= 1;
+            let n = left.min(u64::from(d.capacity)) as u32;
+            pieces.push((Addr::new(DeviceId(device as u8), ZoneId(zone as u32), 0), n));
+            left -= u64::from(n);
+        }
+        pieces
     }
 
     /// Opens an empty zone for `role` without making it a head (the log prepares its next zone so).
@@ -496,6 +537,7 @@ impl ZoneTable {
             device.empty_count -= 1;
         }
         self.to_finish.retain(|a| *a != addr.zone_base());
+        self.total = self.compute_total();
     }
 
     /// Ends every head (after a crash none is resumed).
@@ -505,6 +547,16 @@ impl ZoneTable {
         for addr in open {
             self.end_zone(addr);
         }
+    }
+
+    /// Log zones that are not full.
+    pub fn open_log_zones(&self) -> Vec<Addr> {
+        self.iter().filter(|(_, e)| e.role == Role::Log && e.phase == Phase::Open).map(|(addr, _)| addr).collect()
+    }
+
+    /// A closed zone that the device still counts as active.
+    pub fn finish_again(&mut self, addr: Addr) {
+        self.to_finish.push(addr.zone_base());
     }
 
     /// Zones that the device should finish, since the last call.
@@ -654,8 +706,17 @@ impl ZoneTable {
         self.live_data
     }
 
-    /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.
-    pub fn space(&self, unplaced: u64) -> SpaceCounts {
+    /// Blocks that users and metadata may take, reserves excluded.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Blocks in use. `unplaced`: metadata blocks that exist in memory only so far.
+    pub fn used(&self, unplaced: u64) -> u64 {
+        self.live_data + self.live_metadata + self.unwritten + self.promised + unplaced
+    }
+
+    fn compute_total(&self) -> u64 {
         let capacity: u64 = self.devices.iter().map(|d| d.zones.len() as u64 * u64::from(d.capacity)).sum();
         let retired: u64 = self
             .iter()
@@ -667,8 +728,14 @@ impl ZoneTable {
         let largest = u64::from(self.devices.iter().map(|d| d.capacity).max().unwrap_or(0));
         let usable = capacity.saturating_sub(ring + u64::from(kept) * largest);
         // One part in 64 keeps cleaning possible when everything else is full.
-        let total = (usable - usable / 64).saturating_sub(retired);
-        let used = self.live_data + self.live_metadata + self.unwritten + self.promised + unplaced;
+        (usable - usable / 64).saturating_sub(retired)
+    }
+
+    /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.
+    pub fn space(&self, unplaced: u64) -> SpaceCounts {
+        let capacity: u64 = self.devices.iter().map(|d| d.zones.len() as u64 * u64::from(d.capacity)).sum();
+        let total = self.total;
+        let used = self.used(unplaced);
         let reclaimable: u64 = self
             .iter()
             .filter(|(_, e)| e.phase == Phase::Closed && e.role != Role::Log)

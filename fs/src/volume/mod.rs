@@ -1,9 +1,114 @@
 //! The volume shell: devices, log, checkpoints, recovery and cleaning around the pure core.
+//!
+//! Locks, in the order they are taken: checkpoint, commit, state. Only the state lock is needed by foreground operations, and it is never
+//! held across I/O (I6); the commit lock is held while a batch is written, and only those who wait for durability take it.
 
+pub mod assemble;
 pub mod attr;
 pub mod content;
+mod checkpoint;
+mod commit;
+pub mod counters;
+pub mod layout;
+mod load;
+pub mod log;
+pub mod members;
+pub mod open;
+pub mod options;
 pub mod pages;
+mod recovery;
+pub mod ring;
+pub mod state;
 pub mod status;
 
 pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs};
+pub use layout::FormatOptions;
+pub use load::Cost;
+pub use options::{AtimeMode, Clock, GcMode, MountOptions};
 pub use status::Status;
+
+use crate::error::{FsError, Result};
+use crate::format::superblock::Superblock;
+use counters::Counters;
+use members::Members;
+use parking_lot::{Condvar, Mutex};
+use ring::RingCursor;
+use state::State;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Unlogged changes of metadata never take more than this many bytes of log, so that a commit stays short.
+pub(crate) const MAX_PENDING_BYTES: usize = 256 << 10;
+
+/// File data that was acknowledged and is not on a device yet never takes more than this many bytes (decision 3).
+pub(crate) const MAX_UNLOGGED_BYTES: u64 = 16 << 20;
+
+/// A mounted volume.
+pub struct Volume {
+    pub(crate) state: Mutex<State>,
+    commit_lock: Mutex<()>,
+    checkpoint_lock: Mutex<()>,
+    /// Space was gained, a batch landed, a checkpoint is done: whoever waits looks again.
+    pub(crate) progress: Condvar,
+    pub(crate) members: Members,
+    pub(crate) engine: Arc<copy_backend::CopyEngine>,
+    pub(crate) options: MountOptions,
+    /// What of the superblock does not change while mounted.
+    pub(crate) identity: Superblock,
+    rings: Mutex<Vec<RingCursor>>,
+    ring_mirrored: bool,
+    /// Dirty metadata blocks that make operations wait for a checkpoint.
+    dirty_limit: u64,
+    /// Bytes of metadata kept in memory.
+    cache_budget: usize,
+    pub(crate) counters: Counters,
+    writable: AtomicBool,
+    read_only_reason: Mutex<Option<String>>,
+}
+
+impl Volume {
+    /// May anything be changed?
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::SeqCst)
+    }
+
+    /// Why not, if a failure or the mount option made it so.
+    pub fn read_only_reason(&self) -> Option<String> {
+        self.read_only_reason.lock().clone()
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_writable() {
+            return Ok(());
+        }
+        Err(FsError::ReadOnly(self.read_only_reason().unwrap_or_else(|| "mounted so".into())))
+    }
+
+    /// From here on nothing is changed any more (I11); what is readable stays so. Says why, once.
+    pub(crate) fn fail(&self, reason: String) {
+        if self.writable.swap(false, Ordering::SeqCst) {
+            tracing::error!("the volume is read-only from now on: {reason}");
+            *self.read_only_reason.lock() = Some(reason);
+        }
+        self.progress.notify_all();
+    }
+
+    fn lost_power(&self, error: &FsError) -> bool {
+        matches!(error, FsError::Device(zns::DeviceError::PowerLost))
+    }
+
+    /// What this volume is.
+    pub fn identity(&self) -> &Superblock {
+        &self.identity
+    }
+
+    /// The devices, in the order of the device table.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Counters since the mount.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

@@ -1,0 +1,312 @@
+//! Checkpoints: the state at one instant becomes durable and the log before it is no longer needed (decision 7).
+//!
+//! 1. Summaries of dead data zones leave the tree, so that the zones can be reset afterwards.
+//! 2. Under the lock, after everything it needs is resident: a last batch is cut, all dirty blocks are placed and serialised, the dead
+//!    zones are noted. From here on the volume goes on changing.
+//! 3. The batch is written (others may commit again), then the metadata; every device is flushed.
+//! 4. The superblock is written into the ring of every device, and flushed.
+//! 5. Zones that were dead at the cut and still are, and that nobody pins, are reset (I2).
+
+use crate::BLOCK;
+use crate::addr::Addr;
+use crate::core::extents;
+use crate::core::halt::BlockId;
+use crate::core::nodes::{CutSpace, Write};
+use crate::core::zones::ZoneTable;
+use crate::error::{FsError, Result};
+use crate::format::batch;
+use crate::format::segment::Role;
+use crate::format::superblock::{RootPointers, Superblock};
+use crate::ids::NodeId;
+use crate::volume::Volume;
+use crate::volume::commit::{Batch, NoCut};
+use crate::volume::members::RunWrite;
+use crate::volume::state::State;
+use std::sync::atomic::Ordering;
+use zns::{AlignedBuf, BufSlice, IoClass, ZoneAction};
+
+/// Blocks named by one header, and where the header goes.
+#[derive(Debug)]
+struct Group {
+    header: Addr,
+    ids: Vec<BlockId>,
+}
+
+/// Places the blocks of a cut behind headers that name them.
+struct Placer<'a> {
+    zones: &'a mut ZoneTable,
+    groups: Vec<Group>,
+    next: Addr,
+    exhausted: bool,
+}
+
+impl Placer<'_> {
+    fn allocate(&mut self) -> Addr {
+        match self.zones.allocate(Role::Metadata, 1) {
+            Some((addr, _)) => addr,
+            None => {
+                self.exhausted = true;
+                Addr::NONE
+            }
+        }
+    }
+}
+
+impl CutSpace for Placer<'_> {
+    fn place(&mut self, id: BlockId) -> Addr {
+        loop {
+            if self.exhausted {
+                return Addr::NONE;
+            }
+            let addr = self.allocate();
+            let follows = addr == self.next && self.groups.last().is_some_and(|g| g.ids.len() < batch::MAX_BLOCKS);
+            self.next = addr.plus(1);
+            if follows {
+                self.groups.last_mut().expect("there is one").ids.push(id);
+                self.zones.add_live(addr, 1);
+                return addr;
+            }
+            self.groups.push(Group { header: addr, ids: Vec::new() });
+        }
+    }
+    fn release(&mut self, old: Addr) {
+        if !old.is_none() {
+            self.zones.sub_live(old, 1);
+        }
+    }
+    fn dirty_raw(&mut self) -> Vec<NodeId> {
+        self.zones.take_dirty_pages().into_iter().map(|page| NodeId(u64::from(page) + 1)).collect()
+    }
+    fn raw(&mut self, id: NodeId) -> Box<[u8; BLOCK]> {
+        self.zones.store_page((id.0 - 1) as u32)
+    }
+}
+
+/// What a checkpoint writes after its cut.
+struct CheckpointCut {
+    writes: Vec<Write>,
+    groups: Vec<Group>,
+    superblock: Superblock,
+    dead: Vec<Addr>,
+    batch: u64,
+}
+
+/// Why there is no snapshot yet; a batch that was cut already and must be written.
+struct NoSnapshot {
+    batch: Option<Box<Batch>>,
+    why: NoCut,
+}
+
+/// What a checkpoint is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CheckpointKind {
+    /// The last one of a mount.
+    pub clean: bool,
+}
+
+impl Volume {
+    /// Makes the present state durable and lets the log and dead zones go.
+    ///
+    /// # Errors
+    /// A device that fails, after which the volume is read-only.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_as(CheckpointKind::default())
+    }
+
+    pub(super) fn checkpoint_as(&self, kind: CheckpointKind) -> Result<()> {
+        let _one = self.checkpoint_lock.lock();
+        self.check_writable()?;
+        self.forget_dead_zones()?;
+        for attempt in 0.. {
+            match self.try_checkpoint(kind) {
+                Ok(()) => return Ok(()),
+                Err(error) if attempt < 3 && self.is_writable() && !self.lost_power(&error) => {
+                    tracing::warn!("a checkpoint failed and is made again elsewhere: {error}");
+                }
+                Err(error) => {
+                    self.fail(format!("a checkpoint failed: {error}"));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 1.
+    fn forget_dead_zones(&self) -> Result<()> {
+        let dead = self.state.lock().zones.to_forget();
+        for zone in dead {
+            while self.change(|state| {
+                extents::prepare_forget_zone(&state.tree, zone, FORGET_STEP)?;
+                let more = extents::forget_zone(&mut state.tree, zone, FORGET_STEP)?;
+                state.settle_released();
+                if !more {
+                    state.zones.set_forgotten(zone);
+                }
+                Ok(more)
+            })? {}
+        }
+        Ok(())
+    }
+
+    fn try_checkpoint(&self, kind: CheckpointKind) -> Result<()> {
+        let commit = self.commit_lock.lock();
+        let (batch, cut) = self.cut_checkpoint(kind)?;
+        let target = cut.batch;
+        let written = self.write_batch(batch);
+        drop(commit);
+        let outcome = written.and_then(|()| self.write_checkpoint(&cut));
+        let mut state = self.state.lock();
+        state.tree.store_mut().cut_done(outcome.is_ok());
+        if let Err(error) = outcome {
+            state.zones.dirty_all_pages();
+            state.force_checkpoint = true;
+            return Err(error);
+        }
+        state.flushed = state.flushed.max(target);
+        drop(state);
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.reset_dead_zones(&cut.dead);
+        self.progress.notify_all();
+        Ok(())
+    }
+
+    /// Step 2. The caller holds the commit lock.
+    fn cut_checkpoint(&self, kind: CheckpointKind) -> Result<(Batch, CheckpointCut)> {
+        loop {
+            let (batch, missing) = match self.try_cut(&mut self.state.lock(), kind) {
+                Ok(cut) => return Ok(cut),
+                Err(NoSnapshot { batch, why: NoCut::Need(ids) }) => (batch, ids),
+                Err(NoSnapshot { why: NoCut::Fail(error), .. }) => return Err(error),
+                Err(NoSnapshot { why: NoCut::NoZone | NoCut::LogFull, .. }) => return Err(self.no_zone()),
+            };
+            if let Some(batch) = batch {
+                self.write_batch(*batch)?;
+            }
+            self.load_many(&missing)?;
+        }
+    }
+
+    fn try_cut(&self, state: &mut State, kind: CheckpointKind) -> std::result::Result<(Batch, CheckpointCut), NoSnapshot> {
+        let before = |why| NoSnapshot { batch: None, why };
+        state.tree.store().cut_ready().map_err(|id| before(NoCut::Need(vec![id])))?;
+        let batch = match self.cut_batch(state, true) {
+            // The checkpoint itself makes the batch durable.
+            Err(NoCut::LogFull) => {
+                state.force_checkpoint = true;
+                self.cut_batch(state, false).map_err(before)?
+            }
+            other => other.map_err(before)?,
+        };
+        let number = state.batch - 1;
+        // The batch may have touched nodes whose map pages are not here. Then it is written as it is, and the cut comes with the next one.
+        if let Err(id) = state.tree.store().cut_ready() {
+            return Err(NoSnapshot { batch: Some(Box::new(batch)), why: NoCut::Need(vec![id]) });
+        }
+        state.log.ensure_zones(&mut state.zones);
+        let keep = state.log.zones_in_use();
+        for addr in state.zones.open_log_zones() {
+            if !keep.contains(&addr) {
+                state.zones.end_zone(addr);
+            }
+        }
+        let failed = |why| NoSnapshot { batch: None, why };
+        let State { tree, zones, .. } = state;
+        let mut placer = Placer { zones, groups: Vec::new(), next: Addr::NONE, exhausted: false };
+        let cut = tree.store_mut().cut(&mut placer).map_err(|_| failed(NoCut::Fail(FsError::Internal("a cut that was ready"))))?;
+        let Placer { groups, exhausted, .. } = placer;
+        if exhausted {
+            tree.store_mut().cut_done(false);
+            return Err(failed(NoCut::Fail(FsError::Internal("the checkpoint reserve was too small"))));
+        }
+        state.settle_released();
+        state.force_checkpoint = false;
+        state.logged = 0;
+        state.generation += 1;
+        let dead = state.zones.reset_candidates(&keep);
+        let superblock = self.superblock(state, &cut.roots, number, kind);
+        Ok((batch, CheckpointCut { writes: cut.writes, groups, superblock, dead, batch: number }))
+    }
+
+    fn superblock(&self, state: &State, roots: &crate::core::nodes::Roots, batch: u64, kind: CheckpointKind) -> Superblock {
+        Superblock {
+            generation: state.generation,
+            clean: kind.clean,
+            epoch: state.log.epoch,
+            secret: state.log.secret,
+            next_ino: state.next_ino,
+            clock: state.zones.clock(),
+            unwritten: state.zones.unwritten(),
+            inodes: state.inodes,
+            roots: RootPointers {
+                tree_root: roots.tree_root,
+                map_addr: roots.map_root.addr,
+                map_crc: roots.map_root.crc,
+                map_levels: roots.map_root.levels,
+                next_id: roots.next_id,
+                free_head: roots.free_head.0,
+            },
+            log: state.log.start(batch),
+            ..self.identity.clone()
+        }
+    }
+
+    /// Steps 3 (the metadata) and 4.
+    fn write_checkpoint(&self, cut: &CheckpointCut) -> Result<()> {
+        let generation = cut.superblock.generation;
+        let mut runs: Vec<RunWrite> = cut
+            .groups
+            .iter()
+            .map(|g| RunWrite { addr: g.header, data: vec![whole(&batch::encode(generation, &g.ids))] })
+            .chain(cut.writes.iter().map(|w| RunWrite { addr: w.addr, data: vec![whole(w.page.bytes())] }))
+            .collect();
+        runs.sort_by_key(|run| run.addr);
+        let bytes = (runs.len() * BLOCK) as u64;
+        let places: Vec<Addr> = runs.iter().map(|r| r.addr).collect();
+        let results = self.members.write_runs(runs, IoClass::Log);
+        self.counters.checkpoint_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut failure = None;
+        for (addr, result) in places.iter().zip(results) {
+            if let Err(error) = result {
+                self.state.lock().zones.retire(*addr);
+                failure = Some(error);
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        self.finish_ended_zones();
+        self.flush_devices()?;
+        self.write_superblock(&cut.superblock)
+    }
+
+    /// Step 5.
+    fn reset_dead_zones(&self, dead: &[Addr]) {
+        for addr in dead {
+            let resettable = self.state.lock().zones.is_resettable(*addr);
+            if !resettable {
+                continue;
+            }
+            let outcome = self.members.manage(*addr, ZoneAction::Reset);
+            let mut state = self.state.lock();
+            match outcome {
+                Ok(()) => {
+                    let was_data = state.zones.entry(*addr).is_some_and(|e| e.role.is_data() || e.role == Role::Metadata);
+                    state.zones.note_reset(*addr);
+                    self.counters.zones_reclaimed.fetch_add(u64::from(was_data), Ordering::Relaxed);
+                }
+                Err(error) => {
+                    tracing::warn!("resetting zone {addr} failed: {error}; the zone is retired");
+                    state.zones.retire(*addr);
+                }
+            }
+        }
+    }
+}
+
+/// Summaries removed under one hold of the lock.
+const FORGET_STEP: usize = 256;
+
+fn whole(bytes: &[u8; BLOCK]) -> BufSlice {
+    BufSlice::whole(AlignedBuf::from_slice(bytes))
+}

@@ -1,0 +1,341 @@
+//! Commits: what was acknowledged goes to the devices as one batch; fsync waits for a flush that covers it.
+//!
+//! A batch is cut under the lock (addresses, checksums, mappings, log positions), written outside it, data and log side by side.
+//! Commits follow one another; whoever waits finds its work done by the one before (group commit). If a write fails, the log no longer tells
+//! the truth: the data goes elsewhere and only a checkpoint makes anything durable from then on.
+
+use crate::addr::Addr;
+use crate::core::extents::{self, Relocation};
+use crate::core::halt::Halt;
+use crate::error::{FsError, Result};
+use crate::format::record::Delta;
+use crate::format::segment::Role;
+use crate::ids::{FileBlock, Ino};
+use crate::volume::Volume;
+use crate::volume::log::LogWriter;
+use crate::volume::members::RunWrite;
+use crate::volume::pages::DirtyRun;
+use crate::volume::state::State;
+use std::sync::atomic::Ordering;
+use zns::{BufSlice, IoClass};
+
+/// File data of a batch: one run within one zone.
+struct DataRun {
+    ino: Ino,
+    block: FileBlock,
+    addr: Addr,
+    data: Vec<BufSlice>,
+    blocks: u32,
+}
+
+/// A batch on its way.
+pub(super) struct Batch {
+    number: u64,
+    generation: u64,
+    data: Vec<DataRun>,
+    log: Vec<RunWrite>,
+    log_bytes: u64,
+}
+
+/// Why no batch could be cut.
+pub(super) enum NoCut {
+    /// These must be resident first.
+    Need(Vec<crate::core::BlockId>),
+    /// The log zones are full: a checkpoint must come first.
+    LogFull,
+    /// No zone for the data: cleaning must come first.
+    NoZone,
+    /// An error.
+    Fail(FsError),
+}
+
+impl From<Halt> for NoCut {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Need(id) => Self::Need(vec![id]),
+            Halt::Fail(error) => Self::Fail(error),
+        }
+    }
+}
+
+impl Volume {
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    /// A device that fails, after which the volume is read-only.
+    pub fn sync(&self) -> Result<()> {
+        self.commit_now(true)
+    }
+
+    /// Writes everything acknowledged so far, and flushes it if asked.
+    pub(super) fn commit_now(&self, flush: bool) -> Result<()> {
+        let target = self.state.lock().newest_batch();
+        self.commit(target, flush)
+    }
+
+    /// Batches up to `target` are written, and durable if `flush`, when this returns.
+    pub(super) fn commit(&self, target: u64, flush: bool) -> Result<()> {
+        let guard = self.commit_lock.lock();
+        let (appended, flushed) = {
+            let state = self.state.lock();
+            (state.appended, state.flushed)
+        };
+        if flushed >= target || (!flush && appended >= target) {
+            return Ok(());
+        }
+        self.check_writable()?;
+        if appended < target && !self.append_batch()? {
+            drop(guard);
+            return self.checkpoint();
+        }
+        if !flush {
+            return Ok(());
+        }
+        let (upto, force) = {
+            let state = self.state.lock();
+            (state.appended, state.force_checkpoint)
+        };
+        if force {
+            drop(guard);
+            return self.checkpoint();
+        }
+        self.flush_devices()?;
+        let mut state = self.state.lock();
+        state.flushed = state.flushed.max(upto);
+        Ok(())
+    }
+
+    /// Flushes; a failure makes the volume read-only (I11): nothing is known to be durable any more.
+    pub(super) fn flush_devices(&self) -> Result<()> {
+        self.members.flush().inspect_err(|error| self.fail(format!("a flush failed: {error}")))
+    }
+
+    /// Cuts and writes one batch. `false`: the log is full. The caller holds the commit lock.
+    fn append_batch(&self) -> Result<bool> {
+        loop {
+            let cut = self.cut_batch(&mut self.state.lock(), true);
+            match cut {
+                Ok(batch) => {
+                    self.write_batch(batch)?;
+                    return Ok(true);
+                }
+                Err(NoCut::Need(ids)) => self.load_many(&ids)?,
+                Err(NoCut::LogFull) => return Ok(false),
+                Err(NoCut::NoZone) => return Err(self.no_zone()),
+                Err(NoCut::Fail(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// There is no zone for data that was acknowledged: an invariant is broken, or zones failed. Nothing more can be promised.
+    pub(super) fn no_zone(&self) -> FsError {
+        self.fail("no zone is left to write to".into());
+        FsError::ReadOnly("no zone is left to write to".into())
+    }
+
+    /// Cuts the batch under the lock: nothing has changed when this says what is missing.
+    pub(super) fn cut_batch(&self, state: &mut State, log: bool) -> std::result::Result<Batch, NoCut> {
+        let runs = state.pages.dirty_runs();
+        let blocks: u64 = runs.iter().map(|r| u64::from(r.2)).sum();
+        let places = state.zones.preview(Role::User, blocks);
+        if places.iter().map(|p| u64::from(p.1)).sum::<u64>() < blocks {
+            return Err(NoCut::NoZone);
+        }
+        let split = split_runs(&runs, &places);
+        let mut missing = Vec::new();
+        let mut bytes = state.pending.bytes;
+        for (ino, block, addr, blocks) in &split {
+            let delta = Delta::Map { ino: *ino, block: *block, addr: *addr, checksums: vec![0; *blocks as usize] };
+            bytes += delta.encoded_len();
+            match state.prepare(&delta) {
+                Err(Halt::Need(id)) => missing.push(id),
+                Err(Halt::Fail(error)) => return Err(NoCut::Fail(error)),
+                Ok(()) => {}
+            }
+        }
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            missing.dedup();
+            return Err(NoCut::Need(missing));
+        }
+        if log {
+            state.log.ensure_zones(&mut state.zones);
+            if state.log.room(&state.zones) < LogWriter::blocks_for(bytes) {
+                return Err(NoCut::LogFull);
+            }
+        }
+        self.carry_out_cut(state, &places, split, log)
+    }
+
+    fn carry_out_cut(
+        &self,
+        state: &mut State,
+        places: &[(Addr, u32)],
+        split: Vec<(Ino, FileBlock, Addr, u32)>,
+        log: bool,
+    ) -> std::result::Result<Batch, NoCut> {
+        for (addr, blocks) in places {
+            let got = state.zones.allocate(Role::User, *blocks);
+            debug_assert_eq!(got, Some((*addr, *blocks)), "allocation follows its preview");
+        }
+        let cut = state.pages.cut();
+        let mut runs = cut.runs.into_iter();
+        let mut current: Option<DirtyRun> = None;
+        let number = state.batch;
+        state.batch += 1;
+        let mut deltas: Vec<Delta> = state.pending.take().collect();
+        let mut data = Vec::with_capacity(split.len());
+        let mut blocks_cut = 0;
+        for (ino, block, addr, blocks) in split {
+            let Some(mut run) = current.take().or_else(|| runs.next()) else { break };
+            current = run.split_off(blocks);
+            let checksums = run.pages.iter().flat_map(|s| s.chunks_exact(crate::BLOCK)).map(crc32c::crc32c).collect();
+            blocks_cut += u64::from(blocks);
+            let delta = Delta::Map { ino, block, addr, checksums };
+            state.apply(&delta)?;
+            deltas.push(delta);
+            data.push(DataRun { ino, block, addr, data: run.pages, blocks });
+        }
+        state.zones.advance_clock(blocks_cut);
+        state.sync_promised();
+        let mut writes = Vec::new();
+        let mut log_bytes = 0;
+        if log && !deltas.is_empty() {
+            let mut body = Vec::new();
+            deltas.iter().for_each(|delta| delta.encode(&mut body));
+            let flushed = state.flushed;
+            let State { log, zones, .. } = state;
+            match log.append(zones, number, flushed, &body) {
+                Some(fragments) => writes = fragments,
+                None => state.force_checkpoint = true,
+            }
+            log_bytes = writes.iter().map(|w| u64::from(w.blocks()) * crate::BLOCK as u64).sum();
+            state.logged += log_bytes;
+        }
+        Ok(Batch { number, generation: cut.generation, data, log: writes, log_bytes })
+    }
+
+    /// Writes a batch that was cut. The caller holds the commit lock.
+    pub(super) fn write_batch(&self, batch: Batch) -> Result<()> {
+        let Batch { number, generation, data, log, log_bytes } = batch;
+        let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
+        let mut runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
+        runs.extend(log);
+        let mut results = self.members.write_runs(runs, IoClass::Foreground);
+        let log_results = results.split_off(data.len());
+        self.counters.log_appends.fetch_add(u64::from(!log_at.is_empty()), Ordering::Relaxed);
+        self.counters.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
+        let failed: Vec<DataRun> = data.into_iter().zip(&results).filter(|(_, r)| r.is_err()).map(|(d, _)| d).collect();
+        if log_results.iter().any(Result::is_err) {
+            let mut state = self.state.lock();
+            tracing::warn!("a write to the log failed: its zone is retired, the next checkpoint starts a new one");
+            state.force_checkpoint = true;
+            let State { log, zones, .. } = &mut *state;
+            for (addr, result) in log_at.iter().zip(&log_results) {
+                if result.is_err() {
+                    zones.retire(*addr);
+                    if log.addr.zone_base() == addr.zone_base() {
+                        log.addr = Addr::NONE;
+                    }
+                }
+            }
+            log.ensure_zones(zones);
+        }
+        for run in failed {
+            self.write_elsewhere(run)?;
+        }
+        self.finish_ended_zones();
+        let mut state = self.state.lock();
+        state.pages.landed(generation);
+        state.appended = state.appended.max(number);
+        drop(state);
+        self.progress.notify_all();
+        Ok(())
+    }
+
+    /// A data run could not be written where it was mapped: its zone is retired, the run goes to another, and only a checkpoint
+    /// makes it durable, because the log names the old place.
+    fn write_elsewhere(&self, run: DataRun) -> Result<()> {
+        let mut rest = run;
+        tracing::warn!("writing {} blocks at {} failed: the zone is retired, the data goes elsewhere", rest.blocks, rest.addr);
+        {
+            let mut state = self.state.lock();
+            state.zones.retire(rest.addr);
+            state.force_checkpoint = true;
+        }
+        for _ in 0..1000 {
+            let Some((to, blocks)) = self.state.lock().zones.allocate(Role::User, rest.blocks) else { return Err(self.no_zone()) };
+            let (mine, others) = split_slices(&rest.data, blocks);
+            let written = self.members.write_runs(vec![RunWrite { addr: to, data: mine }], IoClass::Foreground);
+            if written.iter().any(Result::is_err) {
+                self.state.lock().zones.retire(to);
+                continue;
+            }
+            let moved = Relocation { ino: rest.ino, block: rest.block, blocks, from: rest.addr, to };
+            self.change(|state| {
+                extents::prepare_relocate(&state.tree, &moved)?;
+                let State { tree, zones, .. } = state;
+                extents::relocate(tree, zones, &moved)?;
+                state.settle_released();
+                Ok(())
+            })?;
+            rest.blocks -= blocks;
+            if rest.blocks == 0 {
+                return Ok(());
+            }
+            rest.block = FileBlock(rest.block.0 + u64::from(blocks));
+            rest.addr = rest.addr.plus(blocks);
+            rest.data = others;
+        }
+        Err(self.no_zone())
+    }
+
+    /// Tells devices to finish the zones that were ended early, so that they no longer count as active.
+    pub(super) fn finish_ended_zones(&self) {
+        let ended = self.state.lock().zones.take_to_finish();
+        for addr in ended {
+            if let Err(error) = self.members.manage(addr, zns::ZoneAction::Finish) {
+                tracing::warn!("finishing zone {addr} failed: {error}");
+            }
+        }
+    }
+}
+
+/// The dirty runs cut at the borders of the places they go to.
+fn split_runs(runs: &[(Ino, FileBlock, u32)], places: &[(Addr, u32)]) -> Vec<(Ino, FileBlock, Addr, u32)> {
+    let mut places = places.iter().copied();
+    let mut place = places.next().unwrap_or((Addr::NONE, 0));
+    let mut split = Vec::with_capacity(runs.len());
+    for (ino, block, blocks) in runs {
+        let (mut block, mut left) = (*block, *blocks);
+        while left > 0 {
+            if place.1 == 0 {
+                let Some(next) = places.next() else { return split };
+                place = next;
+            }
+            let n = left.min(place.1);
+            split.push((*ino, block, place.0, n));
+            block = FileBlock(block.0 + u64::from(n));
+            left -= n;
+            place = (place.0.plus(n), place.1 - n);
+        }
+    }
+    split
+}
+
+/// The first `blocks` blocks of `data`, and the rest.
+fn split_slices(data: &[BufSlice], blocks: u32) -> (Vec<BufSlice>, Vec<BufSlice>) {
+    let mut left = blocks as usize * crate::BLOCK;
+    let (mut mine, mut others) = (Vec::new(), Vec::new());
+    for slice in data {
+        let n = left.min(slice.len());
+        if n > 0 {
+            mine.push(slice.sub(0..n));
+        }
+        if n < slice.len() {
+            others.push(slice.sub(n..slice.len()));
+        }
+        left -= n;
+    }
+    (mine, others)
+}

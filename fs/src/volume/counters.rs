@@ -1,0 +1,24 @@
+//! Counters since the mount.
+
+use std::sync::atomic::AtomicU64;
+
+/// See the fields; sizes in bytes.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub user_written: AtomicU64,
+    pub user_read: AtomicU64,
+    pub node_reads: AtomicU64,
+    pub checksum_errors: AtomicU64,
+    pub log_appends: AtomicU64,
+    pub log_bytes: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub checkpoint_bytes: AtomicU64,
+    pub zones_reclaimed: AtomicU64,
+    pub replayed: AtomicU64,
+    pub gc_meta_read: AtomicU64,
+    pub gc_meta_written: AtomicU64,
+    pub relocated: AtomicU64,
+    pub copy_calls: AtomicU64,
+    pub copy_bytes: AtomicU64,
+}

@@ -1,0 +1,167 @@
+//! Bringing metadata in, and the loop around every operation: plan, load what is missing, plan again, apply.
+
+use crate::BLOCK;
+use crate::core::halt::{BlockId, Halt, Planned};
+use crate::core::txn::Txn;
+use crate::error::{FsError, Result};
+use crate::volume::Volume;
+use crate::volume::state::State;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use zns::IoClass;
+
+/// What an operation may take, at worst; checked before it does anything (I8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// New blocks of data or preallocation, and of metadata that stays.
+    pub blocks: u64,
+    /// It only gives space back: it may use the checkpoint reserve.
+    pub deletion: bool,
+}
+
+impl Cost {
+    /// An operation on names and attributes: a few items.
+    pub const METADATA: Cost = Cost { blocks: 4, deletion: false };
+    /// An operation that gives space back.
+    pub const DELETION: Cost = Cost { blocks: 0, deletion: true };
+    /// An operation that changes nothing anyone counts (times).
+    pub const NOTHING: Cost = Cost { blocks: 0, deletion: true };
+}
+
+impl Volume {
+    /// Makes `id` resident: reads it, and the map pages on the way to it.
+    ///
+    /// # Errors
+    /// A device that fails, or a block that is not what it must be.
+    pub(super) fn load(&self, id: BlockId) -> Result<()> {
+        self.load_many(&[id])
+    }
+
+    /// Makes all of `ids` resident, with as few waits as the map has levels.
+    ///
+    /// # Errors
+    /// A device that fails, or a block that is not what it must be.
+    pub(super) fn load_many(&self, ids: &[BlockId]) -> Result<()> {
+        let mut brought: BTreeSet<BlockId> = BTreeSet::new();
+        loop {
+            let mut fetches = Vec::new();
+            {
+                let state = self.state.lock();
+                let mut seen = BTreeSet::new();
+                for id in ids {
+                    if let Some(fetch) = state.tree.store().fetch_for(*id)?
+                        && seen.insert(fetch.id)
+                    {
+                        fetches.push(fetch);
+                    }
+                }
+                // With a small cache some of many may be gone again by now: that is for the caller to find out.
+                fetches.retain(|fetch| ids.len() == 1 || !brought.contains(&fetch.id));
+                if fetches.is_empty() {
+                    return Ok(());
+                }
+            }
+            let runs: Vec<_> = fetches.iter().map(|f| (f.addr, 1)).collect();
+            let read = self.members.read_runs(&runs, IoClass::Foreground);
+            self.counters.node_reads.fetch_add(runs.len() as u64, Ordering::Relaxed);
+            let mut state = self.state.lock();
+            for (fetch, buf) in fetches.iter().zip(read) {
+                // The block may have moved, or come in by another thread, while it was read.
+                if state.tree.store().fetch_for(fetch.id).ok().flatten() != Some(*fetch) {
+                    continue;
+                }
+                let buf = buf?;
+                let bytes: &[u8; BLOCK] = buf[..].try_into().map_err(|_| FsError::Internal("short metadata read"))?;
+                if crc32c::crc32c(bytes) != fetch.crc {
+                    self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
+                    let detail = format!("{:?} fails its checksum", fetch.id);
+                    return Err(FsError::Corrupt { what: "metadata block", addr: fetch.addr, detail });
+                }
+                state.tree.store_mut().install(fetch, bytes)?;
+                brought.insert(fetch.id);
+            }
+            let budget = self.cache_budget;
+            state.tree.store_mut().shrink(budget);
+        }
+    }
+
+    /// Runs a question until everything it needs is resident.
+    ///
+    /// # Errors
+    /// Its own, and those of loading.
+    pub(super) fn ask<T>(&self, question: impl Fn(&State) -> Planned<T>) -> Result<T> {
+        loop {
+            let missing = match question(&self.state.lock()) {
+                Ok(answer) => return Ok(answer),
+                Err(Halt::Fail(error)) => return Err(error),
+                Err(Halt::Need(id)) => id,
+            };
+            self.load(missing)?;
+        }
+    }
+
+    /// Runs a change on the state until everything it needs is resident. It must change nothing before it is sure to succeed.
+    ///
+    /// # Errors
+    /// Its own, and those of loading.
+    pub(super) fn change<T>(&self, mut change: impl FnMut(&mut State) -> Planned<T>) -> Result<T> {
+        loop {
+            let missing = match change(&mut self.state.lock()) {
+                Ok(answer) => return Ok(answer),
+                Err(Halt::Fail(error)) => return Err(error),
+                Err(Halt::Need(id)) => id,
+            };
+            self.load(missing)?;
+        }
+    }
+
+    /// Runs an operation: plans it, loads what is missing and plans again, checks that it fits, applies it as one.
+    ///
+    /// # Errors
+    /// The operation's own; [`FsError::NoSpace`]; [`FsError::ReadOnly`]; those of loading.
+    pub fn run<T>(&self, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Result<T> {
+        self.admit(cost)?;
+        self.change(|state| self.try_run(state, cost, &plan))
+    }
+
+    /// One attempt of [`Volume::run`] under the lock.
+    pub(super) fn try_run<T>(&self, state: &mut State, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Planned<T> {
+        if !cost.deletion && state.available() < cost.blocks {
+            return Err(FsError::NoSpace.into());
+        }
+        let mut txn = Txn::new(&state.tree, self.options.clock.now(), state.next_ino, self.identity.hash_key);
+        let value = plan(&mut txn)?;
+        let deltas = txn.into_deltas();
+        for delta in &deltas {
+            state.prepare(delta)?;
+        }
+        for delta in deltas {
+            state.apply(&delta)?;
+            state.pending.add(delta);
+        }
+        Ok(value)
+    }
+
+    /// Before an operation takes any lock: the volume is writable, and neither dirty metadata nor unlogged changes exceed their bounds (I8).
+    ///
+    /// # Errors
+    /// [`FsError::ReadOnly`], or what a checkpoint failed with.
+    pub(super) fn admit(&self, _cost: Cost) -> Result<()> {
+        self.check_writable()?;
+        for _ in 0..64 {
+            let (checkpoint, commit) = {
+                let state = self.state.lock();
+                let dirty = state.tree.store().dirty_blocks() >= self.dirty_limit;
+                (dirty, state.pending.bytes >= super::MAX_PENDING_BYTES)
+            };
+            if checkpoint {
+                self.checkpoint()?;
+            } else if commit {
+                self.commit_now(false)?;
+            } else {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! The devices of a volume: filesystem blocks to device blocks, batches in zone order, and what was written since the last flush.
+
+use crate::BLOCK;
+use crate::addr::Addr;
+use crate::error::{FsError, Result};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use zns::{AlignedBuf, BufSlice, DeviceError, DeviceId, Io, IoClass, Lba, ZoneAction, ZonedDevice};
+
+/// One device.
+pub struct Member {
+    device: Arc<dyn ZonedDevice>,
+    blocks_per_block: u64,
+    zone_lbas: u64,
+    max_blocks: u32,
+    dirty: AtomicBool,
+}
+
+/// All devices of a volume, in the order of the device table.
+pub struct Members {
+    members: Vec<Member>,
+    /// Serialises flushes, so that a flush that found a device clean knows that it is.
+    flushing: Mutex<()>,
+    /// Bytes that the host sent to devices.
+    pub written: AtomicU64,
+    /// Bytes that the host received from devices.
+    pub read: AtomicU64,
+    /// Flush commands.
+    pub flushes: AtomicU64,
+}
+
+/// A write of consecutive blocks.
+pub struct RunWrite {
+    /// First block.
+    pub addr: Addr,
+    /// Payload: whole blocks.
+    pub data: Vec<BufSlice>,
+}
+
+impl RunWrite {
+    fn bytes(&self) -> usize {
+        self.data.iter().map(|d| d.len()).sum()
+    }
+    /// Length in blocks.
+    pub fn blocks(&self) -> u32 {
+        (self.bytes() / BLOCK) as u32
+    }
+}
+
+impl Members {
+    /// The devices in the order of the device table.
+    pub fn new(devices: Vec<Arc<dyn ZonedDevice>>) -> Self {
+        let members = devices
+            .into_iter()
+            .map(|device| {
+                let g = device.geometry();
+                Member {
+                    blocks_per_block: (BLOCK as u64) / u64::from(g.block_size),
+                    zone_lbas: g.zone_size.0,
+                    max_blocks: (g.max_io_bytes / BLOCK as u32).max(1),
+                    dirty: AtomicBool::new(true),
+                    device,
+                }
+            })
+            .collect();
+        let zero = || AtomicU64::new(0);
+        Self { members, flushing: Mutex::new(()), written: zero(), read: zero(), flushes: zero() }
+    }
+
+    /// Number of devices.
+    pub fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// One device.
+    pub fn device(&self, id: DeviceId) -> &Arc<dyn ZonedDevice> {
+        &self.members[usize::from(id.0)].device
+    }
+
+    /// All devices.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<dyn ZonedDevice>> {
+        self.members.iter().map(|m| &m.device)
+    }
+
+    /// Where a filesystem block lies on its device.
+    pub fn lba(&self, addr: Addr) -> Lba {
+        let m = &self.members[usize::from(addr.device().0)];
+        Lba(u64::from(addr.zone().0) * m.zone_lbas + u64::from(addr.block()) * m.blocks_per_block)
+    }
+
+    /// The inverse of [`Members::lba`] for a block-aligned `lba`.
+    pub fn addr(&self, device: DeviceId, lba: Lba) -> Addr {
+        let m = &self.members[usize::from(device.0)];
+        let (zone, within) = (lba.0 / m.zone_lbas, lba.0 % m.zone_lbas);
+        Addr::new(device, zns::ZoneId(zone as u32), (within / m.blocks_per_block) as u32)
+    }
+
+    /// Device blocks in `blocks` filesystem blocks of that device.
+    pub fn device_blocks(&self, device: DeviceId, blocks: u32) -> zns::Blocks {
+        zns::Blocks(u64::from(blocks) * self.members[usize::from(device.0)].blocks_per_block)
+    }
+
+    /// Filesystem blocks in `n` device blocks of that device.
+    pub fn fs_blocks(&self, device: DeviceId, n: zns::Blocks) -> u32 {
+        (n.0 / self.members[usize::from(device.0)].blocks_per_block) as u32
+    }
+
+    /// The device was written by other means (a copy): it needs a flush.
+    pub fn mark_dirty(&self, device: DeviceId) {
+        self.members[usize::from(device.0)].dirty.store(true, Ordering::SeqCst);
+    }
+
+    /// Reads one block.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn read_block(&self, addr: Addr, class: IoClass) -> Result<AlignedBuf> {
+        self.read.fetch_add(BLOCK as u64, Ordering::Relaxed);
+        Ok(self.device(addr.device()).read(self.lba(addr), AlignedBuf::zeroed(BLOCK), class)?)
+    }
+
+    /// Reads runs of blocks (each within a zone), all at once.
+    pub fn read_runs(&self, runs: &[(Addr, u32)], class: IoClass) -> Vec<Result<AlignedBuf>> {
+        let mut results: Vec<Option<Result<AlignedBuf>>> = runs.iter().map(|_| None).collect();
+        for (d, member) in self.members.iter().enumerate() {
+            let mine: Vec<usize> = (0..runs.len()).filter(|&i| usize::from(runs[i].0.device().0) == d).collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let batch = mine
+                .iter()
+                .map(|&i| {
+                    let bytes = runs[i].1 as usize * BLOCK;
+                    self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+                    Io::Read { lba: self.lba(runs[i].0), buf: AlignedBuf::zeroed(bytes) }
+                })
+                .collect();
+            match member.device.submit(batch, class) {
+                Ok(ticket) => {
+                    for (i, done) in mine.iter().zip(member.device.complete(ticket)) {
+                        results[*i] = Some(match done {
+                            Ok(Some(buf)) => Ok(buf),
+                            Ok(None) => Err(FsError::Internal("a read came back without its buffer")),
+                            Err(error) => Err(error.into()),
+                        });
+                    }
+                }
+                Err(error) => mine.iter().for_each(|&i| results[i] = Some(Err(error.clone().into()))),
+            }
+        }
+        let lost = || Err(FsError::Internal("a device lost a completion"));
+        results.into_iter().map(|r| r.unwrap_or_else(lost)).collect()
+    }
+
+    /// Writes runs. Runs of one zone are written in the order given, one at a time (I1); zones go in parallel. The result of each run in
+    /// the order given; after a failure in a zone the later runs of that zone fail too.
+    pub fn write_runs(&self, runs: Vec<RunWrite>, class: IoClass) -> Vec<Result<()>> {
+        let count = runs.len();
+        let mut results: Vec<Result<()>> = (0..count).map(|_| Ok(())).collect();
+        let mut zones: BTreeMap<Addr, VecDeque<(Vec<usize>, RunWrite)>> = BTreeMap::new();
+        for (i, run) in runs.into_iter().enumerate() {
+            let limit = self.members[usize::from(run.addr.device().0)].max_blocks;
+            let queue = zones.entry(run.addr.zone_base()).or_default();
+            enqueue(queue, i, run, limit);
+        }
+        while !zones.is_empty() {
+            let mut tickets = Vec::new();
+            for (d, member) in self.members.iter().enumerate() {
+                let mut batch = Vec::new();
+                let mut owners = Vec::new();
+                for (zone, queue) in zones.iter_mut().filter(|(zone, _)| usize::from(zone.device().0) == d) {
+                    if let Some((indices, run)) = queue.pop_front() {
+                        self.written.fetch_add(run.bytes() as u64, Ordering::Relaxed);
+                        batch.push(Io::Write { lba: self.lba(run.addr), data: run.data });
+                        owners.push((*zone, indices));
+                    }
+                }
+                if !batch.is_empty() {
+                    tickets.push((member, owners, member.device.submit(batch, class)));
+                }
+            }
+            for (member, owners, ticket) in tickets {
+                let done: Vec<std::result::Result<(), DeviceError>> = match ticket {
+                    Ok(ticket) => member.device.complete(ticket).into_iter().map(|r| r.map(|_| ())).collect(),
+                    Err(error) => owners.iter().map(|_| Err(error.clone())).collect(),
+                };
+                member.dirty.store(true, Ordering::SeqCst);
+                for ((zone, indices), outcome) in owners.into_iter().zip(done) {
+                    if let Err(error) = outcome {
+                        let rest = zones.get_mut(&zone).map(std::mem::take).unwrap_or_default();
+                        for i in indices.into_iter().chain(rest.into_iter().flat_map(|(i, _)| i)) {
+                            results[i] = Err(error.clone().into());
+                        }
+                    }
+                }
+            }
+            zones.retain(|_, queue| !queue.is_empty());
+        }
+        results
+    }
+
+    /// Flushes every device that was written since its last flush.
+    ///
+    /// # Errors
+    /// The first device that failed; nothing is known to be durable then.
+    pub fn flush(&self) -> Result<()> {
+        let _one = self.flushing.lock();
+        for member in &self.members {
+            if member.dirty.swap(false, Ordering::SeqCst) {
+                self.flushes.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = member.device.flush() {
+                    member.dirty.store(true, Ordering::SeqCst);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens, closes, finishes or resets the zone of `addr`.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn manage(&self, addr: Addr, action: ZoneAction) -> Result<()> {
+        self.mark_dirty(addr.device());
+        Ok(self.device(addr.device()).manage(addr.zone(), action)?)
+    }
+}
+
+/// Adds a run behind the last one of its zone, joined to it where they are adjacent and small enough, split where it is too large.
+fn enqueue(queue: &mut VecDeque<(Vec<usize>, RunWrite)>, index: usize, run: RunWrite, limit: u32) {
+    let mut addr = run.addr;
+    let mut rest: VecDeque<BufSlice> = run.data.into();
+    while let Some(slice) = rest.pop_front() {
+        let (indices, room) = match queue.back_mut() {
+            Some((indices, last)) if last.addr.plus(last.blocks()) == addr && last.blocks() < limit && last.data.len() < 1000 => {
+                let room = limit - last.blocks();
+                (indices, room)
+            }
+            _ => {
+                queue.push_back((Vec::new(), RunWrite { addr, data: Vec::new() }));
+                (&mut queue.back_mut().expect("just pushed").0, limit)
+            }
+        };
+        if indices.last() != Some(&index) {
+            indices.push(index);
+        }
+        let bytes = slice.len().min(room as usize * BLOCK);
+        if bytes < slice.len() {
+            rest.push_front(slice.sub(bytes..slice.len()));
+        }
+        let last = &mut queue.back_mut().expect("there is one").1;
+        let piece = slice.sub(0..bytes);
+        match last.data.last().and_then(|end| end.joined(&piece)) {
+            Some(joined) => *last.data.last_mut().expect("there is one") = joined,
+            None => last.data.push(piece),
+        }
+        addr = addr.plus((bytes / BLOCK) as u32);
+    }
+}

@@ -1,0 +1,245 @@
+//! Mounting: a table of steps, the same after a clean unmount and after a crash (the log is then merely longer).
+
+use crate::addr::Addr;
+use crate::core::halt::BlockId;
+use crate::core::nodes::{MapRoot, Roots};
+use crate::core::tree::Tree;
+use crate::core::zones::{ZoneTable, ring_is_mirrored};
+use crate::error::{FsError, Result};
+use crate::format::segment::{Phase, Role, SegmentEntry};
+use crate::format::superblock::Superblock;
+use crate::ids::NodeId;
+use crate::volume::assemble::{Assembled, assemble};
+use crate::volume::counters::Counters;
+use crate::volume::log::LogWriter;
+use crate::volume::members::Members;
+use crate::volume::options::MountOptions;
+use crate::volume::pages::DirtyPages;
+use crate::volume::ring::RingCursor;
+use crate::volume::state::{Pending, State};
+use crate::volume::Volume;
+use copy_backend::{CopyEngine, EngineConfig};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use zns::{IoClass, Lba, ZoneInfo, ZoneState, ZonedDevice};
+
+impl Volume {
+    /// Mounts a volume.
+    ///
+    /// # Errors
+    /// [`FsError::Volume`] with a sentence for people; device errors; [`FsError::Corrupt`].
+    pub fn open(devices: Vec<Arc<dyn ZonedDevice>>, options: MountOptions) -> Result<Arc<Volume>> {
+        let Assembled { devices, rings, superblock, must_be_read_only } = assemble(devices)?;
+        if must_be_read_only && !options.read_only {
+            let reason = "the volume uses features that this FerryFS can read but not write: mount it with -o ro";
+            return Err(FsError::Volume(reason.into()));
+        }
+        let volume = Self::build(devices, rings, superblock, options)?;
+        volume.load_zone_table()?;
+        let reports = volume.read_reports()?;
+        let replay = volume.replay()?;
+        volume.settle_zones(&reports, replay.clean)?;
+        if let Some(damage) = replay.damage {
+            volume.fail(damage);
+        }
+        if volume.is_writable() {
+            // No append and no reset before the new epoch is durable.
+            volume.checkpoint()?;
+        }
+        volume.resume_intents()?;
+        Ok(Arc::new(volume))
+    }
+
+    /// A volume around its superblock, nothing else loaded.
+    pub(super) fn build(
+        devices: Vec<Arc<dyn ZonedDevice>>,
+        rings: Vec<RingCursor>,
+        superblock: Superblock,
+        options: MountOptions,
+    ) -> Result<Volume> {
+        let active_limit = devices.iter().map(|d| d.geometry().active_limit()).min().unwrap_or(u32::MAX);
+        let zones = ZoneTable::new(&superblock.members, superblock.reserves, active_limit);
+        let raw_pages = u64::from(ZoneTable::page_count(&superblock.members));
+        let p = &superblock.roots;
+        let tree = if p.map_addr.is_none() {
+            Tree::create(raw_pages)
+        } else {
+            let map_root = MapRoot { addr: p.map_addr, crc: p.map_crc, levels: p.map_levels };
+            let roots = Roots { tree_root: p.tree_root, map_root, next_id: p.next_id, free_head: NodeId(p.free_head) };
+            Tree::open(roots, raw_pages)?
+        };
+        let secret = match options.secret {
+            Some(secret) => secret,
+            None => random_secret()?,
+        };
+        let config = EngineConfig { route: options.copy_route, verify: options.verify };
+        let engine = Arc::new(CopyEngine::for_devices(devices.clone(), config));
+        let state = State {
+            tree,
+            zones,
+            pages: DirtyPages::default(),
+            pending: Pending::default(),
+            next_ino: superblock.next_ino,
+            inodes: superblock.inodes,
+            opens: HashMap::new(),
+            orphans: HashMap::new(),
+            log: LogWriter::new(superblock.epoch + 1, secret),
+            generation: superblock.generation,
+            batch: superblock.log.batch + 1,
+            appended: superblock.log.batch,
+            flushed: superblock.log.batch,
+            force_checkpoint: false,
+            logged: 0,
+        };
+        let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
+        // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
+        let dirty_limit = u64::from(superblock.reserves.dirty_blocks).min(cache_budget as u64 / crate::BLOCK as u64 / 2) * 3 / 4;
+        let writable = AtomicBool::new(!options.read_only);
+        Ok(Volume {
+            state: Mutex::new(state),
+            commit_lock: Mutex::new(()),
+            checkpoint_lock: Mutex::new(()),
+            progress: Condvar::new(),
+            members: Members::new(devices),
+            engine,
+            options,
+            identity: superblock,
+            rings: Mutex::new(rings),
+            ring_mirrored: ring_is_mirrored(active_limit),
+            dirty_limit,
+            cache_budget,
+            counters: Counters::default(),
+            writable,
+            read_only_reason: Mutex::new(None),
+        })
+    }
+
+    /// Loads the segment table.
+    fn load_zone_table(&self) -> Result<()> {
+        let pages = ZoneTable::page_count(&self.identity.members);
+        for page in 0..pages {
+            let id = BlockId::Node(NodeId(u64::from(page) + 1));
+            loop {
+                let fetch = self.state.lock().tree.store().fetch_for(id)?;
+                let Some(fetch) = fetch.filter(|f| f.id == id) else {
+                    match fetch {
+                        Some(above) => self.load(above.id)?,
+                        None => return Err(FsError::Internal("a segment table page is resident as a node")),
+                    }
+                    continue;
+                };
+                let buf = self.members.read_block(fetch.addr, IoClass::Foreground)?;
+                let corrupt = |detail: String| FsError::Corrupt { what: "segment table", addr: fetch.addr, detail };
+                if crc32c::crc32c(&buf) != fetch.crc {
+                    return Err(corrupt(format!("page {page} fails its checksum")));
+                }
+                self.state.lock().zones.load_page(page, &buf).map_err(corrupt)?;
+                break;
+            }
+        }
+        self.state.lock().zones.loaded(self.identity.clock, self.identity.unwritten);
+        Ok(())
+    }
+
+    /// What the devices say of their zones; nothing for those whose zones are software.
+    fn read_reports(&self) -> Result<Vec<Vec<ZoneInfo>>> {
+        let mut reports = Vec::new();
+        for (device, member) in self.members.devices().zip(&self.identity.members) {
+            let software = device.geometry().software_zones;
+            reports.push(if software { Vec::new() } else { device.report(0..member.zones)? });
+        }
+        Ok(reports)
+    }
+
+    /// Reconciles the zone table with what the devices say, after replay.
+    ///
+    /// Heads are resumed only after a clean unmount and only where the device's write pointer agrees. Zones that were written after
+    /// the checkpoint and that the log does not map hold nothing: they are reset with the checkpoint that ends the mount.
+    fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool) -> Result<()> {
+        let mut state = self.state.lock();
+        let zones = &mut state.zones;
+        if !clean {
+            zones.end_all_heads();
+        }
+        for log_zone in zones.open_log_zones() {
+            zones.end_zone(log_zone);
+        }
+        for info in reports.iter().enumerate().flat_map(|(d, zones)| zones.iter().map(move |z| (d, z))) {
+            self.settle_zone(zones, info.0, info.1);
+        }
+        let adopted: Vec<Vec<ZoneInfo>> = self.software_zones(zones);
+        drop(state);
+        for (device, zones) in self.members.devices().zip(adopted) {
+            if device.geometry().software_zones {
+                device.adopt(&zones)?;
+            }
+        }
+        if self.is_writable() {
+            self.finish_ended_zones();
+        }
+        Ok(())
+    }
+
+    fn settle_zone(&self, zones: &mut ZoneTable, device: usize, info: &ZoneInfo) {
+        let device = zns::DeviceId(device as u8);
+        let addr = Addr::new(device, info.id, 0);
+        let Some(&entry) = zones.entry(addr) else { return };
+        if entry.role == Role::Ring {
+            return;
+        }
+        let written = self.members.fs_blocks(device, info.written);
+        match (info.state, entry.phase) {
+            (ZoneState::ReadOnly | ZoneState::Offline, _) => zones.retire(addr),
+            (_, Phase::Retired) => {}
+            (ZoneState::Empty, Phase::Empty) => {}
+            (ZoneState::Empty, _) if entry.live == 0 && entry.phase == Phase::Closed => {
+                zones.set_entry(addr, SegmentEntry { resets: entry.resets, ..SegmentEntry::EMPTY });
+            }
+            (_, Phase::Empty) => {
+                let stale = SegmentEntry { phase: Phase::Open, written, ..entry };
+                zones.set_entry(addr, stale);
+                zones.end_zone(addr);
+            }
+            (_, Phase::Open) if written != entry.written || info.state == ZoneState::Full => zones.end_zone(addr),
+            // Closed in the table, still open on the device: finishing did not get through before the crash.
+            (state, Phase::Closed) if state.is_active() => zones.finish_again(addr),
+            _ => {}
+        }
+    }
+
+    /// What devices with software zones are told.
+    fn software_zones(&self, zones: &ZoneTable) -> Vec<Vec<ZoneInfo>> {
+        let rings = self.rings.lock();
+        let mut all: Vec<Vec<ZoneInfo>> = (0..self.members.count()).map(|_| Vec::new()).collect();
+        for (addr, entry) in zones.iter() {
+            let d = usize::from(addr.device().0);
+            let g = self.members.device(addr.device()).geometry();
+            let written = match (entry.role, entry.phase) {
+                (Role::Ring, _) => rings[d].next()[addr.zone().0 as usize],
+                (_, Phase::Empty) => 0,
+                (_, Phase::Open) => entry.written,
+                _ => zones.capacity(addr.device()),
+            };
+            let blocks = self.members.device_blocks(addr.device(), written);
+            let state = match written {
+                0 => ZoneState::Empty,
+                n if n == zones.capacity(addr.device()) => ZoneState::Full,
+                _ => ZoneState::Closed,
+            };
+            let start: Lba = g.zone_start(addr.zone());
+            all[d].push(ZoneInfo { id: addr.zone(), state, start, capacity: g.zone_capacity, written: blocks });
+        }
+        all
+    }
+}
+
+/// The smallest cache that a mount works with.
+const MIN_CACHE: u64 = 4 << 20;
+
+fn random_secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|e| FsError::Volume(format!("no randomness from the system: {e}")))?;
+    Ok(secret)
+}

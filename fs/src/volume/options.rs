@@ -1,0 +1,101 @@
+//! How a volume is mounted.
+
+use crate::format::item::Timestamp;
+use copy_backend::{RouteChoice, VerifyMode};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Who cleans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GcMode {
+    /// A thread, ahead of need.
+    #[default]
+    Background,
+    /// Nobody, until asked or until a writer needs space.
+    Manual,
+}
+
+/// When reading changes the access time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtimeMode {
+    /// When it is older than the last change, or than a day.
+    #[default]
+    Relatime,
+    /// Never.
+    None,
+}
+
+/// Where the time comes from.
+#[derive(Clone)]
+pub struct Clock(pub Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self(Arc::new(|| match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+            Ok(since) => Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() },
+            Err(before) => Timestamp { sec: -(before.duration().as_secs() as i64) - 1, nsec: 0 },
+        }))
+    }
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// Mount options.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Change nothing, not even by recovery: replay happens in memory.
+    pub read_only: bool,
+    /// Roads that copies may take.
+    pub copy_route: RouteChoice,
+    /// Verification of copies.
+    pub verify: VerifyMode,
+    /// Who cleans.
+    pub gc: GcMode,
+    /// Victim policy.
+    pub policy: gc::Policy,
+    /// Placement policy.
+    pub placement: String,
+    /// Bytes of metadata kept in memory.
+    pub cache_size: u64,
+    /// Seconds after which everything acknowledged is made durable unasked.
+    pub commit_seconds: u32,
+    /// Tell conventional devices what was freed.
+    pub discard: bool,
+    /// Access times.
+    pub atime: AtimeMode,
+    /// Where the cleaner writes its trace.
+    pub trace: Option<PathBuf>,
+    /// Time.
+    pub clock: Clock,
+    /// Secret of the new epoch; `None`: from the system's random source. Simulations give it.
+    pub secret: Option<[u8; 32]>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            copy_route: RouteChoice::default(),
+            verify: VerifyMode::default(),
+            gc: GcMode::default(),
+            policy: gc::Policy::default(),
+            placement: "default".into(),
+            cache_size: 128 << 20,
+            commit_seconds: 5,
+            discard: false,
+            atime: AtimeMode::default(),
+            trace: None,
+            clock: Clock::system(),
+            secret: None,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Roll-forward: the log behind the checkpoint is followed and applied (decision 3).
+//!
+//! First the chain is read to its end, to learn what was known to be flushed; then batch after batch is applied. A batch
+//! beyond that, whose file data is not what its checksums say, was never acknowledged and ends the log; a batch that was flushed is applied in any case,
+//! and data of it that fails is found when it is read.
+
+use crate::BLOCK;
+use crate::addr::Addr;
+use crate::error::{FsError, Result};
+use crate::format::log::{self, Fragment};
+use crate::format::record::Delta;
+use crate::format::segment::{Phase, Role, SegmentEntry};
+use crate::volume::Volume;
+use std::sync::atomic::Ordering;
+use zns::{AlignedBuf, IoClass};
+
+/// What roll-forward found.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// The volume was unmounted cleanly and nothing was replayed.
+    pub clean: bool,
+    /// Something acknowledged is lost: the volume must not be written to.
+    pub damage: Option<String>,
+}
+
+/// A fragment of the chain.
+struct Found {
+    addr: Addr,
+    fragment: Fragment,
+}
+
+impl Volume {
+    /// Follows the log and applies what it holds, in memory.
+    pub(super) fn replay(&self) -> Result<Replay> {
+        let start = self.identity.log;
+        if start.addr.is_none() {
+            return Ok(Replay { clean: self.identity.clean, damage: None });
+        }
+        let (chain, flushed, damage) = self.read_chain()?;
+        let mut body = Vec::new();
+        let mut applied = 0;
+        for found in &chain {
+            if found.fragment.first {
+                body.clear();
+            }
+            let bytes = self.read_fragment(found.addr, found.fragment.blocks)?;
+            let Some((_, _, piece)) = log::decode(&bytes, &self.identity.secret) else { break };
+            body.extend_from_slice(piece);
+            if !found.fragment.last {
+                continue;
+            }
+            let batch = found.fragment.batch;
+            let deltas = self.decode_batch(&body, found.addr)?;
+            if batch > flushed && !self.payload_is_there(&deltas) {
+                break;
+            }
+            self.apply_batch(batch, &deltas)?;
+            applied += 1;
+        }
+        self.counters.replayed.store(applied, Ordering::Relaxed);
+        Ok(Replay { clean: self.identity.clean && applied == 0, damage })
+    }
+
+    /// All fragments of the chain, the highest batch known to be flushed, and whether the chain breaks before that.
+    fn read_chain(&self) -> Result<(Vec<Found>, u64, Option<String>)> {
+        let start = self.identity.log;
+        let mut chain: Vec<Found> = Vec::new();
+        let (mut addr, mut next_zone) = (start.addr, start.next_zone);
+        let (mut sequence, mut previous) = (start.sequence, start.previous);
+        let mut flushed = start.batch;
+        loop {
+            let inside = |addr: Addr| !addr.is_none() && self.state.lock().zones.contains(addr, 1);
+            if inside(addr.zone_base()) && addr.block() >= self.state.lock().zones.capacity(addr.device()) {
+                addr = std::mem::take(&mut next_zone);
+            }
+            if !inside(addr) {
+                return Ok((chain, flushed, None));
+            }
+            let Some((fragment, checksum)) = self.fragment_at(addr, sequence, previous) else { break };
+            flushed = flushed.max(fragment.flushed);
+            previous = checksum;
+            sequence += 1;
+            next_zone = fragment.next_zone;
+            addr = addr.plus(fragment.blocks);
+            chain.push(Found { addr: Addr(addr.0 - u64::from(fragment.blocks)), fragment });
+        }
+        let damage = self.acknowledged_behind(addr, sequence, chain.last().map_or(start.batch, |f| f.fragment.batch));
+        Ok((chain, flushed, damage))
+    }
+
+    /// The fragment at `addr`, if it continues the chain.
+    fn fragment_at(&self, addr: Addr, sequence: u64, previous: u32) -> Option<(Fragment, u32)> {
+        let head = self.members.read_block(addr, IoClass::Foreground).ok()?;
+        let blocks = log::peek_blocks(&head)?;
+        if !self.state.lock().zones.contains(addr, blocks) {
+            return None;
+        }
+        let bytes = if blocks == 1 { head } else { self.read_fragment(addr, blocks).ok()? };
+        let (fragment, checksum, _) = log::decode(&bytes, &self.identity.secret)?;
+        let continues = fragment.sequence == sequence && fragment.previous == previous && fragment.epoch == self.identity.epoch;
+        continues.then_some((fragment, checksum))
+    }
+
+    fn read_fragment(&self, addr: Addr, blocks: u32) -> Result<AlignedBuf> {
+        self.members.read_runs(&[(addr, blocks)], IoClass::Foreground).pop().unwrap_or(Err(FsError::Internal("no answer to a read")))
+    }
+
+    /// The chain broke at `addr`. If a fragment behind it knows of a flush that covers the break, an acknowledged record was damaged.
+    fn acknowledged_behind(&self, addr: Addr, sequence: u64, last_batch: u64) -> Option<String> {
+        let capacity = self.state.lock().zones.capacity(addr.device());
+        let end = capacity.min(addr.block() + LOOK_AHEAD);
+        for block in addr.block() + 1..end {
+            let at = addr.zone_base().plus(block);
+            let Ok(head) = self.members.read_block(at, IoClass::Foreground) else { continue };
+            let Some(blocks) = log::peek_blocks(&head) else { continue };
+            if !self.state.lock().zones.contains(at, blocks) {
+                continue;
+            }
+            let Ok(bytes) = self.read_fragment(at, blocks) else { continue };
+            let Some((fragment, _, _)) = log::decode(&bytes, &self.identity.secret) else { continue };
+            if fragment.epoch == self.identity.epoch && fragment.sequence > sequence && fragment.flushed > last_batch {
+                return Some(format!(
+                    "the log is damaged at {addr}: acknowledged changes behind it cannot be recovered; \
+                     what is readable can be copied away, fsck.ferryfs tells more"
+                ));
+            }
+        }
+        None
+    }
+
+    fn decode_batch(&self, body: &[u8], addr: Addr) -> Result<Vec<Delta>> {
+        let corrupt = |detail: &str| FsError::Corrupt { what: "log record", addr, detail: detail.into() };
+        let mut rest = body;
+        let mut deltas = Vec::new();
+        while !rest.is_empty() {
+            let delta = Delta::decode(&mut rest).ok_or_else(|| corrupt("cannot be decoded"))?;
+            if let Delta::Map { addr, checksums, .. } = &delta
+                && !self.state.lock().zones.contains(*addr, checksums.len() as u32)
+            {
+                return Err(corrupt("names an address outside the volume"));
+            }
+            deltas.push(delta);
+        }
+        Ok(deltas)
+    }
+
+    /// Is the file data of a batch what its checksums say?
+    fn payload_is_there(&self, deltas: &[Delta]) -> bool {
+        let runs: Vec<(Addr, &[u32])> = deltas
+            .iter()
+            .filter_map(|delta| match delta {
+                Delta::Map { addr, checksums, .. } => Some((*addr, checksums.as_slice())),
+                _ => None,
+            })
+            .collect();
+        runs.chunks(16).all(|some| {
+            let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
+            let content = self.members.read_runs(&reads, IoClass::Foreground);
+            content.into_iter().zip(some).all(|(buf, (_, sums))| {
+                buf.is_ok_and(|buf| buf.chunks_exact(BLOCK).map(crc32c::crc32c).eq(sums.iter().copied()))
+            })
+        })
+    }
+
+    fn apply_batch(&self, batch: u64, deltas: &[Delta]) -> Result<()> {
+        for delta in deltas {
+            self.change(|state| {
+                state.prepare(delta)?;
+                if let Delta::Map { addr, checksums, .. } = delta {
+                    // The zone was opened after the checkpoint; what filled it is told by what it holds.
+                    let end = addr.block() + checksums.len() as u32;
+                    let entry = *state.zones.entry(*addr).ok_or(FsError::Internal("a zone outside the volume"))?;
+                    let role = if entry.role == Role::None { Role::User } else { entry.role };
+                    let phase = if entry.phase == Phase::Empty { Phase::Open } else { entry.phase };
+                    let entry = SegmentEntry { role, phase, written: entry.written.max(end), ..entry };
+                    state.zones.set_entry(*addr, entry);
+                    state.zones.advance_clock(checksums.len() as u64);
+                }
+                state.apply(delta)?;
+                Ok(())
+            })?;
+        }
+        let mut state = self.state.lock();
+        state.batch = batch + 1;
+        state.appended = batch;
+        state.flushed = batch;
+        Ok(())
+    }
+
+    /// Finishes what a crash interrupted: frees inodes without links, cuts what lies beyond the size of a file.
+    pub(super) fn resume_intents(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Blocks looked at behind a break of the chain, to tell a torn end from damage.
+const LOOK_AHEAD: u32 = 2 * log::MAX_BLOCKS;

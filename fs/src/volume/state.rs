@@ -1,0 +1,167 @@
+//! Everything that changes while a volume is mounted, behind one lock that is never held across I/O (I6).
+
+use crate::addr::Addr;
+use crate::core::extents::{self, Change, LiveCounts};
+use crate::core::halt::{BlockId, Planned};
+use crate::core::key::{Class, Key};
+use crate::core::tree::Tree;
+use crate::core::zones::ZoneTable;
+use crate::format::record::Delta;
+use crate::ids::Ino;
+use crate::volume::log::LogWriter;
+use crate::volume::pages::DirtyPages;
+use std::collections::{BTreeMap, HashMap};
+
+/// Deltas that were applied and are not in the log yet. Items are coalesced: a batch is all or nothing, so only their last values
+/// matter; changes of extents keep their order.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Last values.
+    pub items: BTreeMap<Key, Option<Vec<u8>>>,
+    /// Changes of extents.
+    pub extents: Vec<Delta>,
+    /// Bytes they will take in the log, about.
+    pub bytes: usize,
+}
+
+impl Pending {
+    /// Notes an applied delta.
+    pub fn add(&mut self, delta: Delta) {
+        self.bytes += delta.encoded_len();
+        match delta {
+            Delta::Put { key, value } => {
+                if let Some(Some(old)) = self.items.insert(key, Some(value)) {
+                    self.bytes = self.bytes.saturating_sub(old.len() + Key::LEN + 3);
+                }
+            }
+            Delta::Remove { key } => {
+                self.items.insert(key, None);
+            }
+            extents => self.extents.push(extents),
+        }
+    }
+    /// Nothing to log?
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.extents.is_empty()
+    }
+    /// Takes all as deltas.
+    pub fn take(&mut self) -> impl Iterator<Item = Delta> + use<> {
+        let taken = std::mem::take(self);
+        let items = taken.items.into_iter().map(|(key, value)| match value {
+            Some(value) => Delta::Put { key, value },
+            None => Delta::Remove { key },
+        });
+        items.chain(taken.extents)
+    }
+}
+
+impl LiveCounts for ZoneTable {
+    fn add(&mut self, addr: Addr, blocks: u32) {
+        self.add_live(addr, blocks);
+    }
+    fn sub(&mut self, addr: Addr, blocks: u32) {
+        self.sub_live(addr, blocks);
+    }
+    fn add_unwritten(&mut self, blocks: u64) {
+        self.change_unwritten(blocks as i64);
+    }
+    fn sub_unwritten(&mut self, blocks: u64) {
+        self.change_unwritten(-(blocks as i64));
+    }
+}
+
+/// See the module.
+pub struct State {
+    /// All metadata.
+    pub tree: Tree,
+    /// All zones.
+    pub zones: ZoneTable,
+    /// File data not yet on a device.
+    pub pages: DirtyPages,
+    /// Deltas not yet in the log.
+    pub pending: Pending,
+    /// First inode number never used.
+    pub next_ino: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Open files and how often.
+    pub opens: HashMap<Ino, u32>,
+    /// Inodes without a link that wait for their last user.
+    pub orphans: HashMap<Ino, ()>,
+    /// The log.
+    pub log: LogWriter,
+    /// Generation of the last superblock written.
+    pub generation: u64,
+    /// The batch that is being gathered.
+    pub batch: u64,
+    /// Batches up to this one are on the devices, perhaps not flushed.
+    pub appended: u64,
+    /// Batches up to this one are durable.
+    pub flushed: u64,
+    /// The log no longer tells the truth (a data or log write failed): only a checkpoint makes anything durable.
+    pub force_checkpoint: bool,
+    /// Bytes logged since the last checkpoint.
+    pub logged: u64,
+}
+
+impl State {
+    /// What the batch in preparation must be to cover everything acknowledged so far.
+    pub fn newest_batch(&self) -> u64 {
+        if self.pending.is_empty() && self.pages.dirty_blocks() == 0 { self.batch - 1 } else { self.batch }
+    }
+
+    /// Everything that applying `delta` needs is resident.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn prepare(&self, delta: &Delta) -> Planned<()> {
+        extents::prepare(&self.tree, delta)
+    }
+
+    /// Applies a delta, running and in roll-forward alike (decision 6).
+    ///
+    /// # Errors
+    /// Only what [`State::prepare`] would have said before.
+    pub fn apply(&mut self, delta: &Delta) -> Planned<Change> {
+        if let Delta::Put { key, .. } | Delta::Remove { key } = delta
+            && key.class == Class::Inode
+        {
+            let existed = self.tree.get(key)?.is_some();
+            let exists = matches!(delta, Delta::Put { .. });
+            self.inodes = self.inodes + u64::from(exists && !existed) - u64::from(existed && !exists);
+            self.next_ino = self.next_ino.max(key.a + 1);
+        }
+        let change = extents::apply(&mut self.tree, &mut self.zones, delta)?;
+        self.settle_released();
+        Ok(change)
+    }
+
+    /// Blocks of freed nodes die.
+    pub fn settle_released(&mut self) {
+        for addr in self.tree.store_mut().take_released() {
+            self.zones.sub_live(addr, 1);
+        }
+    }
+
+    /// Keeps room for the dirty pages there are.
+    pub fn sync_promised(&mut self) {
+        self.zones.set_promised(self.pages.dirty_blocks());
+    }
+
+    /// Blocks of metadata that have no place on a device yet.
+    pub fn unplaced(&self) -> u64 {
+        self.tree.store().unplaced_blocks()
+    }
+
+    /// Blocks that users may still take.
+    ///
+    /// One part in 32 of what is free stays for the metadata of the rest, so that a request within it does not fail (I8).
+    pub fn available(&self) -> u64 {
+        let free = self.zones.total().saturating_sub(self.zones.used(self.unplaced()));
+        (free - free / 32).saturating_sub(64)
+    }
+}
+
+/// What must be resident before something can go on: several blocks at once.
+#[derive(Debug, Default)]
+pub struct Missing(pub Vec<BlockId>);
