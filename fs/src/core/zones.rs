@@ -17,6 +17,8 @@ struct Zone {
     entry: SegmentEntry,
     /// Readers, copies and cleaning plans that need its content to stay (I2).
     pins: u32,
+    /// Writes and copies into it that are not complete: what is mapped there is not on the media yet.
+    writing: u32,
     /// A victim of the cleaner.
     victim: bool,
     /// Its summaries are gone from the tree, so that it may be reset.
@@ -105,7 +107,7 @@ impl ZoneTable {
                 page_base.push(pages);
                 pages += m.zones.div_ceil(crate::format::segment::ENTRIES as u32);
                 let count = m.zones as usize;
-                let blank = Zone { entry: SegmentEntry::EMPTY, pins: 0, victim: false, forgotten: false, unmovable: false };
+                let blank = Zone { entry: SegmentEntry::EMPTY, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
                 let mut device = Device {
                     zones: vec![blank; count],
                     empty: BitVec::repeat(true, count),
@@ -212,7 +214,7 @@ impl ZoneTable {
                 return Err(format!("zone {} contradicts itself", first + i));
             }
             let zone = &mut self.devices[device].zones[first + i];
-            *zone = Zone { entry, pins: 0, victim: false, forgotten: false, unmovable: false };
+            *zone = Zone { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
             let addr = Addr::new(DeviceId(device as u8), ZoneId((first + i) as u32), 0);
             let is_empty = entry.phase == Phase::Empty;
             let was_empty = self.devices[device].empty.replace(first + i, is_empty);
@@ -265,6 +267,11 @@ impl ZoneTable {
     /// Pages changed since the last call.
     pub fn take_dirty_pages(&mut self) -> BTreeSet<u32> {
         std::mem::take(&mut self.dirty_pages)
+    }
+
+    /// This page is written by the next checkpoint.
+    pub fn dirty_page(&mut self, page: u32) {
+        self.dirty_pages.insert(page);
     }
 
     /// Number of pages that have changed.
@@ -611,6 +618,20 @@ impl ZoneTable {
         zone.pins = zone.pins.saturating_sub(1);
     }
 
+    /// A write or copy into the zone begins.
+    pub fn begin_write(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        self.devices[usize::from(addr.device().0)].zones[at].writing += 1;
+    }
+
+    /// Undoes one [`ZoneTable::begin_write`]: it is complete, or has failed.
+    pub fn end_write(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        let zone = &mut self.devices[usize::from(addr.device().0)].zones[at];
+        debug_assert!(zone.writing > 0);
+        zone.writing = zone.writing.saturating_sub(1);
+    }
+
     /// Marks a zone as victim (or not any more).
     pub fn set_victim(&mut self, addr: Addr, victim: bool) {
         let at = addr.zone().0 as usize;
@@ -630,11 +651,17 @@ impl ZoneTable {
                 let usable = zone.entry.phase == Phase::Closed
                     && zone.entry.live > 0
                     && !zone.victim
+                    && zone.writing == 0
                     && !zone.unmovable
                     && (zone.entry.role.is_data() || zone.entry.role == Role::Metadata);
                 usable.then(|| (Addr::new(DeviceId(d as u8), ZoneId(z as u32), 0), &zone.entry))
             })
         })
+    }
+
+    /// Is this a closed zone that may be cleaned?
+    pub fn is_victim(&self, addr: Addr) -> bool {
+        self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && !z.victim && z.writing == 0 && z.entry.role != Role::Ring)
     }
 
     /// Dead data zones whose summaries are still in the tree.
@@ -678,7 +705,7 @@ impl ZoneTable {
 
     /// May this candidate be reset now? Nothing live, nothing pinned.
     pub fn is_resettable(&self, addr: Addr) -> bool {
-        self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && z.entry.live == 0 && z.pins == 0 && !z.victim)
+        self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && z.entry.live == 0 && z.pins == 0 && z.writing == 0 && !z.victim)
     }
 
     /// The device has reset the zone.

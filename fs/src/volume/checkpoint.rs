@@ -86,6 +86,8 @@ impl CutSpace for Placer<'_> {
 struct CheckpointCut {
     writes: Vec<Write>,
     groups: Vec<Group>,
+    /// The zones it goes to.
+    places: Vec<Addr>,
     superblock: Superblock,
     dead: Vec<Addr>,
     batch: u64,
@@ -158,6 +160,7 @@ impl Volume {
         let outcome = written.and_then(|()| self.write_checkpoint(&cut));
         let mut state = self.state.lock();
         state.tree.store_mut().cut_done(outcome.is_ok());
+        cut.places.iter().for_each(|addr| state.zones.end_write(*addr));
         if let Err(error) = outcome {
             state.zones.dirty_all_pages();
             state.force_checkpoint = true;
@@ -215,7 +218,11 @@ impl Volume {
         let mut placer = Placer { zones, groups: Vec::new(), next: Addr::NONE, exhausted: false };
         let cut = tree.store_mut().cut(&mut placer).map_err(|_| failed(NoCut::Fail(FsError::Internal("a cut that was ready"))))?;
         let Placer { groups, exhausted, .. } = placer;
+        let mut places: Vec<Addr> = groups.iter().map(|g| g.header.zone_base()).collect();
+        places.dedup();
+        places.iter().for_each(|addr| zones.begin_write(*addr));
         if exhausted {
+            places.iter().for_each(|addr| zones.end_write(*addr));
             tree.store_mut().cut_done(false);
             return Err(failed(NoCut::Fail(FsError::Internal("the checkpoint reserve was too small"))));
         }
@@ -225,7 +232,7 @@ impl Volume {
         state.generation += 1;
         let dead = state.zones.reset_candidates(&keep);
         let superblock = self.superblock(state, &cut.roots, number, kind);
-        Ok((batch, CheckpointCut { writes: cut.writes, groups, superblock, dead, batch: number }))
+        Ok((batch, CheckpointCut { writes: cut.writes, groups, places, superblock, dead, batch: number }))
     }
 
     fn superblock(&self, state: &State, roots: &crate::core::nodes::Roots, batch: u64, kind: CheckpointKind) -> Superblock {

@@ -14,7 +14,6 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::Volume;
 use crate::volume::log::LogWriter;
 use crate::volume::members::RunWrite;
-use crate::volume::pages::DirtyRun;
 use crate::volume::state::State;
 use std::sync::atomic::Ordering;
 use zns::{BufSlice, IoClass};
@@ -33,6 +32,8 @@ pub(super) struct Batch {
     number: u64,
     generation: u64,
     data: Vec<DataRun>,
+    /// A block of each zone that the data goes to.
+    places: Vec<Addr>,
     log: Vec<RunWrite>,
     log_bytes: u64,
 }
@@ -175,26 +176,32 @@ impl Volume {
         log: bool,
     ) -> std::result::Result<Batch, NoCut> {
         for (addr, blocks) in places {
+            state.zones.begin_write(*addr);
             let got = state.zones.allocate(Role::User, *blocks);
             debug_assert_eq!(got, Some((*addr, *blocks)), "allocation follows its preview");
         }
-        let cut = state.pages.cut();
-        let mut runs = cut.runs.into_iter();
-        let mut current: Option<DirtyRun> = None;
+        let (generation, pages) = state.pages.cut();
+        let mut pages = pages.into_iter();
         let number = state.batch;
         state.batch += 1;
         let mut deltas: Vec<Delta> = state.pending.take().collect();
         let mut data = Vec::with_capacity(split.len());
         let mut blocks_cut = 0;
         for (ino, block, addr, blocks) in split {
-            let Some(mut run) = current.take().or_else(|| runs.next()) else { break };
-            current = run.split_off(blocks);
-            let checksums = run.pages.iter().flat_map(|s| s.chunks_exact(crate::BLOCK)).map(crc32c::crc32c).collect();
+            let mut slices: Vec<BufSlice> = Vec::new();
+            let mut checksums = Vec::with_capacity(blocks as usize);
+            for page in pages.by_ref().take(blocks as usize) {
+                checksums.push(page.crc);
+                match slices.last().and_then(|end| end.joined(&page.data)) {
+                    Some(joined) => *slices.last_mut().expect("there is one") = joined,
+                    None => slices.push(page.data),
+                }
+            }
             blocks_cut += u64::from(blocks);
             let delta = Delta::Map { ino, block, addr, checksums };
             state.apply(&delta)?;
             deltas.push(delta);
-            data.push(DataRun { ino, block, addr, data: run.pages, blocks });
+            data.push(DataRun { ino, block, addr, data: slices, blocks });
         }
         state.zones.advance_clock(blocks_cut);
         state.sync_promised();
@@ -212,12 +219,13 @@ impl Volume {
             log_bytes = writes.iter().map(|w| u64::from(w.blocks()) * crate::BLOCK as u64).sum();
             state.logged += log_bytes;
         }
-        Ok(Batch { number, generation: cut.generation, data, log: writes, log_bytes })
+        let places = places.iter().map(|p| p.0).collect();
+        Ok(Batch { number, generation, data, places, log: writes, log_bytes })
     }
 
     /// Writes a batch that was cut. The caller holds the commit lock.
     pub(super) fn write_batch(&self, batch: Batch) -> Result<()> {
-        let Batch { number, generation, data, log, log_bytes } = batch;
+        let Batch { number, generation, data, places, log, log_bytes } = batch;
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
         let mut runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
         runs.extend(log);
@@ -247,6 +255,7 @@ impl Volume {
         self.finish_ended_zones();
         let mut state = self.state.lock();
         state.pages.landed(generation);
+        places.iter().for_each(|addr| state.zones.end_write(*addr));
         state.appended = state.appended.max(number);
         drop(state);
         self.progress.notify_all();

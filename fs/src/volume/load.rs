@@ -42,6 +42,11 @@ impl Volume {
     /// # Errors
     /// A device that fails, or a block that is not what it must be.
     pub(super) fn load_many(&self, ids: &[BlockId]) -> Result<()> {
+        self.load_for(ids, IoClass::Foreground)
+    }
+
+    /// [`Volume::load_many`] on account of `class`.
+    pub(super) fn load_for(&self, ids: &[BlockId], class: IoClass) -> Result<()> {
         let mut brought: BTreeSet<BlockId> = BTreeSet::new();
         loop {
             let mut fetches = Vec::new();
@@ -62,8 +67,11 @@ impl Volume {
                 }
             }
             let runs: Vec<_> = fetches.iter().map(|f| (f.addr, 1)).collect();
-            let read = self.members.read_runs(&runs, IoClass::Foreground);
+            let read = self.members.read_runs(&runs, class);
             self.counters.node_reads.fetch_add(runs.len() as u64, Ordering::Relaxed);
+            if class == IoClass::Cleaning {
+                self.counters.gc_meta_read.fetch_add((runs.len() * BLOCK) as u64, Ordering::Relaxed);
+            }
             let mut state = self.state.lock();
             for (fetch, buf) in fetches.iter().zip(read) {
                 // The block may have moved, or come in by another thread, while it was read.
@@ -89,14 +97,19 @@ impl Volume {
     ///
     /// # Errors
     /// Its own, and those of loading.
-    pub(super) fn ask<T>(&self, question: impl Fn(&State) -> Planned<T>) -> Result<T> {
+    pub(crate) fn ask<T>(&self, question: impl Fn(&State) -> Planned<T>) -> Result<T> {
+        self.ask_for(IoClass::Foreground, question)
+    }
+
+    /// [`Volume::ask`] on account of `class`.
+    pub(super) fn ask_for<T>(&self, class: IoClass, question: impl Fn(&State) -> Planned<T>) -> Result<T> {
         loop {
             let missing = match question(&self.state.lock()) {
                 Ok(answer) => return Ok(answer),
                 Err(Halt::Fail(error)) => return Err(error),
                 Err(Halt::Need(id)) => id,
             };
-            self.load(missing)?;
+            self.load_for(&[missing], class)?;
         }
     }
 
@@ -104,14 +117,19 @@ impl Volume {
     ///
     /// # Errors
     /// Its own, and those of loading.
-    pub(super) fn change<T>(&self, mut change: impl FnMut(&mut State) -> Planned<T>) -> Result<T> {
+    pub(crate) fn change<T>(&self, change: impl FnMut(&mut State) -> Planned<T>) -> Result<T> {
+        self.change_for(IoClass::Foreground, change)
+    }
+
+    /// [`Volume::change`] on account of `class`.
+    pub(super) fn change_for<T>(&self, class: IoClass, mut change: impl FnMut(&mut State) -> Planned<T>) -> Result<T> {
         loop {
             let missing = match change(&mut self.state.lock()) {
                 Ok(answer) => return Ok(answer),
                 Err(Halt::Fail(error)) => return Err(error),
                 Err(Halt::Need(id)) => id,
             };
-            self.load(missing)?;
+            self.load_for(&[missing], class)?;
         }
     }
 

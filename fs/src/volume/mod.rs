@@ -7,8 +7,10 @@ pub mod assemble;
 pub mod attr;
 pub mod content;
 mod checkpoint;
+mod clean;
 mod commit;
 pub mod counters;
+mod held;
 pub mod layout;
 mod load;
 pub mod log;
@@ -62,6 +64,7 @@ pub struct Volume {
     /// Bytes of metadata kept in memory.
     cache_budget: usize,
     pub(crate) counters: Counters,
+    cleaner: Mutex<Option<clean::Cleaner>>,
     writable: AtomicBool,
     read_only_reason: Mutex<Option<String>>,
 }

@@ -19,8 +19,9 @@ use crate::volume::ring::RingCursor;
 use crate::volume::state::{Pending, State};
 use crate::volume::Volume;
 use copy_backend::{CopyEngine, EngineConfig};
+use gc::trace::Tracer;
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use zns::{IoClass, Lba, ZoneInfo, ZoneState, ZonedDevice};
@@ -48,8 +49,16 @@ impl Volume {
             // No append and no reset before the new epoch is durable.
             volume.checkpoint()?;
         }
+        let tracer = match &volume.options.trace {
+            None => Tracer::off(),
+            Some(path) => Tracer::to_file(path)
+                .map_err(|e| FsError::Volume(format!("cannot write the trace to {}: {e}", path.display())))?,
+        };
+        let volume = Arc::new(volume);
+        let cleaner = volume.new_cleaner(tracer);
+        *volume.cleaner.lock() = Some(cleaner);
         volume.resume_intents()?;
-        Ok(Arc::new(volume))
+        Ok(volume)
     }
 
     /// A volume around its superblock, nothing else loaded.
@@ -91,6 +100,8 @@ impl Volume {
             appended: superblock.log.batch,
             flushed: superblock.log.batch,
             force_checkpoint: false,
+            held: BTreeMap::new(),
+            next_held: 1,
             logged: 0,
         };
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
@@ -111,6 +122,7 @@ impl Volume {
             dirty_limit,
             cache_budget,
             counters: Counters::default(),
+            cleaner: Mutex::new(None),
             writable,
             read_only_reason: Mutex::new(None),
         })

@@ -100,8 +100,21 @@ pub struct State {
     pub flushed: u64,
     /// The log no longer tells the truth (a data or log write failed): only a checkpoint makes anything durable.
     pub force_checkpoint: bool,
+    /// Space in head zones that a copy is filling; the head belongs to the copy until it gives the space back.
+    pub held: BTreeMap<u64, Held>,
+    /// Names the next one.
+    pub next_held: u64,
     /// Bytes logged since the last checkpoint.
     pub logged: u64,
+}
+
+/// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// First block.
+    pub addr: Addr,
+    /// Blocks granted.
+    pub blocks: u32,
 }
 
 impl State {
@@ -150,7 +163,7 @@ impl State {
 
     /// Blocks of metadata that have no place on a device yet.
     pub fn unplaced(&self) -> u64 {
-        self.tree.store().unplaced_blocks()
+        0
     }
 
     /// Blocks that users may still take.

@@ -1,0 +1,346 @@
+//! The volume as the cleaner sees it, and who drives the cleaner: a thread, a writer that needs space, a person.
+
+use crate::BLOCK;
+use crate::addr::Addr;
+use crate::core::extents::{self, Relocation};
+use crate::core::halt::{BlockId, Halt};
+use crate::error::{FsError, Result};
+use crate::format::batch;
+use crate::format::segment::Role;
+use crate::ids::{FileBlock, Ino};
+use crate::volume::Volume;
+use crate::volume::state::State;
+use copy_backend::{CopyEngine, VerifyMode};
+use gc::cleaner::{Caller, CleanerConfig, Situation, Work};
+use gc::trace::Tracer;
+use gc::{CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, SegmentId, SegmentInfo, Seq, Stream};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use zns::{DeviceId, IoClass};
+
+/// The cleaner of a volume.
+pub(super) type Cleaner = gc::cleaner::Cleaner<Space, Arc<CopyEngine>>;
+
+/// A volume as the cleaner sees it.
+pub(super) struct Space(pub Weak<Volume>);
+
+impl Space {
+    fn volume(&self) -> gc::Result<Arc<Volume>> {
+        self.0.upgrade().ok_or_else(|| CleanError::Filesystem("the volume is gone".into()))
+    }
+}
+
+fn failed(error: FsError) -> CleanError {
+    match error {
+        FsError::Copy(error) => CleanError::Copy(error),
+        other => CleanError::Filesystem(other.to_string()),
+    }
+}
+
+fn base(id: SegmentId) -> Addr {
+    Addr::new(id.device, id.zone, 0)
+}
+
+fn stream_of(role: Role) -> Stream {
+    match role {
+        Role::Metadata => Stream::Metadata,
+        Role::RelocatedByDevice | Role::CopiedByDevice => Stream::RelocatedByDevice,
+        Role::RelocatedByHost => Stream::RelocatedByHost,
+        _ => Stream::User,
+    }
+}
+
+impl LogSpace for Space {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        let Ok(volume) = self.volume() else { return Vec::new() };
+        let state = volume.state.lock();
+        let info = |(addr, e): (Addr, &crate::format::segment::SegmentEntry)| SegmentInfo {
+            id: SegmentId { device: addr.device(), zone: addr.zone() },
+            stream: stream_of(e.role),
+            live: e.live,
+            capacity: state.zones.capacity(addr.device()),
+            written_at: e.written_at,
+        };
+        state.zones.victims().map(info).collect()
+    }
+
+    fn now(&self) -> Seq {
+        self.volume().map_or(0, |volume| volume.state.lock().zones.clock())
+    }
+
+    fn device_blocks_per_block(&self, device: DeviceId) -> u32 {
+        self.volume().map_or(1, |volume| volume.members.device_blocks(device, 1).0 as u32)
+    }
+
+    fn pin(&self, victim: SegmentId) -> gc::Result<()> {
+        let volume = self.volume()?;
+        let mut state = volume.state.lock();
+        if !state.zones.is_victim(base(victim)) {
+            return Err(CleanError::NotAVictim);
+        }
+        state.zones.set_victim(base(victim), true);
+        Ok(())
+    }
+
+    fn release(&self, victim: SegmentId) {
+        if let Ok(volume) = self.volume() {
+            volume.state.lock().zones.set_victim(base(victim), false);
+        }
+    }
+
+    fn live(&self, victim: SegmentId, from: u32, max: u32) -> gc::Result<LiveRun> {
+        let volume = self.volume()?;
+        let with_checksums = volume.options.verify != VerifyMode::Off;
+        let found = volume.ask_for(IoClass::Cleaning, |state| {
+            let data = extents::live_runs(&state.tree, base(victim), from, max)?;
+            let mut sums = Vec::with_capacity(data.parts.len());
+            for part in &data.parts {
+                let of_part = |p: &extents::LivePart| extents::checksums(&state.tree, p.ino, p.block, p.blocks);
+                sums.push(if with_checksums { of_part(part)? } else { Vec::new() });
+            }
+            Ok((data, sums))
+        });
+        let (data, sums) = found.map_err(failed)?;
+        let extents = data.parts.into_iter().zip(sums).map(|(part, checksums)| LiveExtent {
+            device: victim.device,
+            lba: volume.members.lba(part.addr),
+            blocks: part.blocks,
+            owner: Owner(part.ino.0, part.block.0),
+            checksums,
+        });
+        Ok(LiveRun { extents: extents.collect(), next: data.next })
+    }
+
+    fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> gc::Result<Option<u32>> {
+        let volume = self.volume()?;
+        volume.evacuate(base(victim), from, max).map_err(failed)
+    }
+
+    fn reserve(&self, stream: Stream, _near: DeviceId, blocks: u32) -> gc::Result<Reservation> {
+        let volume = self.volume()?;
+        let role = match stream {
+            Stream::RelocatedByHost => Role::RelocatedByHost,
+            _ => Role::RelocatedByDevice,
+        };
+        let (id, addr, blocks) = volume.hold_space(role, blocks).ok_or(CleanError::NoSpace)?;
+        Ok(Reservation { id, device: addr.device(), lba: volume.members.lba(addr), blocks })
+    }
+
+    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> gc::Result<Committed> {
+        let volume = self.volume()?;
+        volume.members.mark_dirty(reservation.device);
+        let published = volume.publish(moves, reservation.device);
+        volume.let_go_space(reservation.id, used, end_zone);
+        published.map_err(failed)
+    }
+}
+
+impl Volume {
+    /// Compare-and-swap of moves, run by run (I5).
+    fn publish(&self, moves: &[Move], device: DeviceId) -> Result<Committed> {
+        let relocations: Vec<Relocation> = moves
+            .iter()
+            .map(|m| Relocation {
+                ino: Ino(m.from.owner.0),
+                block: FileBlock(m.from.owner.1),
+                blocks: m.from.blocks,
+                from: self.members.addr(m.from.device, m.from.lba),
+                to: self.members.addr(device, m.to),
+            })
+            .collect();
+        self.load_for_relocations(&relocations)?;
+        let mut done = Committed::default();
+        for relocation in &relocations {
+            let (moved, dirtied) = self.change_for(IoClass::Cleaning, |state| {
+                extents::prepare_relocate(&state.tree, relocation)?;
+                let before = state.tree.store().dirty_blocks();
+                let State { tree, zones, .. } = state;
+                let moved = extents::relocate(tree, zones, relocation)?;
+                state.settle_released();
+                Ok((moved, state.tree.store().dirty_blocks().saturating_sub(before)))
+            })?;
+            done.moved += moved;
+            done.lost += relocation.blocks.saturating_sub(moved);
+            self.counters.gc_meta_written.fetch_add(dirtied * BLOCK as u64, Ordering::Relaxed);
+        }
+        self.counters.relocated.fetch_add(u64::from(done.moved) * BLOCK as u64, Ordering::Relaxed);
+        Ok(done)
+    }
+
+    /// Brings in together what the relocations need one by one.
+    fn load_for_relocations(&self, relocations: &[Relocation]) -> Result<()> {
+        for _ in 0..8 {
+            let mut missing = Vec::new();
+            {
+                let state = self.state.lock();
+                for relocation in relocations {
+                    match extents::prepare_relocate(&state.tree, relocation) {
+                        Ok(()) => {}
+                        Err(Halt::Need(id)) => missing.push(id),
+                        Err(Halt::Fail(error)) => return Err(error),
+                    }
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            missing.sort_unstable();
+            missing.dedup();
+            self.load_for(&missing, IoClass::Cleaning)?;
+        }
+        Ok(())
+    }
+
+    /// Makes live metadata of a zone dirty, header by header.
+    fn evacuate(&self, zone: Addr, from: u32, max: u32) -> Result<Option<u32>> {
+        let end = self.state.lock().zones.entry(zone).map_or(0, |e| e.written);
+        let mut at = from;
+        let mut moved = 0;
+        while at < end && moved < max {
+            let header = self.members.read_block(zone.plus(at), IoClass::Cleaning)?;
+            self.counters.gc_meta_read.fetch_add(BLOCK as u64, Ordering::Relaxed);
+            let Some(ids) = batch::decode(&header) else {
+                at += 1;
+                continue;
+            };
+            for (i, id) in ids.iter().enumerate() {
+                let here = zone.plus(at + 1 + i as u32);
+                moved += u32::from(self.rewrite_if_at(*id, here)?);
+            }
+            at += 1 + ids.len() as u32;
+        }
+        Ok((at < end).then_some(at))
+    }
+
+    /// If the block lies at `here`, it becomes dirty, so that the next checkpoint writes it elsewhere.
+    fn rewrite_if_at(&self, id: BlockId, here: Addr) -> Result<bool> {
+        if self.rewrite_segment_page(id, here)? {
+            return Ok(true);
+        }
+        self.change_for(IoClass::Cleaning, |state| {
+            if state.tree.store().locate(id)? != Some(here) {
+                return Ok(false);
+            }
+            let before = state.tree.store().dirty_blocks();
+            state.tree.store_mut().rewrite(id)?;
+            let dirtied = state.tree.store().dirty_blocks().saturating_sub(before);
+            self.counters.gc_meta_written.fetch_add(dirtied * BLOCK as u64, Ordering::Relaxed);
+            Ok(true)
+        })
+    }
+
+    /// Segment table pages are not nodes in memory: the table itself writes them again.
+    fn rewrite_segment_page(&self, id: BlockId, here: Addr) -> Result<bool> {
+        let BlockId::Node(node) = id else { return Ok(false) };
+        self.change_for(IoClass::Cleaning, |state| {
+            if node.0 == 0 || node.0 > state.tree.store().raw_pages() {
+                return Ok(false);
+            }
+            if state.tree.store().locate(id)? == Some(here) {
+                state.zones.dirty_page((node.0 - 1) as u32);
+                self.counters.gc_meta_written.fetch_add(BLOCK as u64, Ordering::Relaxed);
+            }
+            Ok(true)
+        })
+    }
+
+    /// The cleaner for this volume.
+    pub(super) fn new_cleaner(self: &Arc<Self>, tracer: Tracer) -> Cleaner {
+        let zones = self.identity.members.iter().map(|m| m.zones).sum();
+        // Free zones are counted above the floor of users: the reserve is not among them.
+        let config = CleanerConfig::new(self.options.policy, 0, zones);
+        Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
+    }
+
+    /// Empty zones above the floor of users.
+    pub(super) fn free_zones(&self) -> u32 {
+        self.state.lock().zones.spare_zones().max(0) as u32
+    }
+
+    /// One chunk of cleaning at most, and the checkpoint that it asks for. Returns whether anything was gained or done, and whether there
+    /// is more to do at once.
+    pub(super) fn clean_chunk(&self, caller: Caller, idle: Duration) -> Result<(bool, bool)> {
+        let Some(outcome) = self.with_cleaner(|cleaner| {
+            let free_zones = self.free_zones();
+            cleaner.poll(&Situation { caller, free_zones, idle })
+        }) else {
+            return Ok((false, false));
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            // That victim is left alone from now on.
+            Err(error) => {
+                tracing::warn!("cleaning failed on a segment: {error}");
+                return Ok((true, false));
+            }
+        };
+        if outcome.checkpoint {
+            self.checkpoint_for_cleaning()?;
+            return Ok((true, outcome.more));
+        }
+        let worked = matches!(outcome.work, Work::Chunk(_) | Work::Victim(_));
+        Ok((worked, outcome.more))
+    }
+
+    /// A checkpoint that gives emptied zones back; how many.
+    pub(super) fn checkpoint_for_cleaning(&self) -> Result<u32> {
+        let before = self.counters.zones_reclaimed.load(Ordering::Relaxed);
+        self.checkpoint()?;
+        let freed = (self.counters.zones_reclaimed.load(Ordering::Relaxed) - before) as u32;
+        self.with_cleaner(|cleaner| cleaner.checkpointed(freed));
+        Ok(freed)
+    }
+
+    pub(super) fn with_cleaner<T>(&self, work: impl FnOnce(&mut Cleaner) -> T) -> Option<T> {
+        self.cleaner.lock().as_mut().map(work)
+    }
+
+    /// Cleans one victim, or until nothing worth cleaning is left.
+    ///
+    /// # Errors
+    /// A device that fails; [`FsError::ReadOnly`].
+    pub fn gc(&self, until_clean: bool) -> Result<gc::campaign::CampaignReport> {
+        self.check_writable()?;
+        let mut campaign = if until_clean { gc::campaign::Campaign::until_clean() } else { gc::campaign::Campaign::one_victim() };
+        loop {
+            let Some(step) = self.with_cleaner(|cleaner| campaign.step(cleaner, self.free_zones())) else { break };
+            match step {
+                Ok(gc::campaign::CampaignStep::More) => {}
+                Ok(gc::campaign::CampaignStep::Checkpoint) => {
+                    let freed = self.checkpoint_for_cleaning()?;
+                    campaign.checkpointed(freed);
+                }
+                Ok(gc::campaign::CampaignStep::Done) => break,
+                Err(error) => tracing::warn!("cleaning failed on a segment: {error}"),
+            }
+            self.check_writable()?;
+        }
+        Ok(campaign.report().clone())
+    }
+
+    /// Waits until `blocks` blocks can be written, cleaning a chunk at a time meanwhile. The caller holds no lock.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`] when the request was not within what is available; [`FsError::ReadOnly`].
+    pub(crate) fn wait_for_space(&self, blocks: u64) -> Result<()> {
+        let mut fruitless = 0;
+        loop {
+            self.check_writable()?;
+            if self.state.lock().zones.writable() >= blocks {
+                return Ok(());
+            }
+            let (worked, _) = self.clean_chunk(Caller::Blocked, Duration::ZERO)?;
+            if worked {
+                fruitless = 0;
+                continue;
+            }
+            // Nothing to clean: what a checkpoint frees, and what others hold, may come back.
+            fruitless += 1;
+            self.checkpoint_for_cleaning()?;
+            if fruitless > 3 {
+                return Err(FsError::NoSpace);
+            }
+        }
+    }
+}
