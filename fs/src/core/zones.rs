@@ -566,6 +566,13 @@ impl ZoneTable {
         self.to_finish.push(addr.zone_base());
     }
 
+    /// Forgets those of the zones to be finished that need not be.
+    pub fn retain_to_finish(&mut self, keep: impl Fn(&Addr) -> bool) {
+        self.to_finish.sort_unstable();
+        self.to_finish.dedup();
+        self.to_finish.retain(keep);
+    }
+
     /// Zones that the device should finish, since the last call.
     pub fn take_to_finish(&mut self) -> Vec<Addr> {
         std::mem::take(&mut self.to_finish)

@@ -181,6 +181,12 @@ impl Volume {
         for info in reports.iter().enumerate().flat_map(|(d, zones)| zones.iter().map(move |z| (d, z))) {
             self.settle_zone(zones, info.0, info.1);
         }
+        // Only what is active on its device has to be finished there.
+        let is_active = |addr: &Addr| {
+            let report = &reports[usize::from(addr.device().0)];
+            report.get(addr.zone().0 as usize).is_some_and(|info| info.state.is_active())
+        };
+        zones.retain_to_finish(is_active);
         let adopted: Vec<Vec<ZoneInfo>> = self.software_zones(zones);
         drop(state);
         for (device, zones) in self.members.devices().zip(adopted) {
