@@ -5,6 +5,7 @@
 
 pub mod extents;
 pub mod halt;
+mod items;
 pub mod key;
 pub mod nodes;
 pub mod ops;
