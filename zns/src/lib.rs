@@ -20,6 +20,7 @@ pub mod open;
 mod positioned;
 pub mod sim;
 mod tickets;
+mod transport;
 pub mod units;
 pub mod uring;
 pub mod zone;

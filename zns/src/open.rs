@@ -5,7 +5,7 @@ use crate::device::ZonedDevice;
 use crate::error::{DeviceError, Result};
 use crate::file_lock::system_io;
 use crate::image::ImageDevice;
-use crate::kernel;
+use crate::kernel::{self, KernelDevice};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -78,7 +78,7 @@ pub fn open_device(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<
     let unusable = |reason: &str| DeviceError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
     match detect(path)? {
         Detected::Image => Ok(Arc::new(ImageDevice::open(path, options.read_only)?)),
-        Detected::ZonedBlock => Err(unusable("zoned block devices cannot be opened yet")),
+        Detected::ZonedBlock => Ok(Arc::new(KernelDevice::open(path, options.read_only)?)),
         Detected::ConventionalBlock | Detected::PlainFile => {
             let OpenOptions { read_only, zone_size, discard } = *options;
             let conventional = ConventionalOptions { zone_size, discard, read_only };

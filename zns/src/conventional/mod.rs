@@ -17,10 +17,10 @@ use crate::file_lock::system;
 use crate::geometry::{DeviceKind, Geometry};
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::media::Media;
-use crate::positioned::{read_at, write_parts_at};
 use crate::tickets::Tickets;
+use crate::transport::{Running, Transport, lost};
 use crate::units::{Blocks, Lba, ZoneId};
-use crate::uring::{BatchTicket, DEFAULT_DEPTH, Executor, Outcome, Transfer};
+use crate::uring::{Outcome, Transfer};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -61,38 +61,26 @@ pub fn default_zone_size(size: u64) -> u64 {
 /// An open conventional device.
 #[derive(Debug)]
 pub struct ConventionalDevice {
-    /// Before the media, so that it is dropped first: what is in flight ends before the lock does.
     transport: Transport,
-    media: Media,
     geometry: Geometry,
     machine: ZoneMachine,
     discard: bool,
     tickets: Tickets<Pending>,
 }
 
-/// How data moves.
-#[derive(Debug)]
-enum Transport {
-    Ring(Executor),
-    /// In the calling thread, for this reason.
-    Calls(String),
-}
-
 /// A batch under way.
 #[derive(Debug)]
 struct Pending {
-    ticket: Option<BatchTicket>,
+    running: Running,
     slots: Vec<Slot>,
 }
 
 /// An operation of a batch.
 #[derive(Debug)]
 enum Slot {
-    /// Refused, or carried out already.
-    Over(Result<Option<AlignedBuf>>),
-    /// A read in the ring.
+    Refused(DeviceError),
     Read { lba: Lba },
-    /// A write in the ring; the write pointer of its zone counts it already.
+    /// The write pointer of its zone counts it already.
     Write { lba: Lba, zone: ZoneId },
 }
 
@@ -106,22 +94,13 @@ impl ConventionalDevice {
         let geometry = shape(&media, options.zone_size).map_err(|reason| DeviceError::Unusable { path: media.path.clone(), reason })?;
         let unknown = Snapshot { state: ZoneState::Full, written: geometry.zone_capacity.0 };
         let machine = ZoneMachine::new(&geometry, (0..geometry.zones).map(|_| unknown));
-        let transport = if media.direct {
-            Executor::new(&media.file, DEFAULT_DEPTH)
-                .map_or_else(|error| Transport::Calls(format!("the kernel gives us no io_uring ({error})")), Transport::Ring)
-        } else {
-            Transport::Calls("its file system takes no O_DIRECT".to_owned())
-        };
-        Ok(Self { media, geometry, machine, discard: options.discard, transport, tickets: Tickets::default() })
+        let transport = Transport::new(media);
+        Ok(Self { transport, geometry, machine, discard: options.discard, tickets: Tickets::default() })
     }
 
     /// How data moves, in words; where it is not the best way, with the reason.
     pub fn transport(&self) -> String {
-        let cache = if self.media.direct { "direct" } else { "buffered" };
-        match &self.transport {
-            Transport::Ring(_) => format!("{cache} io_uring"),
-            Transport::Calls(reason) => format!("{cache} pread and pwrite, because {reason}"),
-        }
+        self.transport.describe()
     }
 }
 
@@ -166,13 +145,6 @@ impl ConventionalDevice {
         Ok(bytes / block)
     }
 
-    fn read_zone(&self, lba: Lba, mut buf: AlignedBuf) -> Result<AlignedBuf> {
-        self.machine.check_read(lba, self.whole_blocks(lba, buf.len())?)?;
-        let io = |errno: Errno| DeviceError::Io { lba, errno: errno.raw_os_error() };
-        let count = read_at(&self.media.file, self.offset(lba), &mut buf).map_err(io)?;
-        if count < buf.len() { Err(io(Errno::IO)) } else { Ok(buf) }
-    }
-
     /// Checks a write and counts it: the write pointer stands behind it from now on. Gives the zone.
     fn reserve(&self, lba: Lba, data: &[BufSlice]) -> Result<ZoneId> {
         let blocks = self.whole_blocks(lba, data.iter().map(|part| part.len()).sum())?;
@@ -192,62 +164,41 @@ impl ConventionalDevice {
         self.machine.retreat(&self.machine.writer(zone), into_zone + done);
     }
 
-    fn write_zone(&self, lba: Lba, data: &[BufSlice]) -> Result<()> {
-        let zone = self.reserve(lba, data)?;
-        let data = self.media.transferable(data);
-        let written = write_parts_at(&self.media.file, self.offset(lba), data.iter().map(|part| &part[..]));
-        written.map_err(|stop| {
-            self.retreat(lba, zone, stop.done);
-            DeviceError::Io { lba, errno: stop.errno.raw_os_error() }
-        })
-    }
-
-    /// Hands an operation to the ring by way of `chains`, or carries it out where there is none.
-    fn start(&self, io: Io, chains: &mut Vec<Vec<Transfer>>) -> Slot {
-        let ring = matches!(self.transport, Transport::Ring(_));
-        match io {
-            Io::Read { lba, buf } if ring => {
+    /// Checks an operation and adds it to `chains`.
+    fn admit(&self, io: Io, chains: &mut Vec<Vec<Transfer>>) -> Slot {
+        let (slot, transfer) = match io {
+            Io::Read { lba, buf } => {
                 let checked = self.whole_blocks(lba, buf.len()).and_then(|blocks| self.machine.check_read(lba, blocks));
-                if let Err(error) = checked {
-                    return Slot::Over(Err(error));
-                }
-                chains.push(vec![Transfer::Read { offset: self.offset(lba), buf }]);
-                Slot::Read { lba }
+                (checked.map(|_| Slot::Read { lba }), Transfer::Read { offset: self.offset(lba), buf })
             }
-            Io::Write { lba, data } if ring => match self.reserve(lba, &data) {
-                Ok(zone) => {
-                    chains.push(vec![Transfer::Write { offset: self.offset(lba), data: self.media.transferable(&data) }]);
-                    Slot::Write { lba, zone }
-                }
-                Err(error) => Slot::Over(Err(error)),
-            },
-            Io::Read { lba, buf } => Slot::Over(self.read_zone(lba, buf).map(Some)),
-            Io::Write { lba, data } => Slot::Over(self.write_zone(lba, &data).map(|()| None)),
+            Io::Write { lba, data } => {
+                let slot = self.reserve(lba, &data).map(|zone| Slot::Write { lba, zone });
+                (slot, Transfer::Write { offset: self.offset(lba), data: self.transport.media.transferable(&data) })
+            }
+        };
+        if slot.is_ok() {
+            chains.push(vec![transfer]);
         }
+        slot.unwrap_or_else(Slot::Refused)
     }
 
-    /// What a caller learns about an operation of the ring.
+    /// What a caller learns about an operation.
     fn conclude(&self, slot: Slot, outcomes: &mut impl Iterator<Item = Outcome>) -> Result<Option<AlignedBuf>> {
         let (lba, zone) = match slot {
-            Slot::Over(result) => return result,
+            Slot::Refused(error) => return Err(error),
             Slot::Read { lba } => (lba, None),
             Slot::Write { lba, zone } => (lba, Some(zone)),
         };
-        let lost = || Outcome { transferred: 0, errno: Some(libc::EIO), buf: None };
         let Outcome { transferred, errno, buf } = outcomes.next().unwrap_or_else(lost);
-        match (errno, zone) {
-            (None, _) => Ok(buf),
-            (Some(errno), zone) => {
-                if let Some(zone) = zone {
-                    self.retreat(lba, zone, transferred);
-                }
-                Err(DeviceError::Io { lba, errno })
-            }
+        let Some(errno) = errno else { return Ok(buf) };
+        if let Some(zone) = zone {
+            self.retreat(lba, zone, transferred);
         }
+        Err(DeviceError::Io { lba, errno })
     }
 
     fn check_writable(&self, action: &'static str) -> Result<()> {
-        if self.media.read_only { Err(system(action, &self.media.path, Errno::ROFS)) } else { Ok(()) }
+        if self.transport.media.read_only { Err(system(action, &self.transport.media.path, Errno::ROFS)) } else { Ok(()) }
     }
 
     fn check_zone(&self, zone: ZoneId) -> Result<()> {
@@ -266,21 +217,13 @@ impl ZonedDevice for ConventionalDevice {
 
     fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket> {
         let mut chains = Vec::with_capacity(batch.len());
-        let slots = batch.into_iter().map(|io| self.start(io, &mut chains)).collect();
-        let ticket = match &self.transport {
-            Transport::Ring(executor) if !chains.is_empty() => Some(executor.submit(chains, class)),
-            _ => None,
-        };
-        Ok(self.tickets.issue(Pending { ticket, slots }))
+        let slots = batch.into_iter().map(|io| self.admit(io, &mut chains)).collect();
+        Ok(self.tickets.issue(Pending { running: self.transport.submit(chains, class), slots }))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {
-        let Some(Pending { ticket, slots }) = self.tickets.redeem(&ticket) else { return Vec::new() };
-        let outcomes = match (&self.transport, ticket) {
-            (Transport::Ring(executor), Some(ticket)) => executor.wait(&ticket),
-            _ => Vec::new(),
-        };
-        let mut outcomes = outcomes.into_iter();
+        let Some(Pending { running, slots }) = self.tickets.redeem(&ticket) else { return Vec::new() };
+        let mut outcomes = self.transport.wait(running).into_iter();
         slots.into_iter().map(|slot| self.conclude(slot, &mut outcomes)).collect()
     }
 
@@ -290,13 +233,13 @@ impl ZonedDevice for ConventionalDevice {
         let writer = self.machine.writer(zone);
         if action == ZoneAction::Reset && self.discard && self.machine.check_action(zone, action)? {
             let start = self.offset(self.geometry.zone_start(zone));
-            self.media.discard(start, self.geometry.zone_size_bytes())?;
+            self.transport.media.discard(start, self.geometry.zone_size_bytes())?;
         }
         self.machine.act(&writer, action).map(drop)
     }
 
     fn flush(&self) -> Result<()> {
-        self.media.flush()
+        self.transport.media.flush()
     }
 
     fn adopt(&self, zones: &[ZoneInfo]) -> Result<()> {
@@ -309,14 +252,21 @@ impl ZonedDevice for ConventionalDevice {
     }
 
     fn label(&self) -> String {
-        self.media.path.display().to_string()
+        self.transport.media.path.display().to_string()
     }
 
-    fn read(&self, lba: Lba, buf: AlignedBuf, _class: IoClass) -> Result<AlignedBuf> {
-        self.read_zone(lba, buf)
+    fn read(&self, lba: Lba, mut buf: AlignedBuf, _class: IoClass) -> Result<AlignedBuf> {
+        self.machine.check_read(lba, self.whole_blocks(lba, buf.len())?)?;
+        let read = self.transport.read(self.offset(lba), &mut buf);
+        read.map_err(|errno| DeviceError::Io { lba, errno: errno.raw_os_error() })?;
+        Ok(buf)
     }
 
     fn write(&self, lba: Lba, data: Vec<BufSlice>, _class: IoClass) -> Result<()> {
-        self.write_zone(lba, &data)
+        let zone = self.reserve(lba, &data)?;
+        self.transport.write(self.offset(lba), &data).map_err(|stop| {
+            self.retreat(lba, zone, stop.done);
+            DeviceError::Io { lba, errno: stop.errno.raw_os_error() }
+        })
     }
 }

@@ -131,7 +131,7 @@ fn work_outlives_the_thread_that_submitted_it_and_an_executor_that_is_dropped() 
     assert!(executor.wait(&ticket).iter().all(|outcome| outcome.errno.is_none()));
     let path = directory.path().join("file");
     File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
-    drop(submit());
+    let _unwaited = submit();
     drop(executor);
     let content = std::fs::read(&path).unwrap();
     for at in 0..64_usize {

@@ -210,7 +210,8 @@ fn shapes_at_the_limits_are_made_and_beyond_them_refused() {
     make(&|options| (options.size, options.zone_size, options.zone_capacity) = (48 << 30, 2 << 30, None)).unwrap();
     make(&|options| (options.max_open, options.max_active) = (0, 0)).unwrap();
     make(&|options| (options.max_open, options.max_active) = (0, 6)).unwrap();
-    let refused: [(&dyn Fn(&mut ImageOptions), &str); 8] = [
+    type Change<'a> = &'a dyn Fn(&mut ImageOptions);
+    let refused: [(Change<'_>, &str); 8] = [
         (&|options| options.size = 63 * MIB, "too small"),
         (&|options| options.zone_size = 4 * MIB, "24 to 100000"),
         (&|options| options.size = 100_001 * MIB, "24 to 100000"),
