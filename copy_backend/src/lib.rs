@@ -3,6 +3,9 @@
 //! A [`backend::CopyBackend`] is one road (the image's Copy, the host's read and write; others join them). The pure
 //! [`plan`] cuts a request into commands that respect a road's limits; the [`engine`] chooses the road per pair of
 //! devices, keeps commands in flight (one per destination zone), falls back, verifies and counts.
+//!
+//! A new road is one file that implements the trait, and one line in [`CopyEngine::for_devices`]; nothing else knows the
+//! roads by name.
 
 pub mod backend;
 pub mod engine;

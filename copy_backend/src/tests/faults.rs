@@ -150,6 +150,27 @@ fn a_destination_that_cannot_be_written_ends_the_zone_on_both_roads() {
 }
 
 #[test]
+fn a_write_that_went_astray_is_found_on_the_host_road_too() {
+    let lab = Lab::one(4096, full());
+    let request = lab.request(list(&lab), lab.target(0, 10), RoadPreference::Host);
+    lab.drives[0].fail_at(0, Fault::MisdirectedWrite);
+    let result = lab.engine.copy(request).unwrap();
+    assert_eq!((result.sources_done, result.failure, result.end_zone), (0, Some(FailureKind::WrongData), true));
+    assert_eq!(lab.engine.route(D, D).road, Road::Image, "the host's failure says nothing about the device's road");
+    assert_eq!(lab.engine.counters(IoClass::Cleaning).copies_rejected, 1);
+}
+
+#[test]
+fn a_destination_that_cannot_be_read_back_does_not_count() {
+    let lab = Lab::one(4096, full());
+    let target = lab.target(0, 10);
+    lab.drives[0].add_bad_block(target.lba + Blocks(5));
+    let result = lab.engine.copy(lab.request(list(&lab), target, RoadPreference::Offload)).unwrap();
+    assert_eq!((result.sources_done, result.failure, result.end_zone), (0, Some(FailureKind::DestinationMedia), true));
+    assert_eq!(lab.engine.route(D, D).road, Road::Image);
+}
+
+#[test]
 fn requests_behind_a_failure_in_their_zone_are_not_begun() {
     let lab = Lab::one(4096, EngineConfig::default());
     lab.drives[0].fail_at(0, Fault::WriteError);

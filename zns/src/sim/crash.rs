@@ -21,6 +21,7 @@ impl State {
             return Err(DeviceError::PowerLost);
         }
         if self.fault(op, Asking::Flush).is_some() {
+            self.flushes_in_vain |= self.config.faults.flush_failure_lasts;
             return Err(DeviceError::Io { lba: Lba(0), errno: libc::EIO });
         }
         self.stats.flushes += 1;
@@ -29,6 +30,9 @@ impl State {
     }
 
     fn make_durable(&mut self) {
+        if self.flushes_in_vain {
+            return;
+        }
         let overwritten = std::mem::take(&mut self.overwrites).into_iter().map(|write| write.zone);
         for zone in std::mem::take(&mut self.pending).into_keys().chain(overwritten) {
             self.durable[zone as usize] = self.zones[zone as usize].clone();
@@ -65,6 +69,7 @@ impl State {
             self.forget_pointers();
         }
         self.in_flight.clear();
+        self.flushes_in_vain = false;
         self.powered = true;
         self.cut_at = None;
     }

@@ -39,6 +39,9 @@ pub struct FaultPlan {
     pub misdirected_write: f64,
     /// A flush fails.
     pub flush_failure: f64,
+    /// After a failed flush nothing becomes durable any more until the power is cycled, although later flushes report success:
+    /// what the host must expect of a device that failed one.
+    pub flush_failure_lasts: bool,
     /// A reset fails.
     pub reset_failure: f64,
     /// A Copy is refused, with a status drawn at random.

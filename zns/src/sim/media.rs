@@ -75,6 +75,8 @@ pub(super) struct State {
     pub bad_blocks: BTreeSet<u64>,
     pub stats: SimStats,
     pub violations: Vec<Violation>,
+    /// A flush failed, and with it all later ones (see [`super::FaultPlan::flush_failure_lasts`]).
+    pub flushes_in_vain: bool,
     /// Writes and copies in flight per zone.
     pub in_flight: BTreeMap<u32, u32>,
     open: usize,
@@ -100,6 +102,7 @@ impl State {
             bad_blocks: BTreeSet::new(),
             stats: SimStats::default(),
             violations: Vec::new(),
+            flushes_in_vain: false,
             in_flight: BTreeMap::new(),
             open: 0,
             active: 0,

@@ -197,6 +197,24 @@ fn without_power_nothing_works_and_forks_go_their_own_way() {
 }
 
 #[test]
+fn a_failed_flush_can_make_all_later_ones_worthless() {
+    for lasts in [false, true] {
+        let drive = SimDrive::new(SimConfig::zoned(24, 9));
+        drive.set_faults(FaultPlan { flush_failure_lasts: lasts, at: vec![(0, Fault::FlushFailure)], ..FaultPlan::default() });
+        let device = drive.open();
+        write(&device, 0, 4, 1).unwrap();
+        assert!(device.flush().is_err());
+        device.flush().unwrap();
+        drive.power_cycle_with(Survival::LoseAll);
+        assert_eq!(drive.zone(ZoneId(0)).written, Blocks(if lasts { 0 } else { 4 }));
+        write(&device, 256, 4, 1).unwrap();
+        device.flush().unwrap();
+        drive.power_cycle_with(Survival::LoseAll);
+        assert_eq!(drive.zone(ZoneId(1)).written, Blocks(4));
+    }
+}
+
+#[test]
 fn a_torn_block_and_a_surprising_write_pointer_lie_behind_garbage() {
     let mut torn = 0;
     let mut surprised = 0;
