@@ -1,1 +1,12 @@
-//! placeholder
+//! What the tests of this crate stand on: volumes that are mounted for one test, golden images, and a way to say at run time
+//! that a test cannot run here.
+
+pub mod errno;
+pub mod golden;
+pub mod lines;
+pub mod mounted;
+pub mod skip;
+pub mod tree;
+
+pub use errno::{errno, sys};
+pub use mounted::{Builder, Mounted};

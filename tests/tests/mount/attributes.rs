@@ -1,0 +1,269 @@
+//! Modes, owners, times and extended attributes.
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::Path;
+use tests::{Mounted, errno};
+
+fn set_times(path: &Path, access: (i64, i64), modification: (i64, i64)) {
+    let spec = |(tv_sec, tv_nsec): (i64, i64)| Timespec { tv_sec, tv_nsec };
+    let times = Timestamps {
+        last_access: spec(access),
+        last_modification: spec(modification),
+    };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+fn mtime(path: &Path) -> (i64, i64) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    (metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn ctime(path: &Path) -> (i64, i64) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    (metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[test]
+fn modes_and_owners_are_kept() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("f");
+    fs::write(&path, b"x").unwrap();
+    fs::create_dir(mounted.path("d")).unwrap();
+    symlink("f", mounted.path("l")).unwrap();
+    fs::set_permissions(mounted.path("d"), fs::Permissions::from_mode(0o1733)).unwrap();
+    chown(&path, Some(4242), Some(u32::MAX - 1)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6751)).unwrap();
+    lchown(mounted.path("l"), Some(7), Some(8)).unwrap();
+    mounted.remount();
+    let f = fs::metadata(&path).unwrap();
+    assert_eq!(
+        (f.mode() & 0o7777, f.uid(), f.gid()),
+        (0o6751, 4242, u32::MAX - 1)
+    );
+    assert_eq!(
+        fs::metadata(mounted.path("d")).unwrap().mode() & 0o7777,
+        0o1733
+    );
+    let l = fs::symlink_metadata(mounted.path("l")).unwrap();
+    assert_eq!((l.uid(), l.gid()), (7, 8));
+    mounted.finish();
+}
+
+#[test]
+fn others_are_kept_out() {
+    let Some(mounted) = tests::Builder::default().option("allow_other").mount() else {
+        return;
+    };
+    fs::set_permissions(mounted.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, mode) in [("secret", 0o600), ("public", 0o644)] {
+        fs::write(mounted.path(name), name).unwrap();
+        fs::set_permissions(mounted.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let as_nobody = |script: &str| {
+        use std::os::unix::process::CommandExt;
+        let mut command = std::process::Command::new("sh");
+        // From inside: the directories above may be closed to others.
+        command
+            .args(["-c", script])
+            .current_dir(mounted.root())
+            .uid(65534)
+            .gid(65534);
+        harness::run(&mut command, std::time::Duration::from_secs(30)).unwrap()
+    };
+    assert_eq!(as_nobody("cat public").stdout, "public");
+    assert!(as_nobody("cat secret").stderr.contains("ermission denied"));
+    assert!(!as_nobody("echo x > new").success());
+    assert!(!as_nobody("rm -f public").success());
+    mounted.finish();
+}
+
+#[test]
+fn times_have_nanoseconds_and_may_lie_before_1970() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let cases = [
+        (
+            "now",
+            (1_700_000_000, 123_456_789),
+            (1_700_000_001, 987_654_321),
+        ),
+        ("future", (4_102_444_800, 1), (7_258_118_400, 999_999_999)),
+        ("whole", (-86_400, 0), (-1_000_000_000, 0)),
+    ];
+    for (name, access, modification) in cases {
+        fs::write(mounted.path(name), b"").unwrap();
+        set_times(&mounted.path(name), access, modification);
+    }
+    symlink("now", mounted.path("link")).unwrap();
+    set_times(&mounted.path("link"), (5, 6), (7, 8));
+    mounted.remount();
+    for (name, access, modification) in cases {
+        let metadata = fs::metadata(mounted.path(name)).unwrap();
+        assert_eq!(
+            (metadata.mtime(), metadata.mtime_nsec()),
+            modification,
+            "{name}"
+        );
+        assert_eq!((metadata.atime(), metadata.atime_nsec()), access, "{name}");
+    }
+    assert_eq!(mtime(&mounted.path("link")), (7, 8));
+    assert_eq!(mtime(&mounted.path("now")), (1_700_000_001, 987_654_321));
+    mounted.finish();
+}
+
+#[test]
+fn operations_move_the_right_times() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let (directory, file) = (mounted.path("d"), mounted.path("d/f"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(&file, b"x").unwrap();
+    let old = (1_000_000_000, 0);
+    let age = || {
+        set_times(&directory, old, old);
+        set_times(&file, old, old);
+    };
+    age();
+    File::options()
+        .append(true)
+        .open(&file)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    assert!(mtime(&file) > old && mtime(&directory) == old, "truncating");
+    age();
+    fs::write(&file, b"y").unwrap();
+    assert!(mtime(&file) > old && mtime(&directory) == old, "writing");
+    age();
+    fs::hard_link(&file, mounted.path("d/g")).unwrap();
+    assert!(mtime(&file) == old && mtime(&directory) > old, "linking");
+    let before = ctime(&file);
+    age();
+    fs::remove_file(mounted.path("d/g")).unwrap();
+    assert!(
+        mtime(&directory) > old && ctime(&file) > before,
+        "unlinking"
+    );
+    age();
+    let before = ctime(&file);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(
+        mtime(&file) == old && ctime(&file) > before,
+        "changing the mode"
+    );
+    age();
+    fs::create_dir(mounted.path("d/sub")).unwrap();
+    assert!(mtime(&directory) > old, "mkdir");
+    age();
+    fs::rename(mounted.path("d/sub"), mounted.path("sub")).unwrap();
+    assert!(mtime(&directory) > old, "renaming away");
+    mounted.finish();
+}
+
+#[test]
+fn extended_attributes_of_every_size() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("f");
+    fs::write(&path, b"").unwrap();
+    let on_peer = std::env::var_os("FERRYFS_TEST_PEER").is_some();
+    let sizes: &[usize] = if on_peer {
+        &[0, 1, 255]
+    } else {
+        &[0, 1, 255, 4000, 4096, 5000, 65_536]
+    };
+    for size in sizes {
+        let value = harness::Pattern(*size as u64).bytes(0, *size);
+        xattr::set(&path, format!("user.size-{size}"), &value).unwrap();
+    }
+    xattr::set(&path, "trusted.ours", b"t").unwrap();
+    xattr::set(mounted.root(), "user.root", b"of the volume").unwrap();
+    mounted.remount();
+    for size in sizes {
+        let value = xattr::get(&path, format!("user.size-{size}")).unwrap();
+        assert_eq!(
+            value,
+            Some(harness::Pattern(*size as u64).bytes(0, *size)),
+            "{size}"
+        );
+    }
+    let mut listed: Vec<String> = xattr::list(&path)
+        .unwrap()
+        .map(|n| n.into_string().unwrap())
+        .collect();
+    listed.retain(|name| name.starts_with("user.") || name.starts_with("trusted."));
+    assert_eq!(listed.len(), sizes.len() + 1);
+    assert_eq!(
+        xattr::get(mounted.root(), "user.root").unwrap().as_deref(),
+        Some(&b"of the volume"[..])
+    );
+    assert_eq!(xattr::get(&path, "user.none").unwrap(), None);
+    assert_eq!(errno(xattr::remove(&path, "user.none")), libc::ENODATA);
+    xattr::set(&path, "user.size-1", b"replaced by a longer value").unwrap();
+    assert_eq!(
+        xattr::get(&path, "user.size-1").unwrap().unwrap(),
+        b"replaced by a longer value"
+    );
+    for size in sizes {
+        xattr::remove(&path, format!("user.size-{size}")).unwrap();
+    }
+    assert_eq!(
+        xattr::list(&path)
+            .unwrap()
+            .filter(|n| n.to_string_lossy().starts_with("user."))
+            .count(),
+        0
+    );
+    mounted.finish();
+}
+
+#[test]
+fn extended_attributes_obey_create_and_replace() {
+    use rustix::fs::{XattrFlags, setxattr};
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("f");
+    fs::write(&path, b"").unwrap();
+    let set = |flags| setxattr(&path, "user.a", b"v", flags).map_err(std::io::Error::from);
+    assert_eq!(errno(set(XattrFlags::REPLACE)), libc::ENODATA);
+    set(XattrFlags::CREATE).unwrap();
+    assert_eq!(errno(set(XattrFlags::CREATE)), libc::EEXIST);
+    set(XattrFlags::REPLACE).unwrap();
+    let long = format!("user.{}", "n".repeat(255));
+    assert_eq!(errno(xattr::set(&path, long, b"")), libc::ERANGE);
+    mounted.finish();
+}
+
+#[test]
+fn writing_clears_set_id_bits() {
+    let Some(mounted) = tests::Builder::default().option("allow_other").mount() else {
+        return;
+    };
+    fs::set_permissions(mounted.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    let path = mounted.path("f");
+    fs::write(&path, b"x").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+    let mut command = std::process::Command::new("sh");
+    {
+        use std::os::unix::process::CommandExt;
+        command
+            .args(["-c", "echo more >> f"])
+            .current_dir(mounted.root())
+            .uid(65534)
+            .gid(65534);
+    }
+    harness::run(&mut command, std::time::Duration::from_secs(30))
+        .unwrap()
+        .ok()
+        .unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
+    mounted.finish();
+}

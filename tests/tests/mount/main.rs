@@ -1,0 +1,15 @@
+//! Tests through a real mount: the built programs, the kernel, and a volume of its own for each test.
+
+mod administration;
+mod attributes;
+mod bad_days;
+mod copy;
+mod crash;
+mod data;
+mod full;
+mod locks;
+mod names;
+mod nodes;
+mod options;
+mod programs;
+mod space;

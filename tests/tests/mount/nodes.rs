@@ -1,0 +1,112 @@
+//! Kinds of files other than files, directories and links.
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use tests::{Mounted, errno};
+
+#[test]
+fn fifos_carry_bytes_between_threads() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("fifo");
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    mounted.remount();
+    assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
+    let writer = {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .write_all(b"through")
+                .unwrap()
+        })
+    };
+    let mut text = String::new();
+    fs::File::open(&path)
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    writer.join().unwrap();
+    assert_eq!(text, "through");
+    mounted.finish();
+}
+
+#[test]
+fn sockets_can_be_bound_and_reached() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("s");
+    // Its name is short: a socket's address holds 107 bytes.
+    if path.as_os_str().len() > 107 {
+        tests::skip::skip("the path of the mount is too long for a socket");
+        return;
+    }
+    let listener = UnixListener::bind(&path).unwrap();
+    assert!(fs::metadata(&path).unwrap().file_type().is_socket());
+    let mut near = UnixStream::connect(&path).unwrap();
+    let (mut far, _) = listener.accept().unwrap();
+    near.write_all(b"hello").unwrap();
+    drop(near);
+    let mut text = String::new();
+    far.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    assert_eq!(errno(UnixListener::bind(&path)), libc::EADDRINUSE);
+    fs::remove_file(&path).unwrap();
+    mounted.finish();
+}
+
+#[test]
+fn device_nodes_keep_their_numbers() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let nodes = [
+        ("null", FileType::CharacterDevice, makedev(1, 3)),
+        ("disk", FileType::BlockDevice, makedev(259, 70_000)),
+        ("large", FileType::CharacterDevice, makedev(4095, 0xf_ffff)),
+    ];
+    for (name, kind, device) in nodes {
+        mknodat(
+            CWD,
+            mounted.path(name),
+            kind,
+            Mode::from_raw_mode(0o640),
+            device,
+        )
+        .unwrap();
+    }
+    mounted.remount();
+    for (name, kind, device) in nodes {
+        let metadata = fs::metadata(mounted.path(name)).unwrap();
+        assert_eq!(metadata.rdev(), device, "{name}");
+        assert_eq!(FileType::from_raw_mode(metadata.mode()), kind, "{name}");
+        assert_eq!(metadata.mode() & 0o777, 0o640, "{name}");
+    }
+    mounted.finish();
+}
+
+#[test]
+fn mknod_makes_regular_files_too() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("f");
+    mknodat(
+        CWD,
+        &path,
+        FileType::RegularFile,
+        Mode::from_raw_mode(0o644),
+        0,
+    )
+    .unwrap();
+    fs::write(&path, b"ordinary").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"ordinary");
+    mounted.finish();
+}

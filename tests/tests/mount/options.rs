@@ -1,0 +1,315 @@
+//! The options of mkfs.ferryfs and of mounting, each with what it does.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use tests::mounted::{assert_clean, programs};
+use tests::{Builder, errno};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn mkfs(arguments: &[&str], device: &std::path::Path) -> harness::Outcome {
+    let mut command = programs().command("mkfs.ferryfs").unwrap();
+    harness::run(command.args(arguments).arg(device), LIMIT).unwrap()
+}
+
+#[test]
+fn every_size_of_volume_and_zone_can_be_used() {
+    // Size, zone size, and what to do with it: the smallest, odd proportions, large sparse ones.
+    let table = [
+        ("64M", "1M"),
+        ("64M", "2M"),
+        ("100M", "1M"),
+        ("128M", "4M"),
+        ("512M", "16M"),
+        ("4G", "16M"),
+        ("4G", "128M"),
+        ("64G", "1G"),
+        ("64G", "2G"),
+        ("8G", "1M"),
+    ];
+    for (size, zone) in table {
+        for profile in ["zns", "conventional"] {
+            let format = format!("--size {size} --zone-size {zone} --profile {profile}");
+            let Some((directory, mut volume)) = Builder::default().format(&format).create() else {
+                return;
+            };
+            volume
+                .mount()
+                .unwrap_or_else(|error| panic!("{format}: {error:#}"));
+            fs::write(volume.path("f"), vec![1; 3 << 20])
+                .unwrap_or_else(|error| panic!("{format}: {error}"));
+            volume
+                .remount()
+                .unwrap_or_else(|error| panic!("{format}: {error:#}"));
+            assert_eq!(
+                fs::read(volume.path("f")).unwrap(),
+                vec![1; 3 << 20],
+                "{format}"
+            );
+            let allocated = fs::metadata(volume.device()).unwrap().blocks() * 512;
+            assert!(
+                allocated < 200 << 20,
+                "{format}: the image stays sparse, but takes {allocated} bytes"
+            );
+            volume.umount().unwrap();
+            assert_clean(&volume);
+            drop((volume, directory));
+        }
+    }
+}
+
+#[test]
+fn the_label_and_the_uuid_stay() {
+    let Some((_directory, mut volume)) = Builder::default()
+        .format("--size 128M --zone-size 1M -L harbour")
+        .create()
+    else {
+        return;
+    };
+    volume.mount().unwrap();
+    let uuid = volume
+        .status()
+        .unwrap()
+        .text("volume/uuid")
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        volume.status().unwrap().text("volume/label").unwrap(),
+        "harbour"
+    );
+    volume.remount().unwrap();
+    assert_eq!(volume.status().unwrap().text("volume/uuid").unwrap(), uuid);
+}
+
+#[test]
+fn mkfs_refuses_what_makes_no_sense() {
+    let directory = TempDir::new().unwrap();
+    let image = directory.path().join("new.img");
+    let table: &[&[&str]] = &[
+        &["--size", "1M"],
+        &["--size", "0"],
+        &["--size", "nonsense"],
+        &["--size", "64M", "--zone-size", "64M"],
+        &["--size", "64M", "--zone-size", "3000"],
+        &["--size", "128M", "--zone-size", "0"],
+        &["--size", "128M", "--profile", "floppy"],
+        &["--size", "99999999999999T"],
+        &["--no-such-option"],
+        &[],
+    ];
+    for arguments in table {
+        let outcome = mkfs(arguments, &image);
+        assert!(!outcome.success() && outcome.code.is_some(), "{outcome}");
+        assert!(!outcome.stderr.trim().is_empty(), "it says why: {outcome}");
+        assert!(!outcome.said().contains("panicked"), "{outcome}");
+        assert!(
+            !image.exists(),
+            "a refused mkfs leaves no file behind: {outcome}"
+        );
+    }
+}
+
+#[test]
+fn read_only_writes_nothing() {
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    fs::write(volume.path("f"), b"here").unwrap();
+    volume.umount().unwrap();
+    let before = fs::read(volume.device()).unwrap();
+    volume.set_options(["ro"]);
+    volume.mount().unwrap();
+    assert!(
+        volume
+            .status()
+            .unwrap()
+            .value("volume/mounted_read_only")
+            .unwrap()
+            .as_bool()
+            .unwrap()
+    );
+    assert_eq!(fs::read(volume.path("f")).unwrap(), b"here");
+    assert_eq!(errno(fs::write(volume.path("g"), b"x")), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(volume.path("f"))), libc::EROFS);
+    assert_eq!(
+        errno(File::options().write(true).open(volume.path("f"))),
+        libc::EROFS
+    );
+    volume.umount().unwrap();
+    assert!(
+        before == fs::read(volume.device()).unwrap(),
+        "not a byte of the image changed"
+    );
+}
+
+#[test]
+fn read_only_replays_a_crash_in_memory_only() {
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    fs::write(volume.path("f"), b"synced before the crash").unwrap();
+    File::open(volume.path("f")).unwrap().sync_all().unwrap();
+    volume.kill();
+    let before = fs::read(volume.device()).unwrap();
+    volume.set_options(["ro"]);
+    volume.mount().unwrap();
+    assert_eq!(
+        fs::read(volume.path("f")).unwrap(),
+        b"synced before the crash"
+    );
+    volume.umount().unwrap();
+    assert!(
+        before == fs::read(volume.device()).unwrap(),
+        "not a byte of the image changed"
+    );
+    assert_clean(&volume);
+    assert!(
+        before == fs::read(volume.device()).unwrap(),
+        "fsck -n writes nothing"
+    );
+}
+
+#[test]
+fn every_mount_option_is_taken() {
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    let table = [
+        "copy_route=auto",
+        "copy_route=offload",
+        "copy_route=host",
+        "gc=background",
+        "gc=manual",
+        "policy=greedy",
+        "policy=cost-benefit",
+        "placement=default",
+        "cache_size=33554432",
+        "cache_size=64M",
+        "verify_copies=off",
+        "verify_copies=sampled",
+        "verify_copies=full",
+        "commit=1",
+        "commit=60",
+        "discard",
+        "noatime",
+        "relatime",
+        "allow_other",
+        "rw",
+        "nosuid",
+        "nodev",
+        "noexec",
+    ];
+    for (n, option) in table.iter().enumerate() {
+        volume.set_options([*option]);
+        volume
+            .mount()
+            .unwrap_or_else(|error| panic!("{option}: {error:#}"));
+        fs::write(volume.path(format!("f{n}")), *option)
+            .unwrap_or_else(|error| panic!("{option}: {error}"));
+        volume
+            .umount()
+            .unwrap_or_else(|error| panic!("{option}: {error:#}"));
+    }
+    volume.set_options(table);
+    // Of options that exclude each other the last one counts.
+    volume.mount().unwrap();
+    for (n, option) in table.iter().enumerate() {
+        assert_eq!(
+            fs::read_to_string(volume.path(format!("f{n}"))).unwrap(),
+            *option
+        );
+    }
+    volume.umount().unwrap();
+    assert_clean(&volume);
+}
+
+#[test]
+fn mount_options_that_make_no_sense_are_refused() {
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    let table = [
+        "copy_route=teleport",
+        "gc=sometimes",
+        "policy=no-such",
+        "placement=no-such",
+        "cache_size=",
+        "cache_size=lots",
+        "cache_size=-1",
+        "verify_copies=maybe",
+        "commit=soon",
+        "commit=-1",
+        "no_such_option",
+        "no_such=option",
+    ];
+    for option in table {
+        volume.set_options([option]);
+        let error = match volume.mount() {
+            Ok(_) => panic!("{option} was taken"),
+            Err(error) => format!("{error:#}"),
+        };
+        let name = option.split('=').next().unwrap();
+        assert!(
+            error.contains(name),
+            "the message names the option {option}: {error}"
+        );
+        assert!(!error.contains("panicked"), "{error}");
+    }
+}
+
+#[test]
+fn atime_follows_the_option() {
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    fs::write(volume.path("f"), b"read me").unwrap();
+    let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    File::options()
+        .write(true)
+        .open(volume.path("f"))
+        .unwrap()
+        .set_times(fs::FileTimes::new().set_accessed(old))
+        .unwrap();
+    for (option, moves) in [("noatime", false), ("relatime", true)] {
+        volume.umount().unwrap();
+        volume.set_options([option]);
+        volume.mount().unwrap();
+        fs::read(volume.path("f")).unwrap();
+        volume.remount().unwrap();
+        let seen = fs::metadata(volume.path("f")).unwrap().accessed().unwrap();
+        assert_eq!(seen > old, moves, "{option}");
+    }
+}
+
+#[test]
+fn programs_explain_themselves() {
+    if tests::skip::no_mounts().is_some() {
+        return tests::skip::skip("mounting needs root");
+    }
+    for (program, arguments) in [
+        ("ferryfs", &["--help"][..]),
+        ("ferryfs", &["--version"]),
+        ("ferryfs", &["mount", "--help"]),
+        ("mkfs.ferryfs", &["--help"]),
+        ("fsck.ferryfs", &["--help"]),
+    ] {
+        let outcome =
+            harness::run(programs().command(program).unwrap().args(arguments), LIMIT).unwrap();
+        assert!(outcome.success() && !outcome.stdout.is_empty(), "{outcome}");
+    }
+    let outcome = harness::run(
+        &mut Command::new(programs().path("ferryfs").unwrap()),
+        LIMIT,
+    )
+    .unwrap();
+    assert!(
+        !outcome.success() && outcome.said().contains("mount"),
+        "without arguments it says what it can do: {outcome}"
+    );
+}
