@@ -9,6 +9,8 @@
 //! until [`ZonedDevice::adopt`] or a reset says otherwise.
 
 mod report;
+#[cfg(test)]
+mod tests;
 
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
@@ -24,8 +26,9 @@ use crate::uring::{Outcome, Transfer};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use report::{Sectors, explain, geometry_from, zone_info};
 use rustix::io::Errno;
-use std::os::unix::fs::MetadataExt;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zoned::{DeviceModel, Sector, ZonedError, sysfs};
 
@@ -231,6 +234,33 @@ impl KernelDevice {
     }
 }
 
+/// The transfers of a batch, sorted into chains: writes of one zone go one after the other, everything else side by side.
+#[derive(Debug, Default)]
+struct Chains {
+    of_zone: HashMap<ZoneId, usize>,
+    /// Each transfer with its place in the batch.
+    chains: Vec<Vec<(usize, Transfer)>>,
+}
+
+impl Chains {
+    /// Adds a transfer; `zone` is that of a write.
+    fn add(&mut self, zone: Option<ZoneId>, index: usize, transfer: Transfer) {
+        let next = self.chains.len();
+        let chain = zone.map_or(next, |zone| *self.of_zone.entry(zone).or_insert(next));
+        if chain == next {
+            self.chains.push(Vec::with_capacity(1));
+        }
+        self.chains[chain].push((index, transfer));
+    }
+
+    /// The places in the batch in the order in which outcomes come, and the chains.
+    fn into_order(self) -> (Vec<usize>, Vec<Vec<Transfer>>) {
+        let order = self.chains.iter().flatten().map(|&(index, _)| index).collect();
+        let bare = |chain: Vec<(usize, Transfer)>| chain.into_iter().map(|(_, transfer)| transfer).collect();
+        (order, self.chains.into_iter().map(bare).collect())
+    }
+}
+
 /// Queue limit of writes that is not in the `zoned` crate: 512-byte blocks may have to be written in units of 4096.
 fn write_granularity(name: &str) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/sys/block/{name}/queue/zone_write_granularity")).ok()?;
@@ -291,8 +321,7 @@ impl ZonedDevice for KernelDevice {
     }
 
     fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket> {
-        // Writes of one zone go one after the other, in one chain; everything else side by side.
-        let mut chains: Vec<(Option<ZoneId>, Vec<(usize, Transfer)>)> = Vec::with_capacity(batch.len());
+        let mut chains = Chains::default();
         let mut slots = Vec::with_capacity(batch.len());
         for (index, io) in batch.into_iter().enumerate() {
             let (lba, checked, transfer) = match io {
@@ -305,32 +334,21 @@ impl ZonedDevice for KernelDevice {
                     (lba, checked, Transfer::Write { offset: self.offset(lba), data: self.transport.media.transferable(&data) })
                 }
             };
-            let zone = match checked {
-                Ok(zone) => zone,
-                Err(error) => {
-                    slots.push(Slot::Refused(error));
-                    continue;
+            match checked {
+                Ok(zone) => {
+                    slots.push(Slot::Running { lba, bytes: transfer.bytes(), write: zone.is_some(), outcome: 0 });
+                    chains.add(zone, index, transfer);
                 }
-            };
-            slots.push(Slot::Running { lba, bytes: transfer.bytes(), write: zone.is_some(), outcome: 0 });
-            match chains.iter_mut().find(|(of, _)| zone.is_some() && *of == zone) {
-                Some((_, chain)) => chain.push((index, transfer)),
-                None => chains.push((zone, vec![(index, transfer)])),
+                Err(error) => slots.push(Slot::Refused(error)),
             }
         }
-        // Outcomes come chain by chain.
-        let mut number = 0;
-        let mut bare = Vec::with_capacity(chains.len());
-        for (_, chain) in chains {
-            bare.push(chain.into_iter().map(|(index, transfer)| {
-                if let Slot::Running { outcome, .. } = &mut slots[index] {
-                    *outcome = number;
-                }
-                number += 1;
-                transfer
-            }).collect());
+        let (order, transfers) = chains.into_order();
+        for (number, index) in order.into_iter().enumerate() {
+            if let Slot::Running { outcome, .. } = &mut slots[index] {
+                *outcome = number;
+            }
         }
-        Ok(self.tickets.issue(Pending { running: self.transport.submit(bare, class), slots }))
+        Ok(self.tickets.issue(Pending { running: self.transport.submit(transfers, class), slots }))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {

@@ -130,12 +130,12 @@ pub(super) fn refusal_of_action(zone: ZoneId, action: ZoneAction, errno: i32, in
     if let Some(status) = resource_status(errno) {
         return refused(status);
     }
-    let impossible = match (action, info?.state) {
-        (_, ZoneState::ReadOnly | ZoneState::Offline) => true,
-        (ZoneAction::Open | ZoneAction::Close, ZoneState::Full) => true,
-        (ZoneAction::Close, ZoneState::Empty) => true,
-        _ => false,
-    };
+    let impossible = matches!(
+        (action, info?.state),
+        (_, ZoneState::ReadOnly | ZoneState::Offline)
+            | (ZoneAction::Open | ZoneAction::Close, ZoneState::Full)
+            | (ZoneAction::Close, ZoneState::Empty)
+    );
     if impossible { refused(NvmeStatus::INVALID_TRANSITION) } else { None }
 }
 
