@@ -198,7 +198,8 @@ impl<S: Served> State<S> {
         let outcome = if request.is_order() && who.uid != 0 && who.uid != self.owner {
             Err((libc::EPERM, "only root and the owner of the mount may order this".to_owned()))
         } else if request == ControlRequest::Hello {
-            let hello = control::Hello { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), uid: self.owner };
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let hello = control::Hello { version, pid: std::process::id(), pid_namespace: control::pid_namespace(), uid: self.owner };
             serde_json::to_vec(&hello).map_err(|error| (libc::EIO, error.to_string()))
         } else {
             match catch_unwind(AssertUnwindSafe(|| self.served.control(node, &request))) {

@@ -79,8 +79,15 @@ pub struct Hello {
     pub version: String,
     /// Its process.
     pub pid: u32,
+    /// In which pid namespace that number holds, if /proc says so.
+    pub pid_namespace: Option<String>,
     /// Whoever started it.
     pub uid: u32,
+}
+
+/// The pid namespace of this process.
+pub fn pid_namespace() -> Option<String> {
+    Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
 }
 
 /// What CALL returns at once.

@@ -1,0 +1,283 @@
+//! `-o`: the options of a mount, as mount(8) writes them.
+
+use super::size::parse_size;
+use copy_backend::{RouteChoice, VerifyMode};
+use std::path::PathBuf;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// Least memory for metadata with which a mount can work.
+pub const MIN_CACHE: u64 = 4 << 20;
+/// Memory for metadata unless told otherwise.
+pub const DEFAULT_CACHE: u64 = 128 << 20;
+/// Longest time between two commits, in seconds.
+pub const MAX_COMMIT_SECONDS: u32 = 3600;
+
+/// What a mount was asked to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSettings {
+    /// `ro`.
+    pub read_only: bool,
+    /// `allow_other`.
+    pub allow_other: bool,
+    /// `nosuid`.
+    pub no_suid: bool,
+    /// `nodev`.
+    pub no_dev: bool,
+    /// `noexec`.
+    pub no_exec: bool,
+    /// `noatime`.
+    pub no_atime: bool,
+    /// `nonempty`: cover the files of a mount point that is not empty.
+    pub nonempty: bool,
+    /// `copy_route=`.
+    pub copy_route: RouteChoice,
+    /// `gc=manual`.
+    pub manual_gc: bool,
+    /// `policy=`.
+    pub policy: gc::Policy,
+    /// `placement=`.
+    pub placement: String,
+    /// `cache_size=`.
+    pub cache_size: u64,
+    /// `verify_copies=`.
+    pub verify: VerifyMode,
+    /// `commit=`.
+    pub commit_seconds: u32,
+    /// `discard`.
+    pub discard: bool,
+    /// `device=`: further devices of the volume, for mount(8), which takes only one.
+    pub devices: Vec<PathBuf>,
+}
+
+impl Default for MountSettings {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            allow_other: false,
+            no_suid: false,
+            no_dev: false,
+            no_exec: false,
+            no_atime: false,
+            nonempty: false,
+            copy_route: RouteChoice::default(),
+            manual_gc: false,
+            policy: gc::Policy::default(),
+            placement: "default".into(),
+            cache_size: DEFAULT_CACHE,
+            verify: VerifyMode::default(),
+            commit_seconds: 5,
+            discard: false,
+            devices: Vec::new(),
+        }
+    }
+}
+
+/// Why an option string is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OptionError {
+    /// There is no such option.
+    #[error("unknown mount option {0:?}; known are: {KNOWN}")]
+    Unknown(String),
+    /// An option that needs a value has none.
+    #[error("mount option {0} needs a value: {0}=...")]
+    NoValue(String),
+    /// An option that takes no value has one.
+    #[error("mount option {0} takes no value")]
+    UnwantedValue(String),
+    /// An option of mount(8) that this filesystem cannot honour.
+    #[error("mount option {0} is not supported by FerryFS: {1}")]
+    Unsupported(String, &'static str),
+    /// A value that the option does not take.
+    #[error("mount option {name}={value}: {reason}")]
+    BadValue {
+        /// The option.
+        name: String,
+        /// The value.
+        value: String,
+        /// What it must be.
+        reason: String,
+    },
+}
+
+const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
+                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, device=PATH, nonempty, and the general \
+                     options of mount(8)";
+
+/// One of several words, each with its meaning.
+fn choose<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, OptionError> {
+    choices.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        bad(name, value, format!("choose one of {}", words.join(", ")))
+    })
+}
+
+fn bad(name: &str, value: &str, reason: impl ToString) -> OptionError {
+    OptionError::BadValue { name: name.to_owned(), value: value.to_owned(), reason: reason.to_string() }
+}
+
+impl MountSettings {
+    /// Takes one or more option strings, later ones over earlier ones.
+    ///
+    /// # Errors
+    /// The first option that is unknown or makes no sense.
+    pub fn parse<'a>(strings: impl IntoIterator<Item = &'a str>) -> Result<Self, OptionError> {
+        let mut settings = Self::default();
+        for option in strings.into_iter().flat_map(|string| string.split(',')).filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                None => settings.flag(option)?,
+                Some((name, value)) => settings.value(name, value)?,
+            }
+        }
+        Ok(settings)
+    }
+
+    fn flag(&mut self, name: &str) -> Result<(), OptionError> {
+        match name {
+            "ro" => self.read_only = true,
+            "rw" => self.read_only = false,
+            "allow_other" => self.allow_other = true,
+            "nosuid" => self.no_suid = true,
+            "suid" => self.no_suid = false,
+            "nodev" => self.no_dev = true,
+            "dev" => self.no_dev = false,
+            "noexec" => self.no_exec = true,
+            "exec" => self.no_exec = false,
+            "noatime" => self.no_atime = true,
+            "atime" | "relatime" => self.no_atime = false,
+            "discard" => self.discard = true,
+            "nodiscard" => self.discard = false,
+            "nonempty" => self.nonempty = true,
+            "defaults" => {
+                (self.read_only, self.no_suid, self.no_dev, self.no_exec) = (false, false, false, false);
+            }
+            // An ordinary user may mount it: mount(8) has seen to it, and these imply the rest as there.
+            "user" | "users" | "owner" | "group" => (self.no_suid, self.no_dev, self.no_exec) = (true, true, true),
+            // For mount(8), systemd and fsck alone; and what is always so.
+            "auto" | "noauto" | "nouser" | "nousers" | "nofail" | "_netdev" | "async" | "default_permissions" | "nodiratime" | "diratime" | "lazytime"
+            | "nolazytime" | "nostrictatime" | "noiversion" | "loud" | "silent" => {}
+            name if name.starts_with("x-") || name.starts_with("X-") => {}
+            "copy_route" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit" | "device" => return Err(OptionError::NoValue(name.into())),
+            "remount" => return Err(OptionError::Unsupported(name.into(), "unmount, and mount again with the new options")),
+            "sync" | "dirsync" => return Err(OptionError::Unsupported(name.into(), "open files with O_SYNC, or fsync them")),
+            "strictatime" | "mand" => return Err(OptionError::Unsupported(name.into(), "there is no such mode")),
+            name => return Err(OptionError::Unknown(name.into())),
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
+        match name {
+            "copy_route" => {
+                self.copy_route = choose(name, value, &[("auto", RouteChoice::Auto), ("offload", RouteChoice::Offload), ("host", RouteChoice::Host)])?;
+            }
+            "gc" => self.manual_gc = choose(name, value, &[("background", false), ("manual", true)])?,
+            "verify_copies" => {
+                self.verify = choose(name, value, &[("off", VerifyMode::Off), ("sampled", VerifyMode::Sampled), ("full", VerifyMode::Full)])?;
+            }
+            "policy" => self.policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?,
+            "placement" => {
+                gc::PlacementKind::from_str(value).map_err(|error| bad(name, value, error))?;
+                value.clone_into(&mut self.placement);
+            }
+            "cache_size" => {
+                self.cache_size = parse_size(value).map_err(|error| bad(name, value, error))?;
+                if self.cache_size < MIN_CACHE {
+                    return Err(bad(name, value, "at least 4M are needed"));
+                }
+            }
+            "commit" => {
+                let seconds = value.parse().ok().filter(|seconds| (1..=MAX_COMMIT_SECONDS).contains(seconds));
+                self.commit_seconds = seconds.ok_or_else(|| bad(name, value, format!("a number of seconds from 1 to {MAX_COMMIT_SECONDS} is needed")))?;
+            }
+            "device" if value.is_empty() => return Err(OptionError::NoValue(name.into())),
+            "device" => self.devices.push(value.into()),
+            "fsname" | "subtype" | "user" | "uhelper" | "helper" | "comment" => {}
+            name if name.starts_with("x-") || name.starts_with("X-") => {}
+            "ro" | "rw" | "allow_other" | "discard" | "nodiscard" | "noatime" | "relatime" | "nonempty" | "nosuid" | "nodev" | "noexec" => {
+                return Err(OptionError::UnwantedValue(name.into()));
+            }
+            name => return Err(OptionError::Unknown(name.into())),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &str) -> Result<MountSettings, OptionError> {
+        MountSettings::parse([options])
+    }
+
+    #[test]
+    fn every_option_of_the_contract_is_understood() {
+        let default = MountSettings::default();
+        let table: Vec<(&str, MountSettings)> = vec![
+            ("", default.clone()),
+            ("defaults", default.clone()),
+            ("rw,relatime,auto,noauto,_netdev,nofail,x-systemd.automount,x-foo=bar,exec,suid,dev", default.clone()),
+            ("ro", MountSettings { read_only: true, ..default.clone() }),
+            ("ro,rw", default.clone()),
+            ("allow_other", MountSettings { allow_other: true, ..default.clone() }),
+            ("copy_route=auto", default.clone()),
+            ("copy_route=offload", MountSettings { copy_route: RouteChoice::Offload, ..default.clone() }),
+            ("copy_route=host", MountSettings { copy_route: RouteChoice::Host, ..default.clone() }),
+            ("gc=background", default.clone()),
+            ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
+            ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
+            ("policy=cost-benefit", MountSettings { policy: gc::Policy::CostBenefit, ..default.clone() }),
+            ("policy=default,placement=default", default.clone()),
+            ("cache_size=64M", MountSettings { cache_size: 64 << 20, ..default.clone() }),
+            ("cache_size=1G", MountSettings { cache_size: 1 << 30, ..default.clone() }),
+            ("verify_copies=off", default.clone()),
+            ("verify_copies=sampled", MountSettings { verify: VerifyMode::Sampled, ..default.clone() }),
+            ("verify_copies=full", MountSettings { verify: VerifyMode::Full, ..default.clone() }),
+            ("commit=30", MountSettings { commit_seconds: 30, ..default.clone() }),
+            ("discard", MountSettings { discard: true, ..default.clone() }),
+            ("noatime", MountSettings { no_atime: true, ..default.clone() }),
+            ("noatime,relatime", default.clone()),
+            ("nonempty", MountSettings { nonempty: true, ..default.clone() }),
+            ("nosuid,nodev,noexec", MountSettings { no_suid: true, no_dev: true, no_exec: true, ..default.clone() }),
+            ("user", MountSettings { no_suid: true, no_dev: true, no_exec: true, ..default.clone() }),
+            ("user,exec", MountSettings { no_suid: true, no_dev: true, ..default.clone() }),
+            ("device=/dev/b,device=/dev/c", MountSettings { devices: vec!["/dev/b".into(), "/dev/c".into()], ..default.clone() }),
+        ];
+        for (options, expected) in table {
+            assert_eq!(parse(options), Ok(expected), "{options}");
+        }
+    }
+
+    #[test]
+    fn later_strings_win() {
+        let settings = MountSettings::parse(["ro,commit=1", "rw", "commit=2"]).unwrap();
+        assert_eq!(settings, MountSettings { commit_seconds: 2, ..MountSettings::default() });
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_a_reason() {
+        for (options, part) in [
+            ("bogus", "unknown mount option \"bogus\""),
+            ("bogus=1", "unknown mount option \"bogus\""),
+            ("ro=1", "takes no value"),
+            ("commit", "needs a value"),
+            ("copy_route=fast", "choose one of auto, offload, host"),
+            ("gc=never", "choose one of background, manual"),
+            ("verify_copies=maybe", "choose one of off, sampled, full"),
+            ("policy=best", "no cleaning policy"),
+            ("placement=best", "best"),
+            ("cache_size=big", "is not a size"),
+            ("cache_size=1K", "at least 4M"),
+            ("commit=0", "from 1 to 3600"),
+            ("commit=-1", "from 1 to 3600"),
+            ("commit=4000", "from 1 to 3600"),
+            ("sync", "not supported"),
+            ("remount", "mount again"),
+            ("device=", "needs a value"),
+        ] {
+            let error = parse(options).expect_err(options).to_string();
+            assert!(error.contains(part), "{options}: {error}");
+        }
+    }
+}
