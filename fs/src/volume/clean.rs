@@ -324,11 +324,24 @@ impl Volume {
     /// # Errors
     /// [`FsError::NoSpace`] when the request was not within what is available; [`FsError::ReadOnly`].
     pub(crate) fn wait_for_space(&self, blocks: u64) -> Result<()> {
+        if self.state.lock().zones.writable() >= blocks {
+            return Ok(());
+        }
+        let started = std::time::Instant::now();
+        let outcome = self.clean_until_writable(blocks);
+        self.pauses.record(started.elapsed());
+        outcome
+    }
+
+    fn clean_until_writable(&self, blocks: u64) -> Result<()> {
         let mut fruitless = 0;
         loop {
             self.check_writable()?;
             if self.state.lock().zones.writable() >= blocks {
                 return Ok(());
+            }
+            if self.free_waiting()? {
+                continue;
             }
             let (worked, _) = self.clean_chunk(Caller::Blocked, Duration::ZERO)?;
             if worked {

@@ -5,6 +5,7 @@
 
 pub mod assemble;
 pub mod attr;
+mod background;
 pub mod content;
 mod checkpoint;
 mod clean;
@@ -12,6 +13,7 @@ mod commit;
 pub mod counters;
 mod held;
 pub mod layout;
+mod lifetime;
 mod load;
 pub mod log;
 pub mod members;
@@ -19,6 +21,7 @@ pub mod open;
 pub mod options;
 pub mod pages;
 mod recovery;
+mod report;
 pub mod ring;
 pub mod state;
 pub mod status;
@@ -26,6 +29,7 @@ pub mod status;
 pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs};
 pub use layout::FormatOptions;
 pub use load::Cost;
+pub use report::{MapEntry, ZoneView};
 pub use options::{AtimeMode, Clock, GcMode, MountOptions};
 pub use status::Status;
 
@@ -65,6 +69,10 @@ pub struct Volume {
     cache_budget: usize,
     pub(crate) counters: Counters,
     cleaner: Mutex<Option<clean::Cleaner>>,
+    /// How long writers waited for space.
+    pauses: gc::stats::Pauses,
+    background: Mutex<Option<background::Background>>,
+    wake: Arc<background::Wake>,
     writable: AtomicBool,
     read_only_reason: Mutex<Option<String>>,
 }
@@ -92,6 +100,14 @@ impl Volume {
         if self.writable.swap(false, Ordering::SeqCst) {
             tracing::error!("the volume is read-only from now on: {reason}");
             *self.read_only_reason.lock() = Some(reason);
+        }
+        self.progress.notify_all();
+    }
+
+    /// Like [`Volume::fail`], as part of an orderly end.
+    fn fail_quietly(&self, reason: &str) {
+        if self.writable.swap(false, Ordering::SeqCst) {
+            *self.read_only_reason.lock() = Some(reason.into());
         }
         self.progress.notify_all();
     }

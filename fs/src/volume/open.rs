@@ -10,6 +10,7 @@ use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::Superblock;
 use crate::ids::NodeId;
 use crate::volume::assemble::{Assembled, assemble};
+use crate::volume::background::Wake;
 use crate::volume::counters::Counters;
 use crate::volume::log::LogWriter;
 use crate::volume::members::Members;
@@ -94,6 +95,8 @@ impl Volume {
             inodes: superblock.inodes,
             opens: HashMap::new(),
             orphans: HashMap::new(),
+            to_free: Vec::new(),
+            oldest_change: None,
             log: LogWriter::new(superblock.epoch + 1, secret),
             generation: superblock.generation,
             batch: superblock.log.batch + 1,
@@ -123,6 +126,9 @@ impl Volume {
             cache_budget,
             counters: Counters::default(),
             cleaner: Mutex::new(None),
+            pauses: gc::stats::Pauses::default(),
+            background: Mutex::new(None),
+            wake: Arc::new(Wake::default()),
             writable,
             read_only_reason: Mutex::new(None),
         })

@@ -186,11 +186,6 @@ impl Volume {
         state.flushed = batch;
         Ok(())
     }
-
-    /// Finishes what a crash interrupted: frees inodes without links, cuts what lies beyond the size of a file.
-    pub(super) fn resume_intents(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Blocks looked at behind a break of the chain, to tell a torn end from damage.

@@ -8,6 +8,7 @@ use crate::core::tree::Tree;
 use crate::core::zones::ZoneTable;
 use crate::format::record::Delta;
 use crate::ids::Ino;
+use crate::volume::lifetime::Orphan;
 use crate::volume::log::LogWriter;
 use crate::volume::pages::DirtyPages;
 use std::collections::{BTreeMap, HashMap};
@@ -87,7 +88,11 @@ pub struct State {
     /// Open files and how often.
     pub opens: HashMap<Ino, u32>,
     /// Inodes without a link that wait for their last user.
-    pub orphans: HashMap<Ino, ()>,
+    pub orphans: HashMap<Ino, Orphan>,
+    /// Inodes to be freed in the background.
+    pub to_free: Vec<Ino>,
+    /// When the oldest change that is not durable was made.
+    pub oldest_change: Option<std::time::Instant>,
     /// The log.
     pub log: LogWriter,
     /// Generation of the last superblock written.
@@ -163,7 +168,7 @@ impl State {
 
     /// Blocks of metadata that have no place on a device yet.
     pub fn unplaced(&self) -> u64 {
-        0
+        self.tree.store().unplaced_blocks()
     }
 
     /// Blocks that users may still take.

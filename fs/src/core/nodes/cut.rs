@@ -232,6 +232,7 @@ impl NodeStore {
         }
         self.in_flight = Some(InFlight { blocks, raw: plan.raw.iter().map(|(id, _)| id.0).collect() });
         self.dirty_nodes = 0;
+        self.unplaced = 0;
         self.cut_maps.clear();
         self.pin_raw_maps();
     }

@@ -66,6 +66,8 @@ pub struct NodeStore {
     /// Became dirty since the last cut, with the ticket of the residency; what was freed since is skipped when read.
     dirty: Vec<(u64, u32)>,
     dirty_nodes: u64,
+    /// Nodes that were never placed.
+    unplaced: u64,
     /// Map pages that the next cut may write, closed upwards. They are pinned: the cut must find them.
     cut_maps: IdSet,
     /// Freed since the last cut; their map entries are stale until then.
@@ -119,6 +121,7 @@ impl NodeStore {
             raw_pages,
             dirty: Vec::new(),
             dirty_nodes: 0,
+            unplaced: 0,
             cut_maps: IdSet::default(),
             freed: BTreeSet::new(),
             released: Vec::new(),
@@ -183,6 +186,7 @@ impl NodeStore {
         let ticket = self.cache.insert(id.0, page, Addr::NONE, true, level > 0);
         self.dirty.push((id.0, ticket));
         self.dirty_nodes += 1;
+        self.unplaced += 1;
         self.note_map(parent_page(BlockId::Node(id)));
         id
     }
@@ -242,7 +246,9 @@ impl NodeStore {
     pub fn free(&mut self, id: NodeId) {
         let slot = self.cache.remove(id.0).expect("only resident nodes are freed");
         self.dirty_nodes -= u64::from(slot.dirty);
-        if !slot.addr.is_none() {
+        if slot.addr.is_none() {
+            self.unplaced = self.unplaced.saturating_sub(1);
+        } else {
             self.released.push(slot.addr);
         }
         self.freed.insert(id.0);
@@ -252,6 +258,11 @@ impl NodeStore {
     /// The addresses of nodes that were freed since the last call (or cut, which releases them too).
     pub fn take_released(&mut self) -> Vec<Addr> {
         std::mem::take(&mut self.released)
+    }
+
+    /// Nodes that have no address yet: blocks that the next checkpoint will take in addition to those in use.
+    pub fn unplaced_blocks(&self) -> u64 {
+        self.unplaced
     }
 
     /// Enter a resident block into the next cut, unchanged.

@@ -1,0 +1,194 @@
+//! The threads of a mounted volume: one that commits and checkpoints, one that cleans. Simulations run without them.
+//!
+//! They sleep until there is something to do; an idle volume is quiet.
+
+use crate::error::Result;
+use crate::volume::checkpoint::CheckpointKind;
+use crate::volume::{GcMode, MAX_UNLOGGED_BYTES, Volume};
+use gc::cleaner::Caller;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How the threads are woken.
+#[derive(Debug, Default)]
+pub(super) struct Wake {
+    flags: Mutex<Flags>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    stop: bool,
+    /// Something may have to be committed or checkpointed.
+    commit: bool,
+    /// Something may have to be cleaned.
+    clean: bool,
+}
+
+impl Wake {
+    fn set(&self, change: impl FnOnce(&mut Flags)) {
+        change(&mut self.flags.lock());
+        self.changed.notify_all();
+    }
+    /// Waits until `ready` takes its flag or the time is over; `false`: stop.
+    fn wait(&self, at_most: Duration, ready: impl Fn(&mut Flags) -> bool) -> bool {
+        let deadline = Instant::now() + at_most;
+        let mut flags = self.flags.lock();
+        while !flags.stop && !ready(&mut flags) {
+            if self.changed.wait_until(&mut flags, deadline).timed_out() {
+                break;
+            }
+        }
+        !flags.stop
+    }
+}
+
+/// The running threads.
+pub(super) struct Background(Vec<JoinHandle<()>>);
+
+/// Dirty file data that starts a commit in the background, so that writers seldom wait.
+const COMMIT_BYTES: u64 = MAX_UNLOGGED_BYTES / 4;
+/// A checkpoint is made after this long if anything changed, so that a crash mount has little to do.
+const CHECKPOINT_SECONDS: u64 = 30;
+/// Log after which a checkpoint is made.
+const CHECKPOINT_LOG_BYTES: u64 = 48 << 20;
+
+impl Volume {
+    /// Starts the threads. Simulations do not.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start_background(self: &Arc<Self>) -> std::io::Result<()> {
+        if !self.is_writable() {
+            return Ok(());
+        }
+        let mut threads = Vec::new();
+        let volume = Arc::downgrade(self);
+        let wake = self.wake.clone();
+        let tend = move || {
+            let mut last_checkpoint = Instant::now();
+            while wake.wait(Duration::from_millis(500), |flags| std::mem::take(&mut flags.commit)) {
+                let Some(volume) = volume.upgrade() else { return };
+                volume.tend(&mut last_checkpoint);
+            }
+        };
+        threads.push(std::thread::Builder::new().name("ferryfs-commit".into()).spawn(tend)?);
+        if self.options.gc == GcMode::Background {
+            let volume = Arc::downgrade(self);
+            let wake = self.wake.clone();
+            let clean = move || {
+                let mut more = false;
+                let mut seen = (0, Instant::now());
+                loop {
+                    let pause = if more { Duration::ZERO } else { Duration::from_millis(200) };
+                    if !wake.wait(pause, |flags| std::mem::take(&mut flags.clean)) {
+                        return;
+                    }
+                    let Some(volume) = volume.upgrade() else { return };
+                    more = volume.clean_in_background(&mut seen);
+                }
+            };
+            threads.push(std::thread::Builder::new().name("ferryfs-clean".into()).spawn(clean)?);
+        }
+        *self.background.lock() = Some(Background(threads));
+        Ok(())
+    }
+
+    /// Wakes the thread that commits and frees.
+    pub(crate) fn nudge(&self) {
+        self.wake.set(|flags| flags.commit = true);
+    }
+
+    /// Wakes the cleaner.
+    pub(crate) fn nudge_cleaner(&self) {
+        self.wake.set(|flags| flags.clean = true);
+    }
+
+    /// Dirty data has grown: begin to write it when there is enough. To be called without the lock.
+    pub(crate) fn note_dirty(&self, dirty_bytes: u64) {
+        if dirty_bytes >= COMMIT_BYTES {
+            self.nudge();
+        }
+    }
+
+    /// One round of the thread that commits.
+    fn tend(&self, last_checkpoint: &mut Instant) {
+        if let Err(error) = self.try_tend(last_checkpoint) {
+            tracing::warn!("in the background: {error}");
+        }
+    }
+
+    fn try_tend(&self, last_checkpoint: &mut Instant) -> Result<()> {
+        if !self.is_writable() {
+            return Ok(());
+        }
+        self.free_waiting()?;
+        let (dirty_bytes, changed, dirty_nodes, logged, age) = {
+            let mut state = self.state.lock();
+            let changed = state.newest_batch() > state.flushed;
+            if !changed {
+                state.oldest_change = None;
+            } else if state.oldest_change.is_none() {
+                state.oldest_change = Some(Instant::now());
+            }
+            let age = state.oldest_change.map_or(Duration::ZERO, |since| since.elapsed());
+            (state.pages.dirty_bytes(), changed, state.tree.store().dirty_blocks(), state.logged, age)
+        };
+        if changed && age >= Duration::from_secs(u64::from(self.options.commit_seconds)) {
+            self.commit_now(true)?;
+            self.state.lock().oldest_change = None;
+        } else if dirty_bytes >= COMMIT_BYTES {
+            self.commit_now(false)?;
+        }
+        let old = last_checkpoint.elapsed() >= Duration::from_secs(CHECKPOINT_SECONDS) && logged > 0;
+        if dirty_nodes * 4 >= self.dirty_limit * 3 || logged >= CHECKPOINT_LOG_BYTES || old {
+            *last_checkpoint = Instant::now();
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// One chunk of cleaning; whether to go on at once.
+    fn clean_in_background(&self, seen: &mut (u64, Instant)) -> bool {
+        if !self.is_writable() {
+            return false;
+        }
+        let written = self.counters.user_written.load(Ordering::Relaxed);
+        if written != seen.0 {
+            *seen = (written, Instant::now());
+        }
+        match self.clean_chunk(Caller::Background, seen.1.elapsed()) {
+            Ok((_, more)) => more,
+            Err(error) => {
+                tracing::warn!("cleaning: {error}");
+                false
+            }
+        }
+    }
+
+    /// Ends the mount: threads stop, everything is made durable by a last checkpoint. Nothing can be changed afterwards.
+    ///
+    /// # Errors
+    /// A device that fails; then what was acknowledged and synced is still in the log.
+    pub fn shutdown(&self) -> Result<()> {
+        self.wake.set(|flags| flags.stop = true);
+        if let Some(Background(threads)) = self.background.lock().take() {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a background thread ended by a panic");
+                }
+            }
+        }
+        if !self.is_writable() {
+            return Ok(());
+        }
+        self.with_cleaner(|cleaner| cleaner.abandon());
+        self.free_waiting()?;
+        self.checkpoint_as(CheckpointKind { clean: true })?;
+        self.fail_quietly("it was unmounted");
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! Inodes in use: open files, inodes that lost their last name, and work that a crash or a long truncation left behind.
+//!
+//! The kernel sends FORGET for an inode only when it drops it whole, so an inode without a name is freed when it is neither open nor known to
+//! the kernel; no count of lookups has to be kept. Freeing goes in bounded steps.
+
+use crate::core::key::Key;
+use crate::core::ops::{self, Step};
+use crate::core::txn::successor;
+use crate::error::Result;
+use crate::format::item::Intent;
+use crate::ids::Ino;
+use crate::volume::Volume;
+use crate::volume::load::Cost;
+
+/// What is known of an inode without a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Orphan {
+    /// The kernel has dropped it.
+    pub forgotten: bool,
+}
+
+/// Steps taken at once when an inode is dropped; what is left goes on in the background.
+const STEPS_AT_ONCE: u32 = 4;
+
+impl Volume {
+    /// Somebody opened the inode.
+    pub(crate) fn count_open(&self, ino: Ino) {
+        *self.state.lock().opens.entry(ino).or_insert(0) += 1;
+    }
+
+    /// An open file is closed.
+    pub fn release(&self, ino: Ino) {
+        let free = {
+            let mut state = self.state.lock();
+            if let Some(count) = state.opens.get_mut(&ino) {
+                *count -= 1;
+                if *count == 0 {
+                    state.opens.remove(&ino);
+                }
+            }
+            let unused = !state.opens.contains_key(&ino);
+            unused && state.orphans.get(&ino).is_some_and(|orphan| orphan.forgotten)
+        };
+        if free {
+            self.free_soon(ino);
+        }
+    }
+
+    /// The kernel has dropped the inode.
+    pub fn forget(&self, ino: Ino) {
+        let free = {
+            let mut state = self.state.lock();
+            let open = state.opens.contains_key(&ino);
+            match state.orphans.get_mut(&ino) {
+                Some(orphan) => {
+                    orphan.forgotten = true;
+                    !open
+                }
+                None => false,
+            }
+        };
+        if free {
+            self.free_soon(ino);
+        }
+    }
+
+    /// The inode has lost its last name: its intent is stored, it waits for its last user.
+    pub(crate) fn note_orphan(&self, ino: Ino) {
+        self.state.lock().orphans.insert(ino, Orphan::default());
+    }
+
+    /// Frees a small inode at once, a large one in the background or when its space is needed.
+    fn free_soon(&self, ino: Ino) {
+        match self.free_steps(ino, STEPS_AT_ONCE) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.state.lock().to_free.push(ino);
+                self.nudge();
+            }
+            // It is freed at the next mount.
+            Err(error) => tracing::warn!("inode {ino} cannot be freed now: {error}"),
+        }
+    }
+
+    /// Takes up to `steps` steps of freeing an inode; `true`: it is gone.
+    fn free_steps(&self, ino: Ino, steps: u32) -> Result<bool> {
+        {
+            let mut state = self.state.lock();
+            state.pages.drop_inode(ino);
+            state.sync_promised();
+        }
+        for _ in 0..steps {
+            if self.run(Cost::DELETION, |txn| ops::free_step(txn, ino, ops::STEP_EXTENTS))? == Step::Done {
+                self.state.lock().orphans.remove(&ino);
+                self.progress.notify_all();
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Frees everything that waits to be freed. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// Those of loading; the volume is read-only.
+    pub(crate) fn free_waiting(&self) -> Result<bool> {
+        let mut any = false;
+        loop {
+            let Some(ino) = self.state.lock().to_free.pop() else { return Ok(any) };
+            any = true;
+            while !self.free_steps(ino, 64)? {}
+        }
+    }
+
+    /// Removes what a truncation left beyond the end of the file, step by step.
+    ///
+    /// # Errors
+    /// Those of loading; the volume is read-only.
+    pub(crate) fn finish_cut(&self, ino: Ino) -> Result<()> {
+        while self.run(Cost::DELETION, |txn| ops::cut_step(txn, ino, ops::STEP_EXTENTS))? == Step::More {}
+        Ok(())
+    }
+
+    /// Finishes what a crash interrupted: frees inodes without names, cuts what lies beyond the size of a file.
+    pub(super) fn resume_intents(&self) -> Result<()> {
+        let mut from = Key::intent(Ino(0));
+        loop {
+            let next = self.ask(|state| {
+                let txn = crate::core::Txn::new(&state.tree, self.options.clock.now(), state.next_ino, self.identity.hash_key);
+                ops::next_intent(&txn, from)
+            })?;
+            let Some((key, intent)) = next else { return Ok(()) };
+            if self.is_writable() {
+                let ino = Ino(key.a);
+                match intent {
+                    Intent::Free => while !self.free_steps(ino, 64)? {},
+                    Intent::Cut { .. } => self.finish_cut(ino)?,
+                }
+            }
+            let Some(behind) = successor(key) else { return Ok(()) };
+            from = behind;
+        }
+    }
+}
