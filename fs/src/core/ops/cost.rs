@@ -45,23 +45,22 @@ impl Cost {
     pub const RENAME: Cost = Cost { leaves: 8, log_bytes: 2 * NAMED + 5 * INODE + INTENT };
     /// Attributes without a new length.
     pub const SETATTR: Cost = Cost { leaves: 1, log_bytes: INODE };
-    /// Attributes with a new length: inode, intent, or the extents that are unmapped at once.
-    pub const SET_SIZE: Cost = Self::unmap(super::resize::DIRECT_EXTENTS, STEP_BLOCKS).and(2, INODE + INTENT);
+    /// Attributes with a new length: inode, intent, and what goes at once.
+    pub const SET_SIZE: Cost = Self::unmap(super::resize::DIRECT_EXTENTS).and(2, INODE + INTENT);
     /// setxattr, removexattr: inode, totals, attribute, the pieces of the old value and the new.
     pub const XATTR: Cost =
         Cost { leaves: 3 + pieces(2 * VALUE_PIECES), log_bytes: INODE + 2 * PIECE_DELTA + VALUE_PIECES * (PIECE_DELTA + REMOVAL) };
     /// One step of freeing or cutting, with `STEP_EXTENTS`.
-    pub const STEP: Cost =
-        Self::unmap(STEP_EXTENTS, STEP_BLOCKS).and(3 + pieces(STEP_ITEMS) + 6, INODE + 2 * REMOVAL + STEP_ITEMS * REMOVAL);
+    pub const STEP: Cost = Self::unmap(STEP_EXTENTS).and(3 + pieces(STEP_ITEMS) + 6, INODE + 2 * REMOVAL + STEP_ITEMS * REMOVAL);
     /// One plan of fallocate: unmapped and preallocated extents, the inode.
-    pub const FALLOCATE: Cost = Self::unmap(2 * STEP_EXTENTS + 2, STEP_BLOCKS).and(1, INODE);
+    pub const FALLOCATE: Cost = Self::unmap(2 * STEP_EXTENTS + 4).and(1, INODE);
 
-    /// Unmapping (or preallocating between) so many extents with so many written blocks.
-    pub const fn unmap(extents: u32, written: u64) -> Cost {
-        let sums = written / CHECKSUM_GROUP + 2;
-        let sums_in_leaf = BLOCK as u64 / 2 / (Key::LEN as u64 + 4 * CHECKSUM_GROUP + 8);
+    /// Unmapping so many extents and as many written blocks as a plan may, or preallocating between them.
+    pub const fn unmap(extents: u32) -> Cost {
+        let sums = (STEP_BLOCKS / CHECKSUM_GROUP) as u32 + 2;
+        let sums_in_leaf = BLOCK as u32 / 2 / (Key::LEN as u32 + 4 * CHECKSUM_GROUP as u32 + 8);
         let extents_in_leaf = BLOCK as u32 / 2 / (Key::LEN as u32 + 16 + 8);
-        Cost { leaves: extents / extents_in_leaf + 2 + (sums / sums_in_leaf) as u32 + 2, log_bytes: RANGES }
+        Cost { leaves: extents / extents_in_leaf + sums / sums_in_leaf + 4, log_bytes: RANGES }
     }
 
     /// With so many leaves and bytes more.

@@ -21,8 +21,8 @@ pub enum Step {
     More,
 }
 
-/// The end of every file, in blocks.
-pub(super) const END: FileBlock = FileBlock(u64::MAX);
+/// Behind the last block that a file can have.
+const END: FileBlock = FileBlock(u64::MAX);
 
 /// One step of freeing an inode without names: its extents from the front, then extended attributes and link target, and with the last
 /// of them the inode itself and its intents. The shell takes it when nobody has the inode open. An inode that has a name is left alone.

@@ -55,10 +55,10 @@ pub const MAX_FILE_SIZE: u64 = 1 << 44;
 pub const MAX_LINKS: u32 = 65_000;
 /// Bytes in one piece of a long value (link target, extended attribute).
 pub const PIECE: usize = 1000;
-/// Extents that one step changes at most.
+/// Extents that one plan changes at most: what the shell gives to [`free_step`] and [`cut_step`].
 pub const STEP_EXTENTS: u32 = 512;
-/// Written blocks that one step unmaps at most (their checksums go with them).
-pub const STEP_BLOCKS: u64 = 1 << 16;
+/// Written blocks that one plan unmaps at most (their checksums go with them).
+pub const STEP_BLOCKS: u64 = 1 << 15;
 /// Other items that one step removes at most.
 pub const STEP_ITEMS: u32 = 256;
 

@@ -124,16 +124,16 @@ mod tests {
     fn names_that_collide_take_the_lowest_free_slot_and_are_found_behind_gaps() {
         let mut memory = Memory::default();
         let first = 77 << SLOT_BITS;
-        memory.put(Key::new(Class::Dirent, 1, first - 1), b"before".to_vec());
-        memory.put(Key::new(Class::Dirent, 1, first + 64), b"behind".to_vec());
+        memory.set(Key::new(Class::Dirent, 1, first - 1), b"before".to_vec());
+        memory.set(Key::new(Class::Dirent, 1, first + 64), b"behind".to_vec());
         for n in 0..64u64 {
             let key = probe(&memory, n.to_string().as_bytes(), first).free().expect("a free slot");
             assert_eq!(key.b, first + n);
-            memory.put(key, n.to_string().into_bytes());
+            memory.set(key, n.to_string().into_bytes());
         }
         assert!(matches!(probe(&memory, b"one too many", first).free(), Err(FsError::NoSpace)));
         for gone in [0, 5, 62] {
-            memory.remove(&Key::new(Class::Dirent, 1, first + gone));
+            memory.unset(&Key::new(Class::Dirent, 1, first + gone));
         }
         for n in (0..64u64).filter(|n| ![0, 5, 62].contains(n)) {
             assert_eq!(probe(&memory, n.to_string().as_bytes(), first).found.expect("still there").0.b, first + n);

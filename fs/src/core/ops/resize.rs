@@ -1,11 +1,10 @@
 //! The length of a file, both ways.
 //!
-//! Growing leaves a hole. Shrinking unmaps what lies beyond at once if that is little, and leaves a cut intent otherwise. Blocks that were
+//! Growing leaves a hole. Shrinking unmaps what lies beyond, as much as a plan may; for the rest it leaves a cut intent. Blocks that were
 //! preallocated beyond the end go with the first truncation, even one to the same length.
 
-use super::intent::{END, pending_cut, unmap_from};
-use super::mapped::{Limit, measure};
-use super::{MAX_FILE_SIZE, STEP_BLOCKS, fail};
+use super::intent::{pending_cut, unmap_from};
+use super::{MAX_FILE_SIZE, fail};
 use crate::BLOCK;
 use crate::core::halt::Planned;
 use crate::core::key::Key;
@@ -14,8 +13,8 @@ use crate::error::FsError;
 use crate::format::item::{Inode, Intent};
 use crate::ids::FileBlock;
 
-/// Extents that are unmapped at once; beyond that, in steps.
-pub const DIRECT_EXTENTS: u32 = 16;
+/// Extents that go at once; if there are more, in steps.
+pub const DIRECT_EXTENTS: u32 = 64;
 
 /// How a file's length changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +65,14 @@ pub fn set_size(txn: &mut Txn, inode: &mut Inode, new: u64) -> Planned<SetSize> 
         return Ok(SetSize::Done(Resize { old, new, cut: false }));
     }
     inode.size = new;
-    let limit = Limit { extents: DIRECT_EXTENTS, written: STEP_BLOCKS };
-    let direct = measure(txn, inode.ino, from, END, limit)?.complete;
-    if direct {
-        unmap_from(txn, inode, from, DIRECT_EXTENTS)?;
-        if pending.is_some() {
-            txn.remove(Key::cut(inode.ino));
-        }
-    } else {
+    // What goes now does not come back; what is left, if anything, the intent remembers.
+    let complete = unmap_from(txn, inode, from, DIRECT_EXTENTS)?;
+    if !complete {
         txn.put(Key::cut(inode.ino), Intent::Cut { from }.encode());
+    } else if pending.is_some() {
+        txn.remove(Key::cut(inode.ino));
     }
-    Ok(SetSize::Done(Resize { old, new, cut: !direct }))
+    Ok(SetSize::Done(Resize { old, new, cut: !complete }))
 }
 
 /// Refuses all but regular files.

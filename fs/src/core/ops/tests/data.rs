@@ -3,7 +3,7 @@
 use super::memory::Shell;
 use super::name_of;
 use crate::addr::Addr;
-use crate::core::key::Key;
+use crate::core::key::{Class, Key};
 use crate::core::ops::*;
 use crate::ids::Ino;
 use crate::volume::{Caller, SetAttr};
@@ -14,7 +14,7 @@ use zns::{DeviceId, ZoneId};
 /// Bytes in a sector, and sectors in a block.
 const SECTOR: u64 = 512;
 const PER: u64 = 8;
-const BLOCKS: u64 = 96;
+const BLOCKS: u64 = 200;
 const SECTORS: u64 = BLOCKS * PER;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ enum Op {
 }
 
 fn range() -> impl Strategy<Value = (u64, u64)> {
-    (0..SECTORS, 1..100u64).prop_map(|(from, len)| (from, len.min(SECTORS - from)))
+    (0..SECTORS, 1..200u64).prop_map(|(from, len)| (from, len.min(SECTORS - from)))
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -151,7 +151,7 @@ impl Real {
         self.fill(from, len, true);
         let mut inode = self.shell.memory.inode(self.ino).expect("there");
         inode.size = inode.size.max((from + len) * SECTOR);
-        self.shell.memory.put(Key::inode(self.ino), inode.encode());
+        self.shell.memory.set(Key::inode(self.ino), inode.encode());
     }
     fn resize(&mut self, size: u64) {
         let set = SetAttr { size: Some(size * SECTOR), ..SetAttr::default() };
@@ -252,6 +252,9 @@ proptest! {
         real.finish_cut();
         let blocks = naive.blocks.iter().filter(|state| **state != State::Hole).count();
         prop_assert_eq!(real.shell.memory.inode(real.ino).expect("there").blocks, blocks as u64);
+        real.shell.run(|txn| unlink(txn, Ino::ROOT, b"f")).expect("there");
+        while real.shell.run(|txn| free_step(txn, real.ino, 7)).expect("a step") == Step::More {}
+        prop_assert_eq!([Class::Extent, Class::Checksum, Class::Intent].map(|class| real.shell.memory.keys(class).len()), [0; 3]);
     }
 }
 

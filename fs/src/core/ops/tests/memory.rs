@@ -1,9 +1,11 @@
 //! A tree of items in memory, and one that has to be asked several times: every plan is made against both.
 
 use crate::addr::Addr;
+use crate::core::extents::{self, LiveCounts};
 use crate::core::halt::{BlockId, Halt, Planned};
 use crate::core::key::{Class, Key};
-use crate::core::txn::{ItemView, Txn};
+use crate::core::ops::Cost;
+use crate::core::txn::{ItemTree, ItemView, Txn};
 use crate::error::FsError;
 use crate::format::item::{Extent, Inode, Timestamp};
 use crate::format::record::Delta;
@@ -55,13 +57,13 @@ impl Memory {
             ctime: time,
             btime: time,
         };
-        memory.put(Key::inode(Ino::ROOT), root.encode());
+        memory.set(Key::inode(Ino::ROOT), root.encode());
         memory
     }
-    pub fn put(&mut self, key: Key, value: Vec<u8>) {
+    pub fn set(&mut self, key: Key, value: Vec<u8>) {
         self.items.insert(key, value);
     }
-    pub fn remove(&mut self, key: &Key) {
+    pub fn unset(&mut self, key: &Key) {
         self.items.remove(key);
     }
     pub fn keys(&self, class: Class) -> Vec<Key> {
@@ -80,55 +82,39 @@ impl Memory {
         self.apply(Delta::Map { ino, block: FileBlock(block), addr, checksums: vec![0; blocks as usize] });
         let mut inode = self.inode(ino).expect("a file");
         inode.blocks = self.extents(ino).iter().map(|extent| u64::from(extent.blocks)).sum();
-        self.put(Key::inode(ino), inode.encode());
+        self.set(Key::inode(ino), inode.encode());
     }
 
-    fn put_extent(&mut self, ino: Ino, extent: Extent) {
-        self.items.insert(Key::extent(ino, extent.block), extent.encode().to_vec());
-    }
-    /// Takes a range out of all extents.
-    fn clear(&mut self, ino: Ino, block: FileBlock, blocks: u64) {
-        let end = FileBlock(block.0 + blocks);
-        for extent in self.extents(ino) {
-            if extent.end() <= block || extent.block >= end {
-                continue;
-            }
-            self.items.remove(&Key::extent(ino, extent.block));
-            if extent.block < block {
-                self.put_extent(ino, Extent { blocks: (block.0 - extent.block.0) as u32, ..extent });
-            }
-            if extent.end() > end {
-                let addr = if extent.is_unwritten() { Addr::NONE } else { extent.addr.plus((end.0 - extent.block.0) as u32) };
-                self.put_extent(ino, Extent { block: end, blocks: (extent.end().0 - end.0) as u32, addr });
-            }
-        }
-    }
+    /// Applies a delta as the volume does.
     pub fn apply(&mut self, delta: Delta) {
-        match delta {
-            Delta::Put { key, value } => {
-                assert!(value.len() <= crate::format::item::MAX_ITEM, "an item of {} bytes", value.len());
-                self.put(key, value);
-            }
-            Delta::Remove { key } => self.remove(&key),
-            Delta::Unmap { ino, block, blocks } => self.clear(ino, block, blocks),
-            Delta::Map { ino, block, addr, checksums } => {
-                self.clear(ino, block, checksums.len() as u64);
-                self.put_extent(ino, Extent { block, blocks: checksums.len() as u32, addr });
-            }
-            Delta::Preallocate { ino, block, blocks } => {
-                let (mut here, end) = (block.0, block.0 + blocks);
-                for extent in self.extents(ino).into_iter().filter(|extent| extent.end() > block && extent.block.0 < end) {
-                    if extent.block.0 > here {
-                        self.put_extent(ino, Extent { block: FileBlock(here), blocks: (extent.block.0 - here) as u32, addr: Addr::NONE });
-                    }
-                    here = extent.end().0;
-                }
-                if here < end {
-                    self.put_extent(ino, Extent { block: FileBlock(here), blocks: (end - here) as u32, addr: Addr::NONE });
-                }
-            }
+        if let Delta::Put { value, .. } = &delta {
+            assert!(value.len() <= crate::format::item::MAX_ITEM, "an item of {} bytes", value.len());
         }
+        extents::apply(self, &mut Uncounted, &delta).expect("everything is resident");
     }
+}
+
+impl ItemTree for Memory {
+    fn put(&mut self, key: &Key, value: &[u8]) -> Result<(), BlockId> {
+        self.items.insert(*key, value.to_vec());
+        Ok(())
+    }
+    fn remove(&mut self, key: &Key) -> Result<bool, BlockId> {
+        Ok(self.items.remove(key).is_some())
+    }
+    fn touch(&self, _: &Key) -> Result<(), BlockId> {
+        Ok(())
+    }
+}
+
+/// Zones are nobody's business here.
+struct Uncounted;
+
+impl LiveCounts for Uncounted {
+    fn add(&mut self, _: Addr, _: u32) {}
+    fn sub(&mut self, _: Addr, _: u32) {}
+    fn add_unwritten(&mut self, _: u64) {}
+    fn sub_unwritten(&mut self, _: u64) {}
 }
 
 /// A view in which every item lies in one of a few blocks that must be loaded first.
@@ -166,12 +152,14 @@ pub struct Shell {
     pub memory: Memory,
     pub next_ino: u64,
     pub clock: i64,
+    /// Items and bytes of the last plan.
+    pub spent: Cost,
     salt: u64,
 }
 
 impl Default for Shell {
     fn default() -> Self {
-        Self { memory: Memory::volume(), next_ino: 2, clock: 1000, salt: 0 }
+        Self { memory: Memory::volume(), next_ino: 2, clock: 1000, spent: Cost { leaves: 0, log_bytes: 0 }, salt: 0 }
     }
 }
 
@@ -184,6 +172,8 @@ impl Shell {
     pub fn run<R: std::fmt::Debug>(&mut self, op: impl Fn(&mut Txn) -> Planned<R>) -> Result<R, FsError> {
         self.clock += 1;
         let (result, deltas) = self.plan(&op);
+        let items = deltas.iter().filter(|delta| extents::file_of(delta).is_none()).count() as u32;
+        self.spent = Cost { leaves: items, log_bytes: deltas.iter().map(|delta| delta.encoded_len() as u32).sum() };
         for delta in deltas {
             if let Delta::Put { key: Key { class: Class::Inode, a, .. }, .. } = &delta {
                 self.next_ino = self.next_ino.max(a + 1);
@@ -191,6 +181,11 @@ impl Shell {
             self.memory.apply(delta);
         }
         result
+    }
+
+    /// Fails if the last plan took more than `bound`, were each of its items in a leaf of its own.
+    pub fn check_cost(&self, bound: Cost) {
+        assert!(self.spent.leaves <= bound.leaves && self.spent.log_bytes <= bound.log_bytes, "{:?} exceeds {bound:?}", self.spent);
     }
 
     fn plan<R: std::fmt::Debug>(&mut self, op: &impl Fn(&mut Txn) -> Planned<R>) -> (Result<R, FsError>, Vec<Delta>) {

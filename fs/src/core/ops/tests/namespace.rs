@@ -194,6 +194,16 @@ impl Pair {
                 (Ok(()), Ok(()))
             }
         };
+        self.shell.check_cost(match op {
+            Op::Mknod(..) | Op::Mkdir(..) => Cost::CREATE,
+            Op::Symlink(..) => Cost::SYMLINK,
+            Op::Link(..) => Cost::LINK,
+            Op::Unlink(..) | Op::Rmdir(..) => Cost::UNLINK,
+            Op::Rename(..) => Cost::RENAME,
+            Op::Chmod(..) | Op::Chown(..) => Cost::SETATTR,
+            Op::Truncate(..) => Cost::SET_SIZE,
+            Op::Free => Cost::STEP,
+        });
         let found = found.map_err(|error| name_of(&error));
         // A path through something that is not a directory: the model knows only that nothing is there.
         let same = match (&expected, &found) {

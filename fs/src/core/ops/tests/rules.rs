@@ -147,7 +147,7 @@ fn links_have_a_limit_and_a_file_without_names_gets_no_new_one() {
     let mut shell = tree();
     let mut file = find(&mut shell, "file").expect("there");
     file.nlink = MAX_LINKS;
-    shell.memory.put(Key::inode(file.ino), file.encode());
+    shell.memory.set(Key::inode(file.ino), file.encode());
     assert_eq!(name_of(&shell.run(|txn| link(txn, file.ino, Ino::ROOT, b"more")).expect_err("too many")), "TooManyLinks");
     let other = find(&mut shell, "file2").expect("there").ino;
     assert_eq!(shell.run(|txn| unlink(txn, Ino::ROOT, b"file2")).expect("there"), Unlinked { ino: other, orphaned: true });
@@ -191,13 +191,13 @@ fn damage_is_an_error() {
         (shell, full)
     };
     let corrupt = |result: Result<(), FsError>| assert_eq!(result.map_err(|error| name_of(&error)), Err("Corrupt".to_owned()));
-    let (mut shell, _) = damage(Class::Inode, &|shell, key| shell.memory.put(key, vec![1; 111]));
+    let (mut shell, _) = damage(Class::Inode, &|shell, key| shell.memory.set(key, vec![1; 111]));
     corrupt(shell.run(|txn| lookup(txn, Ino::ROOT, b"file")).map(drop));
-    let (mut shell, _) = damage(Class::Inode, &|shell, key| shell.memory.remove(&key));
+    let (mut shell, _) = damage(Class::Inode, &|shell, key| shell.memory.unset(&key));
     corrupt(shell.run(|txn| unlink(txn, Ino::ROOT, b"file")).map(drop));
-    let (mut shell, full) = damage(Class::Dirent, &|shell, key| shell.memory.put(key, vec![1; 9]));
+    let (mut shell, full) = damage(Class::Dirent, &|shell, key| shell.memory.set(key, vec![1; 9]));
     corrupt(shell.run(|txn| readdir(txn, full, 0, 9)).map(drop));
-    let (mut shell, full) = damage(Class::Symlink, &|shell, key| shell.memory.put(key, vec![]));
+    let (mut shell, full) = damage(Class::Symlink, &|shell, key| shell.memory.set(key, vec![]));
     let link = shell.run(|txn| lookup(txn, full, b"link")).expect("there").ino;
     corrupt(shell.run(|txn| readlink(txn, link)).map(drop));
     // Parents in a ring.
@@ -205,7 +205,7 @@ fn damage_is_an_error() {
     let (mut a, mut b) = (find(&mut shell, "full").expect("there"), find(&mut shell, "full/deep").expect("there"));
     (a.parent, b.parent) = (b.ino, a.ino);
     for inode in [&a, &b] {
-        shell.memory.put(Key::inode(inode.ino), inode.encode());
+        shell.memory.set(Key::inode(inode.ino), inode.encode());
     }
     corrupt(shell.run(|txn| rename(txn, Ino::ROOT, b"empty", b.ino, b"x", PLAIN)).map(drop));
 }

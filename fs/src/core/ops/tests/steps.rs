@@ -17,7 +17,7 @@ fn ragged_file(shell: &mut Shell, extents: u64) -> Ino {
     }
     let mut inode = shell.memory.inode(ino).expect("there");
     inode.size = extents * 8192;
-    shell.memory.put(Key::inode(ino), inode.encode());
+    shell.memory.set(Key::inode(ino), inode.encode());
     ino
 }
 
@@ -74,12 +74,17 @@ fn large_written_extents_are_freed_piece_by_piece() {
         shell.self_check();
     }
     assert_eq!(shell.run(|txn| free_step(txn, ino, 8)).expect("a step"), Step::Done);
+    assert_eq!(nothing_left(&shell), [0; 2]);
+}
+
+fn nothing_left(shell: &Shell) -> [usize; 2] {
+    [Class::Extent, Class::Checksum].map(|class| shell.memory.keys(class).len())
 }
 
 #[test]
 fn a_large_cut_leaves_an_intent_that_growing_waits_for() {
     let mut shell = Shell::default();
-    let ino = ragged_file(&mut shell, 100);
+    let ino = ragged_file(&mut shell, 300);
     let Setattr::Done { inode, resize: Some(resize) } = truncate(&mut shell, ino, 10 * 4096 + 1) else { panic!("planned") };
     assert_eq!((inode.size, resize.cut, resize.tail()), (10 * 4096 + 1, true, Some((10 * 4096 + 1, 4095))));
     assert_eq!(intents(&mut shell), [(Key::cut(ino), Intent::Cut { from: FileBlock(11) })]);
@@ -106,7 +111,7 @@ fn a_large_cut_leaves_an_intent_that_growing_waits_for() {
 #[test]
 fn a_small_cut_is_done_at_once_and_ends_an_earlier_one() {
     let mut shell = Shell::default();
-    let ino = ragged_file(&mut shell, 60);
+    let ino = ragged_file(&mut shell, 200);
     assert!(matches!(truncate(&mut shell, ino, 20 * 8192), Setattr::Done { resize: Some(Resize { cut: true, .. }), .. }));
     while shell.memory.extents(ino).len() > 26 {
         shell.run(|txn| cut_step(txn, ino, 7)).expect("a step");

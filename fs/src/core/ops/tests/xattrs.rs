@@ -60,6 +60,7 @@ proptest! {
                     (true, expected, shell.run(|txn| removexattr(txn, ino, &name)).map(|()| Vec::new()))
                 }
             };
+            prop_assert!(shell.spent.log_bytes <= Cost::XATTR.log_bytes, "{:?}", shell.spent);
             let now = if changed && expected.is_ok() { shell.now() } else { before };
             prop_assert_eq!(shell.memory.inode(ino).expect("there").ctime, now);
             prop_assert_eq!(found.map_err(|error| name_of(&error)), expected.map_err(str::to_owned));
