@@ -1,0 +1,316 @@
+//! Heads and reserves: who may open a zone, and where the next block of each head goes (I1, I8).
+
+use super::{Device, HEADS, ZoneTable, head_for};
+use crate::addr::Addr;
+use crate::format::segment::{Phase, Role, SegmentEntry};
+use crate::format::superblock::Reserves;
+use std::collections::BTreeSet;
+use zns::{DeviceId, ZoneId};
+
+impl ZoneTable {
+    /// Empty zones.
+    pub fn empty_zones(&self) -> u32 {
+        self.devices.iter().map(|d| d.empty_count).sum()
+    }
+
+    /// Zones that the log may still open.
+    fn log_claim(&self) -> u32 {
+        self.reserves.log_zones.saturating_sub(self.log_held)
+    }
+
+    /// Zones that promised writes of users still need beyond the open user zone.
+    fn promised_zones(&self) -> u32 {
+        let beyond = self.promised.saturating_sub(self.head_room(Role::User));
+        beyond.div_ceil(u64::from(self.smallest_capacity())) as u32
+    }
+
+    fn smallest_capacity(&self) -> u32 {
+        self.devices.iter().map(|d| d.capacity).min().expect("at least one device")
+    }
+
+    /// A role may open a zone while more zones than this are empty.
+    fn floor(&self, role: Role) -> u32 {
+        match role {
+            Role::Log => 0,
+            Role::Metadata => self.log_claim(),
+            Role::RelocatedByDevice | Role::RelocatedByHost => {
+                self.log_claim() + self.reserves.checkpoint_zones + self.promised_zones()
+            }
+            // What users write was promised against the floor that `writable` keeps.
+            _ => self.log_claim() + self.reserves.checkpoint_zones,
+        }
+    }
+
+    /// Blocks left in the open zone of a head.
+    pub fn head_room(&self, role: Role) -> u64 {
+        let slot = HEADS.iter().position(|&r| r == head_for(role, self.active_limit));
+        match slot.and_then(|s| self.heads[s]) {
+            Some(next) => u64::from(self.capacity(next.device()) - next.block()),
+            None => 0,
+        }
+    }
+
+    /// Blocks that users may still be promised without cleaning first.
+    pub fn writable(&self) -> u64 {
+        let floor = self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones;
+        let zones = self.empty_zones().saturating_sub(floor);
+        let room = self.head_room(Role::User) + u64::from(zones) * u64::from(self.smallest_capacity());
+        room.saturating_sub(self.promised)
+    }
+
+    /// Blocks of dirty file data that are still to be written: room for them is kept.
+    pub fn set_promised(&mut self, blocks: u64) {
+        self.promised = blocks;
+    }
+
+    /// Promised blocks.
+    pub fn promised(&self) -> u64 {
+        self.promised
+    }
+
+    /// Blocks that a checkpoint may write.
+    pub fn checkpoint_room(&self) -> u64 {
+        let zones = self.empty_zones().saturating_sub(self.log_claim());
+        self.head_room(Role::Metadata) + u64::from(zones) * u64::from(self.smallest_capacity())
+    }
+
+    /// Empty zones above the floor of users: what cleaning aims to keep positive.
+    pub fn spare_zones(&self) -> i64 {
+        let floor = self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones;
+        i64::from(self.empty_zones()) - i64::from(floor)
+    }
+
+    /// Up to `max` blocks in a row at the head of `role`, opening a zone if need be. `None`: the role's floor is reached.
+    pub fn allocate(&mut self, role: Role, max: u32) -> Option<(Addr, u32)> {
+        let role = head_for(role, self.active_limit);
+        let slot = HEADS.iter().position(|&r| r == role)?;
+        let next = match self.heads[slot] {
+            Some(next) => next,
+            None => {
+                self.make_room_for(role);
+                self.open(role)?
+            }
+        };
+        let capacity = self.capacity(next.device());
+        let blocks = max.min(capacity - next.block());
+        let clock = self.clock;
+        let zone = self.zone_mut(next);
+        zone.entry.written += blocks;
+        zone.entry.written_at = clock;
+        let full = zone.entry.written == capacity;
+        if full {
+            zone.entry.phase = Phase::Closed;
+        }
+        self.heads[slot] = (!full).then(|| next.plus(blocks));
+        Some((next, blocks))
+    }
+
+    /// Where few zones may be active, the two kinds of relocation take turns: one ends before the other begins.
+    fn make_room_for(&mut self, role: Role) {
+        let other = match role {
+            Role::RelocatedByHost => Role::RelocatedByDevice,
+            Role::RelocatedByDevice => Role::RelocatedByHost,
+            _ => return,
+        };
+        if self.active_limit < 8 && let Some(next) = self.head(other) {
+            self.end_zone(next);
+        }
+    }
+
+    /// The zones in which `blocks` blocks for `role` would be allocated now, in order; fewer if the floor is reached.
+    pub fn preview(&self, role: Role, blocks: u64) -> Vec<(Addr, u32)> {
+        let mut pieces = Vec::new();
+        let mut left = blocks;
+        let role = head_for(role, self.active_limit);
+        let slot = HEADS.iter().position(|&r| r == role).expect("a head");
+        if let Some(next) = self.heads[slot] {
+            let n = left.min(u64::from(self.capacity(next.device()) - next.block())) as u32;
+            pieces.push((next, n));
+            left -= u64::from(n);
+        }
+        let mut counts: Vec<(u32, usize)> = self.devices.iter().map(|d| (d.empty_count, d.next)).collect();
+        let mut free = self.empty_zones();
+        let floor = self.floor(role);
+        let mut taken = BTreeSet::new();
+        while left > 0 && free > floor {
+            let share = |i: usize| u64::from(counts[i].0) * 1_000_000 / self.devices[i].zones.len() as u64;
+            let Some(device) = (0..counts.len()).max_by_key(|&i| (share(i), usize::MAX - i)) else { break };
+            let d = &self.devices[device];
+            let empty = |from: usize, to: usize| d.empty[from..to].iter_ones().map(|i| i + from).find(|&z| !taken.contains(&(device, z)));
+            let Some(zone) = empty(counts[device].1, d.zones.len()).or_else(|| empty(0, d.zones.len())) else { break };
+            taken.insert((device, zone));
+            counts[device] = (counts[device].0 - 1, zone + 1);
+            free -= 1;
+            let n = left.min(u64::from(d.capacity)) as u32;
+            pieces.push((Addr::new(DeviceId(device as u8), ZoneId(zone as u32), 0), n));
+            left -= u64::from(n);
+        }
+        pieces
+    }
+
+    /// Opens an empty zone for `role` without making it a head (the log prepares its next zone so).
+    pub fn open(&mut self, role: Role) -> Option<Addr> {
+        if self.empty_zones() <= self.floor(role) {
+            return None;
+        }
+        let device = self.fullest_of_empty()?;
+        let d = &mut self.devices[device];
+        let at = d.empty[d.next..].first_one().map(|i| i + d.next).or_else(|| d.empty.first_one())?;
+        d.next = at + 1;
+        d.empty.set(at, false);
+        d.empty_count -= 1;
+        let addr = Addr::new(DeviceId(device as u8), ZoneId(at as u32), 0);
+        let clock = self.clock;
+        let zone = self.zone_mut(addr);
+        let resets = zone.entry.resets;
+        zone.entry = SegmentEntry { role, phase: Phase::Open, live: 0, written: 0, written_at: clock, resets };
+        zone.forgotten = false;
+        zone.unmovable = false;
+        if role == Role::Log {
+            self.log_held += 1;
+        }
+        Some(addr)
+    }
+
+    /// The device with the largest share of empty zones.
+    fn fullest_of_empty(&self) -> Option<usize> {
+        let share = |d: &Device| u64::from(d.empty_count) * 1_000_000 / d.zones.len() as u64;
+        let (index, device) = self.devices.iter().enumerate().max_by_key(|(i, d)| (share(d), usize::MAX - i))?;
+        (device.empty_count > 0).then_some(index)
+    }
+
+    /// Puts a log fragment of `blocks` blocks at `addr` on record.
+    pub fn note_log_written(&mut self, addr: Addr, blocks: u32) {
+        let capacity = self.capacity(addr.device());
+        let zone = self.zone_mut(addr);
+        zone.entry.written = addr.block() + blocks;
+        if zone.entry.written >= capacity {
+            zone.entry.phase = Phase::Closed;
+        }
+    }
+
+    /// Gives back the unused end of an allocation, if nothing was allocated behind it since.
+    pub fn give_back(&mut self, addr: Addr, used: u32, granted: u32) {
+        let end = addr.plus(granted);
+        let capacity = self.capacity(addr.device());
+        let Some(slot) = HEADS.iter().position(|&r| Some(r) == self.entry(addr).map(|e| e.role)) else { return };
+        let at_end = match self.heads[slot] {
+            Some(next) => next == end,
+            None => end.block() == capacity && self.entry(addr).is_some_and(|e| e.phase == Phase::Closed),
+        };
+        if used < granted && at_end {
+            let zone = self.zone_mut(addr);
+            zone.entry.written = addr.block() + used;
+            zone.entry.phase = Phase::Open;
+            self.heads[slot] = Some(addr.plus(used));
+        }
+    }
+
+    /// Ends a zone early (I9): what was not written is given up until its reset.
+    pub fn end_zone(&mut self, addr: Addr) {
+        for head in &mut self.heads {
+            if head.is_some_and(|next| next.zone_base() == addr.zone_base()) {
+                *head = None;
+            }
+        }
+        let zone = self.zone_mut(addr);
+        if zone.entry.phase == Phase::Open {
+            zone.entry.phase = Phase::Closed;
+            self.to_finish.push(addr.zone_base());
+        }
+    }
+
+    /// Retires a zone that failed (I11).
+    pub fn retire(&mut self, addr: Addr) {
+        self.end_zone(addr);
+        let zone = self.zone_mut(addr);
+        let was_empty = zone.entry.phase == Phase::Empty;
+        zone.entry.phase = Phase::Retired;
+        if was_empty {
+            let device = &mut self.devices[usize::from(addr.device().0)];
+            device.empty.set(addr.zone().0 as usize, false);
+            device.empty_count -= 1;
+        }
+        self.to_finish.retain(|a| *a != addr.zone_base());
+        self.total = self.compute_total();
+    }
+
+    /// Ends every head (after a crash none is resumed).
+    pub fn end_all_heads(&mut self) {
+        let open: Vec<Addr> =
+            self.iter().filter(|(_, e)| e.phase == Phase::Open && e.role != Role::Ring).map(|(a, _)| a).collect();
+        for addr in open {
+            self.end_zone(addr);
+        }
+    }
+
+    /// Log zones that are not full.
+    pub fn open_log_zones(&self) -> Vec<Addr> {
+        self.iter().filter(|(_, e)| e.role == Role::Log && e.phase == Phase::Open).map(|(addr, _)| addr).collect()
+    }
+
+    /// A closed zone that the device still counts as active.
+    pub fn finish_again(&mut self, addr: Addr) {
+        self.to_finish.push(addr.zone_base());
+    }
+
+    /// Forgets those of the zones to be finished that need not be.
+    pub fn retain_to_finish(&mut self, keep: impl Fn(&Addr) -> bool) {
+        self.to_finish.sort_unstable();
+        self.to_finish.dedup();
+        self.to_finish.retain(keep);
+    }
+
+    /// Zones that the device should finish, since the last call.
+    pub fn take_to_finish(&mut self) -> Vec<Addr> {
+        std::mem::take(&mut self.to_finish)
+    }
+
+    /// Next address of each open head.
+    pub fn head(&self, role: Role) -> Option<Addr> {
+        HEADS.iter().position(|&r| r == role).and_then(|s| self.heads[s])
+    }
+
+    /// Replaces the entry of a zone as recovery found it.
+    pub fn set_entry(&mut self, addr: Addr, entry: SegmentEntry) {
+        let index = addr.zone().0 as usize;
+        let old = self.zone_mut(addr).entry;
+        self.zone_mut(addr).entry = entry;
+        let device = &mut self.devices[usize::from(addr.device().0)];
+        let (was, is) = (device.empty[index], entry.phase == Phase::Empty);
+        device.empty.set(index, is);
+        match (was, is) {
+            (true, false) => device.empty_count -= 1,
+            (false, true) => device.empty_count += 1,
+            _ => {}
+        }
+        self.log_held = self.log_held + u32::from(entry.role == Role::Log) - u32::from(old.role == Role::Log);
+        if old.role == Role::Metadata {
+            self.live_metadata -= u64::from(old.live);
+        } else {
+            self.live_data -= u64::from(old.live);
+        }
+        if entry.role == Role::Metadata {
+            self.live_metadata += u64::from(entry.live);
+        } else {
+            self.live_data += u64::from(entry.live);
+        }
+    }
+}
+
+
+/// Reserves for a volume of this shape. `capacity`: blocks of a zone.
+///
+/// The checkpoint reserve holds two checkpoints of the most dirty metadata there may be: one to write, one while what the first
+/// replaced is being cleaned.
+pub fn reserves_for(zones: u32, capacity: u32) -> Reserves {
+    let blocks = u64::from(zones) * u64::from(capacity);
+    let dirty_blocks = (blocks / 128).clamp(256, 8192) as u32;
+    let one_checkpoint = (dirty_blocks + dirty_blocks / 8).div_ceil(capacity);
+    Reserves {
+        log_zones: (1024u32.div_ceil(capacity)).clamp(3, 8),
+        gc_zones: (zones / 50).clamp(2, 16),
+        checkpoint_zones: 2 * one_checkpoint + 1,
+        dirty_blocks,
+    }
+}

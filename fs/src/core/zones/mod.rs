@@ -1,0 +1,311 @@
+//! The zone table: what each zone is used for, how much of it is live, which head writes where, and who may open another.
+//!
+//! Live counts are exact and change with every mapping (I4). Reserves (I8): a head opens a zone only while more zones are empty than
+//! its floor. Users stop above the cleaning reserve, cleaning above the checkpoint reserve, checkpoints above what the log may still
+//! need; nobody borrows from below.
+
+mod heads;
+mod reclaim;
+mod space;
+
+pub use heads::reserves_for;
+pub use space::SpaceCounts;
+
+use crate::addr::Addr;
+use crate::format::segment::{Phase, Role, SegmentEntry};
+use crate::format::superblock::{Member, RING_ZONES, Reserves};
+use bitvec::vec::BitVec;
+use std::collections::BTreeSet;
+use zns::{DeviceId, ZoneId};
+
+/// One zone in memory.
+#[derive(Clone, Copy, Debug)]
+struct Zone {
+    entry: SegmentEntry,
+    /// Readers, copies and cleaning plans that need its content to stay (I2).
+    pins: u32,
+    /// Writes and copies into it that are not complete: what is mapped there is not on the media yet.
+    writing: u32,
+    /// A victim of the cleaner.
+    victim: bool,
+    /// Its summaries are gone from the tree, so that it may be reset.
+    forgotten: bool,
+    /// Cleaning it failed on media: not chosen again in this mount.
+    unmovable: bool,
+}
+
+#[derive(Debug)]
+struct Device {
+    zones: Vec<Zone>,
+    empty: BitVec,
+    empty_count: u32,
+    capacity: u32,
+    next: usize,
+}
+
+/// Heads of the log: one open zone each at most.
+pub const HEADS: [Role; 6] =
+    [Role::Log, Role::Metadata, Role::User, Role::RelocatedByDevice, Role::RelocatedByHost, Role::CopiedByDevice];
+
+/// Which head serves a role, by how many zones may be active at once. One slot always stays free.
+///
+/// | active zones | ring | log | metadata | user | relocated by device | by host | copied by device |
+/// |---|---|---|---|---|---|---|---|
+/// | 6, 7   | 1 | 1 | 1 | 1 | 1 | instead of relocated by device | with relocated by device |
+/// | 8      | 1 | 1 | 1 | 1 | 1 | 1                              | with relocated by device |
+/// | 9..    | 2 | 1 | 1 | 1 | 1 | 1                              | 1 |
+///
+/// The ring takes its second slot (a mirror of each superblock) where nine or more are to be had. Fewer than six: refused by mkfs.
+pub fn head_for(role: Role, active_limit: u32) -> Role {
+    match role {
+        Role::CopiedByDevice if active_limit < 9 => Role::RelocatedByDevice,
+        role => role,
+    }
+}
+
+/// Fewest active zones that a volume can work with.
+pub const MIN_ACTIVE: u32 = 6;
+
+/// Is each superblock written to both zones of the ring?
+pub fn ring_is_mirrored(active_limit: u32) -> bool {
+    active_limit >= 9
+}
+
+/// The zone table.
+#[derive(Debug)]
+pub struct ZoneTable {
+    devices: Vec<Device>,
+    reserves: Reserves,
+    active_limit: u32,
+    heads: [Option<Addr>; HEADS.len()],
+    dirty_pages: BTreeSet<u32>,
+    page_base: Vec<u32>,
+    live_data: u64,
+    live_metadata: u64,
+    unwritten: u64,
+    promised: u64,
+    clock: u64,
+    log_held: u32,
+    to_finish: Vec<Addr>,
+    total: u64,
+}
+
+
+impl ZoneTable {
+    /// A table of empty zones behind the ring.
+    pub fn new(members: &[Member], reserves: Reserves, active_limit: u32) -> Self {
+        let mut page_base = Vec::new();
+        let mut pages = 0;
+        let devices = members
+            .iter()
+            .map(|m| {
+                page_base.push(pages);
+                pages += m.zones.div_ceil(crate::format::segment::ENTRIES as u32);
+                let count = m.zones as usize;
+                let blank = Zone { entry: SegmentEntry::EMPTY, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
+                let mut device = Device {
+                    zones: vec![blank; count],
+                    empty: BitVec::repeat(true, count),
+                    empty_count: m.zones,
+                    capacity: m.zone_capacity,
+                    next: 0,
+                };
+                for ring in 0..RING_ZONES as usize {
+                    device.zones[ring].entry = SegmentEntry { role: Role::Ring, phase: Phase::Open, ..SegmentEntry::EMPTY };
+                    device.empty.set(ring, false);
+                    device.empty_count -= 1;
+                }
+                device
+            })
+            .collect();
+        page_base.push(pages);
+        let mut table = Self {
+            devices,
+            reserves,
+            active_limit,
+            heads: [None; HEADS.len()],
+            dirty_pages: (0..pages).collect(),
+            page_base,
+            live_data: 0,
+            live_metadata: 0,
+            unwritten: 0,
+            promised: 0,
+            clock: 0,
+            log_held: 0,
+            to_finish: Vec::new(),
+            total: 0,
+        };
+        table.total = table.compute_total();
+        table
+    }
+
+    /// Number of segment table pages of a volume with these devices.
+    pub fn page_count(members: &[Member]) -> u32 {
+        members.iter().map(|m| m.zones.div_ceil(crate::format::segment::ENTRIES as u32)).sum()
+    }
+
+    fn zone(&self, addr: Addr) -> Option<&Zone> {
+        self.devices.get(usize::from(addr.device().0))?.zones.get(addr.zone().0 as usize)
+    }
+
+    fn zone_mut(&mut self, addr: Addr) -> &mut Zone {
+        let page = self.page_of(addr);
+        self.dirty_pages.insert(page);
+        &mut self.devices[usize::from(addr.device().0)].zones[addr.zone().0 as usize]
+    }
+
+    fn page_of(&self, addr: Addr) -> u32 {
+        self.page_base[usize::from(addr.device().0)] + addr.zone().0 / crate::format::segment::ENTRIES as u32
+    }
+
+    /// Does `addr` name a block inside the volume (outside the ring)?
+    pub fn contains(&self, addr: Addr, blocks: u32) -> bool {
+        let Some(device) = self.devices.get(usize::from(addr.device().0)) else { return false };
+        addr.zone().0 >= RING_ZONES
+            && (addr.zone().0 as usize) < device.zones.len()
+            && u64::from(addr.block()) + u64::from(blocks) <= u64::from(device.capacity)
+    }
+
+    /// Entry of the zone of `addr`.
+    pub fn entry(&self, addr: Addr) -> Option<&SegmentEntry> {
+        self.zone(addr).map(|z| &z.entry)
+    }
+
+    /// Blocks of a zone of the device of `addr`.
+    pub fn capacity(&self, device: DeviceId) -> u32 {
+        self.devices[usize::from(device.0)].capacity
+    }
+
+    /// All zones.
+    pub fn iter(&self) -> impl Iterator<Item = (Addr, &SegmentEntry)> {
+        self.devices.iter().enumerate().flat_map(|(d, device)| {
+            device.zones.iter().enumerate().map(move |(z, zone)| (Addr::new(DeviceId(d as u8), ZoneId(z as u32), 0), &zone.entry))
+        })
+    }
+
+    /// Logical time.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// Users wrote `blocks` more.
+    pub fn advance_clock(&mut self, blocks: u64) {
+        self.clock += blocks;
+    }
+
+    /// Restores the entries of page `page` (a mount).
+    ///
+    /// # Errors
+    /// What is wrong with the page.
+    pub fn load_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), String> {
+        let (device, first, count) = self.page_span(page);
+        let entries = crate::format::segment::decode_page(bytes, page, count)?;
+        let capacity = self.devices[device].capacity;
+        for (i, entry) in entries.into_iter().enumerate() {
+            let ring = first + i < RING_ZONES as usize;
+            if entry.live > capacity || entry.written > capacity || (entry.role == Role::Ring) != ring {
+                return Err(format!("zone {} contradicts itself", first + i));
+            }
+            let zone = &mut self.devices[device].zones[first + i];
+            *zone = Zone { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
+            let addr = Addr::new(DeviceId(device as u8), ZoneId((first + i) as u32), 0);
+            let is_empty = entry.phase == Phase::Empty;
+            let was_empty = self.devices[device].empty.replace(first + i, is_empty);
+            match (was_empty, is_empty) {
+                (true, false) => self.devices[device].empty_count -= 1,
+                (false, true) => self.devices[device].empty_count += 1,
+                _ => {}
+            }
+            if entry.role == Role::Metadata {
+                self.live_metadata += u64::from(entry.live);
+            } else {
+                self.live_data += u64::from(entry.live);
+            }
+            if entry.role == Role::Log {
+                self.log_held += 1;
+            }
+            if entry.phase == Phase::Open && let Some(slot) = HEADS.iter().position(|&r| r == entry.role) {
+                let next = addr.plus(entry.written);
+                // Two log zones may be open: the one in use and the next one, which is empty; the shell tells which is which.
+                if self.heads[slot].is_none() && entry.role != Role::Log {
+                    self.heads[slot] = Some(next);
+                }
+            }
+        }
+        self.dirty_pages.remove(&page);
+        Ok(())
+    }
+
+    /// Ends loading: sets what the superblock knows, logical time and preallocated blocks.
+    pub fn loaded(&mut self, clock: u64, unwritten: u64) {
+        self.total = self.compute_total();
+        self.clock = clock;
+        self.unwritten = unwritten;
+    }
+
+    fn page_span(&self, page: u32) -> (usize, usize, usize) {
+        let device = self.page_base.partition_point(|&base| base <= page) - 1;
+        let first = (page - self.page_base[device]) as usize * crate::format::segment::ENTRIES;
+        let count = (self.devices[device].zones.len() - first).min(crate::format::segment::ENTRIES);
+        (device, first, count)
+    }
+
+    /// Serialises a page.
+    pub fn store_page(&self, page: u32) -> Box<[u8; crate::BLOCK]> {
+        let (device, first, count) = self.page_span(page);
+        let entries: Vec<_> = self.devices[device].zones[first..first + count].iter().map(|z| z.entry).collect();
+        crate::format::segment::encode_page(page, &entries)
+    }
+
+    /// Pages changed since the last call.
+    pub fn take_dirty_pages(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.dirty_pages)
+    }
+
+    /// This page is written by the next checkpoint.
+    pub fn dirty_page(&mut self, page: u32) {
+        self.dirty_pages.insert(page);
+    }
+
+    /// Number of pages that have changed.
+    pub fn dirty_page_count(&self) -> usize {
+        self.dirty_pages.len()
+    }
+
+    /// All pages are written by the next checkpoint (a failed one).
+    pub fn dirty_all_pages(&mut self) {
+        self.dirty_pages = (0..*self.page_base.last().expect("at least one device")).collect();
+    }
+
+    /// `blocks` blocks of one zone became live.
+    pub fn add_live(&mut self, addr: Addr, blocks: u32) {
+        let zone = self.zone_mut(addr);
+        zone.entry.live += blocks;
+        match zone.entry.role {
+            Role::Metadata => self.live_metadata += u64::from(blocks),
+            _ => self.live_data += u64::from(blocks),
+        }
+    }
+
+    /// `blocks` blocks of one zone died.
+    pub fn sub_live(&mut self, addr: Addr, blocks: u32) {
+        let zone = self.zone_mut(addr);
+        debug_assert!(zone.entry.live >= blocks, "live count of {addr} below zero");
+        let gone = blocks.min(zone.entry.live);
+        zone.entry.live -= gone;
+        match zone.entry.role {
+            Role::Metadata => self.live_metadata -= u64::from(gone),
+            _ => self.live_data -= u64::from(gone),
+        }
+    }
+
+    /// Preallocated blocks appeared (or went, when negative).
+    pub fn change_unwritten(&mut self, by: i64) {
+        self.unwritten = self.unwritten.saturating_add_signed(by);
+    }
+
+    /// Preallocated blocks.
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten
+    }
+}

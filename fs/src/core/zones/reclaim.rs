@@ -1,0 +1,125 @@
+//! Pins, victims and resets: which zones may be cleaned, and which may be reset (I2).
+
+use super::{Zone, ZoneTable};
+use crate::addr::Addr;
+use crate::format::segment::{Phase, Role, SegmentEntry};
+use zns::{DeviceId, ZoneId};
+
+impl ZoneTable {
+    /// The content of the zone stays until unpinned.
+    pub fn pin(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        self.devices[usize::from(addr.device().0)].zones[at].pins += 1;
+    }
+
+    /// Undoes one [`ZoneTable::pin`].
+    pub fn unpin(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        let zone = &mut self.devices[usize::from(addr.device().0)].zones[at];
+        debug_assert!(zone.pins > 0);
+        zone.pins = zone.pins.saturating_sub(1);
+    }
+
+    /// A write or copy into the zone begins.
+    pub fn begin_write(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        self.devices[usize::from(addr.device().0)].zones[at].writing += 1;
+    }
+
+    /// Undoes one [`ZoneTable::begin_write`]: it is complete, or has failed.
+    pub fn end_write(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        let zone = &mut self.devices[usize::from(addr.device().0)].zones[at];
+        debug_assert!(zone.writing > 0);
+        zone.writing = zone.writing.saturating_sub(1);
+    }
+
+    /// Marks a zone as victim (or not any more).
+    pub fn set_victim(&mut self, addr: Addr, victim: bool) {
+        let at = addr.zone().0 as usize;
+        self.devices[usize::from(addr.device().0)].zones[at].victim = victim;
+    }
+
+    /// Cleaning this zone failed on its media.
+    pub fn set_unmovable(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        self.devices[usize::from(addr.device().0)].zones[at].unmovable = true;
+    }
+
+    /// Closed zones with live blocks that may be cleaned.
+    pub fn victims(&self) -> impl Iterator<Item = (Addr, &SegmentEntry)> {
+        self.devices.iter().enumerate().flat_map(|(d, device)| {
+            device.zones.iter().enumerate().filter_map(move |(z, zone)| {
+                let usable = zone.entry.phase == Phase::Closed
+                    && zone.entry.live > 0
+                    && !zone.victim
+                    && zone.writing == 0
+                    && !zone.unmovable
+                    && (zone.entry.role.is_data() || zone.entry.role == Role::Metadata);
+                usable.then(|| (Addr::new(DeviceId(d as u8), ZoneId(z as u32), 0), &zone.entry))
+            })
+        })
+    }
+
+    /// Is this a closed zone that may be cleaned?
+    pub fn is_victim(&self, addr: Addr) -> bool {
+        self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && !z.victim && z.writing == 0 && z.entry.role != Role::Ring)
+    }
+
+    /// Dead data zones whose summaries are still in the tree.
+    pub fn to_forget(&self) -> Vec<Addr> {
+        self.dead().filter(|(_, zone)| zone.entry.role.is_data() && !zone.forgotten).map(|(addr, _)| addr).collect()
+    }
+
+    /// The summaries of a dead zone are gone.
+    pub fn set_forgotten(&mut self, addr: Addr) {
+        let at = addr.zone().0 as usize;
+        self.devices[usize::from(addr.device().0)].zones[at].forgotten = true;
+    }
+
+    fn dead(&self) -> impl Iterator<Item = (Addr, &Zone)> {
+        self.devices.iter().enumerate().flat_map(|(d, device)| {
+            device.zones.iter().enumerate().filter_map(move |(z, zone)| {
+                let dead = zone.entry.phase == Phase::Closed && zone.entry.live == 0;
+                dead.then(|| (Addr::new(DeviceId(d as u8), ZoneId(z as u32), 0), zone))
+            })
+        })
+    }
+
+    /// Zones that hold nothing live and may be reset once the checkpoint that is being cut is durable (I2). `log_keep` are the log
+    /// zones that the checkpoint still starts from.
+    pub fn reset_candidates(&self, log_keep: &[Addr]) -> Vec<Addr> {
+        self.dead()
+            .filter(|(addr, zone)| match zone.entry.role {
+                Role::Log => !log_keep.contains(addr),
+                Role::Metadata | Role::None => true,
+                role if role.is_data() => zone.forgotten,
+                _ => false,
+            })
+            .map(|(addr, _)| addr)
+            .collect()
+    }
+
+    /// Zones that will become empty with the next checkpoint.
+    pub fn dead_zones(&self) -> u32 {
+        self.dead().filter(|(_, zone)| zone.entry.role != Role::Log).count() as u32
+    }
+
+    /// May this candidate be reset now? Nothing live, nothing pinned.
+    pub fn is_resettable(&self, addr: Addr) -> bool {
+        self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && z.entry.live == 0 && z.pins == 0 && z.writing == 0 && !z.victim)
+    }
+
+    /// The device has reset the zone.
+    pub fn note_reset(&mut self, addr: Addr) {
+        if self.zone(addr).is_some_and(|z| z.entry.role == Role::Log) {
+            self.log_held = self.log_held.saturating_sub(1);
+        }
+        let zone = self.zone_mut(addr);
+        zone.entry = SegmentEntry { resets: zone.entry.resets + 1, ..SegmentEntry::EMPTY };
+        zone.forgotten = false;
+        let device = &mut self.devices[usize::from(addr.device().0)];
+        device.empty.set(addr.zone().0 as usize, true);
+        device.empty_count += 1;
+    }
+}
