@@ -6,19 +6,9 @@
 use super::control::Request;
 use crate::error::Result;
 use crate::ids::Ino;
+pub use crate::volume::WriteOptions;
 use crate::volume::{Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs};
 use std::ops::Deref;
-
-/// How to write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriteOptions {
-    /// Durable before the write returns (O_SYNC, O_DSYNC).
-    pub sync: bool,
-    /// Clear the set-user-id bit, and the set-group-id bit of a group-executable file.
-    pub kill_suid: bool,
-    /// Write at the end of the file, whatever the offset says.
-    pub append: bool,
-}
 
 /// A filesystem that can stand behind the adaptor. Every method may be called from many threads at once.
 ///

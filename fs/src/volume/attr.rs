@@ -83,3 +83,14 @@ pub struct StatFs {
     /// Inodes still possible.
     pub files_free: u64,
 }
+
+/// How to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Durable before the write returns (O_SYNC, O_DSYNC).
+    pub sync: bool,
+    /// Clear the set-user-id bit, and the set-group-id bit of a group-executable file.
+    pub kill_suid: bool,
+    /// Write at the end of the file, whatever the offset says.
+    pub append: bool,
+}

@@ -55,6 +55,23 @@ pub struct Part {
     pub content: Content,
 }
 
+impl Part {
+    /// What of it lies in `from..to` (it does, in part at least).
+    pub fn clipped(&self, from: u64, to: u64) -> Part {
+        let start = self.block.0.max(from);
+        let end = (self.block.0 + self.blocks).min(to);
+        let (skip, blocks) = (start - self.block.0, end - start);
+        let content = match &self.content {
+            Content::Device { addr, checksums } => Content::Device {
+                addr: addr.plus(skip as u32),
+                checksums: checksums[skip as usize..(skip + blocks) as usize].to_vec(),
+            },
+            other => other.clone(),
+        };
+        Part { block: FileBlock(start), blocks, content }
+    }
+}
+
 /// The parts of `from..to`, in order and without gaps.
 ///
 /// # Errors

@@ -6,10 +6,10 @@
 pub mod assemble;
 pub mod attr;
 mod background;
-pub mod content;
 mod checkpoint;
 mod clean;
 mod commit;
+pub mod content;
 pub mod counters;
 mod held;
 pub mod layout;
@@ -20,17 +20,21 @@ pub mod members;
 pub mod open;
 pub mod options;
 pub mod pages;
+pub mod read;
 mod recovery;
 mod report;
+mod resize;
 pub mod ring;
 pub mod state;
 pub mod status;
+mod write;
 
-pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs};
+pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs, WriteOptions};
 pub use layout::FormatOptions;
 pub use load::Cost;
 pub use report::{MapEntry, ZoneView};
 pub use options::{AtimeMode, Clock, GcMode, MountOptions};
+pub use read::ReadData;
 pub use status::Status;
 
 use crate::error::{FsError, Result};

@@ -75,6 +75,12 @@ impl DirtyPages {
         self.range(ino, block, FileBlock(u64::MAX)).next().map(|(block, _)| block)
     }
 
+    /// Is a page of the range dirty (not merely in flight, and so mapped)?
+    pub fn has_dirty(&self, ino: Ino, from: FileBlock, to: FileBlock) -> bool {
+        let file = self.files.get(&ino).filter(|_| from < to);
+        file.is_some_and(|file| file.range(from.0..to.0).any(|(_, slot)| slot.dirty.is_some()))
+    }
+
     /// Forgets the pages of a range, in flight or not.
     pub fn drop_range(&mut self, ino: Ino, from: FileBlock, to: FileBlock) {
         let Some(file) = self.files.get_mut(&ino).filter(|_| from < to) else { return };

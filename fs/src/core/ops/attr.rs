@@ -78,6 +78,12 @@ pub fn clear_privileges(inode: &mut Inode) {
 
 const DAY: i64 = 24 * 60 * 60;
 
+/// Would an access now be counted by the rule of relatime?
+pub fn is_atime_stale(inode: &Inode, now: Timestamp) -> bool {
+    let stale = inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.sec.saturating_sub(inode.atime.sec) >= DAY;
+    stale && inode.atime != now
+}
+
 /// Counts an access by the rule of relatime: only if the last one counted is a day old or not later than the last change. Was it counted?
 ///
 /// # Errors
@@ -85,8 +91,7 @@ const DAY: i64 = 24 * 60 * 60;
 pub fn touch_atime(txn: &mut Txn, ino: Ino) -> Planned<bool> {
     let mut inode = txn.inode(ino)?;
     let now = txn.now();
-    let stale = inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.sec.saturating_sub(inode.atime.sec) >= DAY;
-    if stale && inode.atime != now {
+    if is_atime_stale(&inode, now) {
         inode.atime = now;
         txn.put_inode(&inode);
         return Ok(true);

@@ -27,7 +27,7 @@ pub mod symlink;
 pub mod unlink;
 pub mod xattr;
 
-pub use attr::{Setattr, setattr, touch_atime};
+pub use attr::{Setattr, clear_privileges, is_atime_stale, setattr, touch_atime};
 pub use cost::Cost;
 pub use create::{mkdir, mknod};
 pub use fallocate::{Allocation, Fallocate, fallocate};

@@ -1,0 +1,159 @@
+//! Lengths and space of files: setattr with a length, fallocate.
+//!
+//! The plans are those of `core::ops`, which know the tree; what is dirty lies above the tree and is dealt with here: pages beyond a new end
+//! are dropped and no longer counted, ranges that fallocate works on are written to devices first.
+
+use super::read::{B, regular_file};
+use super::write::{Attempt, pages_of};
+use crate::core::extents::extent_parts;
+use crate::core::halt::Planned;
+use crate::core::ops::{self, Allocation, Fallocate, Setattr};
+use crate::error::{FsError, Result};
+use crate::ids::{FileBlock, Ino};
+use crate::volume::state::State;
+use crate::volume::{Attr, Caller, Cost, SetAttr, Volume};
+
+const END: FileBlock = FileBlock(u64::MAX);
+
+impl Volume {
+    /// Changes attributes, the length among them.
+    ///
+    /// # Errors
+    /// `NotFound`; for a length: `FileTooLarge`, `IsADirectory`, `Invalid`; [`FsError::NoSpace`], [`FsError::ReadOnly`]; a device that fails.
+    pub fn setattr(&self, ino: Ino, set: &SetAttr, caller: &Caller) -> Result<Attr> {
+        if let Some(size) = set.size {
+            return self.set_size(ino, size, set, caller);
+        }
+        match self.run(Cost::NOTHING, |txn| ops::setattr(txn, ino, set, caller))? {
+            Setattr::Done { inode, .. } => Ok(*inode),
+            Setattr::CutFirst => Err(FsError::Internal("a cut stands in the way of attributes without a length")),
+        }
+    }
+
+    fn set_size(&self, ino: Ino, size: u64, set: &SetAttr, caller: &Caller) -> Result<Attr> {
+        loop {
+            self.admit(Cost::DELETION)?;
+            // What stays of the last block reads as zeros behind the end when the file grows again.
+            let edge = match size % B {
+                0 => None,
+                kept => {
+                    let (edge, mut bytes) = self.edge(ino, size / B)?;
+                    bytes[kept as usize..].fill(0);
+                    let page = pages_of(bytes).swap_remove(0);
+                    Some((edge, page))
+                }
+            };
+            let attempt = self.change(|state| {
+                let old = regular_file(&state.tree, ino)?.size;
+                if let Some((edge, _)) = &edge
+                    && !edge.holds(state, ino)?
+                {
+                    return Ok(Attempt::Again);
+                }
+                let zeroed = edge.as_ref().filter(|(edge, _)| size < old && !edge.is_zeros());
+                if zeroed.is_some() && state.zones.writable() < 1 {
+                    return Ok(Attempt::NoRoom);
+                }
+                let from = FileBlock(size.div_ceil(B));
+                let above = if size < old { pages_above(state, ino, from)? } else { 0 };
+                let planned = self.try_run(state, Cost::DELETION, |txn| {
+                    let mut planned = ops::setattr(txn, ino, set, caller)?;
+                    if let Setattr::Done { inode, .. } = &mut planned {
+                        inode.blocks = inode.blocks.saturating_sub(above);
+                        txn.put_inode(inode);
+                    }
+                    Ok(planned)
+                })?;
+                let Setattr::Done { inode, resize } = planned else { return Ok(Attempt::CutFirst) };
+                if size <= old {
+                    state.pages.drop_range(ino, from, END);
+                }
+                if let Some((edge, page)) = zeroed {
+                    state.pages.put(ino, edge.block, page.clone());
+                }
+                state.sync_promised();
+                Ok(Attempt::Done((*inode, resize.is_some_and(|resize| resize.cut))))
+            })?;
+            match attempt {
+                Attempt::Done((inode, cut)) => {
+                    if cut {
+                        self.finish_cut(ino)?;
+                        return self.ask(|state| regular_file(&state.tree, ino));
+                    }
+                    return Ok(inode);
+                }
+                Attempt::CutFirst => self.finish_cut(ino)?,
+                Attempt::NoRoom => self.wait_for_space(1)?,
+                Attempt::Again => {}
+            }
+        }
+    }
+
+    /// fallocate(2): default, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE.
+    ///
+    /// # Errors
+    /// `Unsupported` mode, `Invalid`, `FileTooLarge`, `IsADirectory`, `NotFound`, [`FsError::NoSpace`], [`FsError::ReadOnly`]; a device that
+    /// fails.
+    pub fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let end = offset.saturating_add(len);
+        let allocates = mode & !libc::FALLOC_FL_KEEP_SIZE == 0;
+        let mut at = offset;
+        loop {
+            self.admit(if allocates { Cost::METADATA } else { Cost::DELETION })?;
+            let attempt = self.change(|state| self.try_fallocate(state, ino, mode, at, end))?;
+            match attempt {
+                Attempt::Done(done) => {
+                    for (at, len) in &done.edges {
+                        self.zero_part(ino, *at, *len)?;
+                    }
+                    match done.next {
+                        Some(next) => at = next,
+                        None => return Ok(()),
+                    }
+                }
+                Attempt::CutFirst => self.finish_cut(ino)?,
+                // What is dirty in the range goes to the tree.
+                Attempt::Again | Attempt::NoRoom => self.commit_now(false)?,
+            }
+        }
+    }
+
+    fn try_fallocate(&self, state: &mut State, ino: Ino, mode: i32, at: u64, end: u64) -> Planned<Attempt<Allocation>> {
+        let old = regular_file(&state.tree, ino)?.size;
+        let (from, to) = (FileBlock(at / B), FileBlock(end.div_ceil(B)));
+        if state.pages.has_dirty(ino, from, to) {
+            return Ok(Attempt::Again);
+        }
+        let available = state.available();
+        let planned = self.try_run(state, Cost::DELETION, |txn| {
+            let planned = ops::fallocate(txn, ino, mode, at, end - at)?;
+            match &planned {
+                Fallocate::Done(done) if done.preallocated > available => Err(FsError::NoSpace.into()),
+                _ => Ok(planned),
+            }
+        })?;
+        let Fallocate::Done(done) = planned else { return Ok(Attempt::CutFirst) };
+        if mode & !libc::FALLOC_FL_KEEP_SIZE != 0 {
+            // The whole blocks that became zeros; what is in flight there is mapped already, and unmapped again now.
+            let inner_end = match done.next {
+                Some(next) => next / B,
+                None if end >= old => end.div_ceil(B),
+                None => end / B,
+            };
+            state.pages.drop_range(ino, FileBlock(at.div_ceil(B)), FileBlock(inner_end));
+        }
+        Ok(Attempt::Done(done))
+    }
+}
+
+/// Blocks at or beyond `from` that only dirty pages take: nothing in the tree stands for them yet.
+fn pages_above(state: &State, ino: Ino, from: FileBlock) -> Planned<u64> {
+    let mut count = 0;
+    let blocks: Vec<u64> = state.pages.range(ino, from, END).map(|(block, _)| block.0).collect();
+    for run in blocks.chunk_by(|a, b| a + 1 == *b) {
+        let end = FileBlock(run[0] + run.len() as u64);
+        let (mapped, _) = extent_parts(&state.tree, ino, FileBlock(run[0]), end, usize::MAX)?;
+        count += run.len() as u64 - mapped.iter().map(|extent| u64::from(extent.blocks)).sum::<u64>();
+    }
+    Ok(count)
+}

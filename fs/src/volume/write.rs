@@ -1,0 +1,259 @@
+//! Writing file data: one copy of the payload into aligned memory, then pages under the lock; devices are the commit's business.
+//!
+//! Space and the bounds on unlogged data are seen to before anything else (I8). What is slow (copying, checksums, reading the blocks that
+//! are written in part) happens outside the lock; whether it still holds is checked under it.
+
+use super::read::{B, regular_file};
+use crate::BLOCK;
+use crate::core::halt::Planned;
+use crate::core::ops::{self, MAX_FILE_SIZE, clear_privileges};
+use crate::error::{FsError, Result};
+use crate::format::item::Inode;
+use crate::ids::{FileBlock, Ino};
+use crate::volume::attr::WriteOptions;
+use crate::volume::content::{Content, content, taken};
+use crate::volume::pages::Page;
+use crate::volume::state::State;
+use crate::volume::{Cost, MAX_UNLOGGED_BYTES, Volume};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use zns::{AlignedBuf, BufSlice, IoClass};
+
+/// Most bytes that one step of a write puts under the lock.
+const STEP_BYTES: usize = 1 << 20;
+
+/// A block of which only a part changes: what it was when that was looked up.
+pub(super) struct Edge {
+    pub(super) block: FileBlock,
+    was: Content,
+}
+
+impl Edge {
+    /// Is the block still what it was?
+    pub(super) fn holds(&self, state: &State, ino: Ino) -> Planned<bool> {
+        let now = content(&state.tree, &state.pages, ino, self.block, FileBlock(self.block.0 + 1))?;
+        Ok(now.first().is_some_and(|part| part.content.is_same(&self.was)))
+    }
+
+    /// Does the block read as zeros, with nothing behind it?
+    pub(super) fn is_zeros(&self) -> bool {
+        self.was.is_zeros()
+    }
+}
+
+/// What became of an attempt under the lock.
+pub(super) enum Attempt<T> {
+    /// Done.
+    Done(T),
+    /// Something was overtaken: from the start.
+    Again,
+    /// Space ran out meanwhile: wait for it again.
+    NoRoom,
+    /// An earlier cut must be finished first.
+    CutFirst,
+}
+
+impl<T> Attempt<T> {
+    /// With another result.
+    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Attempt<U> {
+        match self {
+            Self::Done(value) => Attempt::Done(map(value)),
+            Self::Again => Attempt::Again,
+            Self::NoRoom => Attempt::NoRoom,
+            Self::CutFirst => Attempt::CutFirst,
+        }
+    }
+}
+
+/// Whole blocks, ready to become pages.
+struct Payload {
+    first: FileBlock,
+    pages: Vec<Page>,
+    edges: Vec<Edge>,
+}
+
+impl Volume {
+    /// Writes to a file; returns how many bytes (fewer only at the limit of 16 TiB).
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`], [`FsError::FileTooLarge`], `IsADirectory`, `Invalid`, `NotFound`, [`FsError::ReadOnly`]; a device that fails.
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize> {
+        self.check_writable()?;
+        let mut written = 0;
+        while written < data.len() {
+            let at = if options.append { self.ask(|state| regular_file(&state.tree, ino))?.size } else { offset + written as u64 };
+            let room = MAX_FILE_SIZE.saturating_sub(at);
+            // A step ends at a block, so that only the ends of the whole write are ragged.
+            let whole = STEP_BYTES - (at % B) as usize;
+            let step = &data[written..][..(data.len() - written).min(whole).min(usize::try_from(room).unwrap_or(usize::MAX))];
+            let done = match step.is_empty() {
+                true => Err(FsError::FileTooLarge),
+                false => self.write_step(ino, at, step, options),
+            };
+            match done {
+                Ok(true) => written += step.len(),
+                Ok(false) => {}
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if data.is_empty() {
+            self.ask(|state| regular_file(&state.tree, ino))?;
+        }
+        self.counters.user_written.fetch_add(written as u64, Ordering::Relaxed);
+        if options.sync {
+            self.sync()?;
+        }
+        Ok(written)
+    }
+
+    /// Writes one step. `false`: an append was overtaken by another.
+    fn write_step(&self, ino: Ino, at: u64, data: &[u8], options: &WriteOptions) -> Result<bool> {
+        let end = at + data.len() as u64;
+        let blocks = end.div_ceil(B) - at / B;
+        loop {
+            self.admit_data(blocks)?;
+            let payload = self.payload(ino, at, data)?;
+            let mut dirty_bytes = 0;
+            let attempt = self.change(|state| {
+                let mut inode = regular_file(&state.tree, ino)?;
+                if options.append && inode.size != at {
+                    return Ok(Attempt::Done(false));
+                }
+                if options.kill_suid {
+                    clear_privileges(&mut inode);
+                }
+                inode.mtime = self.options.clock.now();
+                let placed = self.place(state, inode, end, &payload)?;
+                dirty_bytes = state.pages.dirty_bytes();
+                Ok(placed.map(|()| true))
+            })?;
+            match attempt {
+                Attempt::Done(done) => {
+                    self.note_dirty(dirty_bytes);
+                    return Ok(done);
+                }
+                Attempt::CutFirst => self.finish_cut(ino)?,
+                Attempt::Again | Attempt::NoRoom => {}
+            }
+        }
+    }
+
+    /// Puts the pages and the inode, under the lock. The file is at least `end` bytes long then.
+    fn place(&self, state: &mut State, mut inode: Inode, end: u64, payload: &Payload) -> Planned<Attempt<()>> {
+        let ino = inode.ino;
+        for edge in &payload.edges {
+            if !edge.holds(state, ino)? {
+                return Ok(Attempt::Again);
+            }
+        }
+        let (from, blocks) = (payload.first, payload.pages.len() as u64);
+        let to = FileBlock(from.0 + blocks);
+        if state.zones.writable() < blocks {
+            return Ok(Attempt::NoRoom);
+        }
+        let new = blocks - taken(&state.tree, &state.pages, ino, from, to, usize::MAX)?.0;
+        if new > 0 && state.available() < new {
+            return Err(FsError::NoSpace.into());
+        }
+        inode.size = inode.size.max(end);
+        inode.blocks += new;
+        inode.ctime = self.options.clock.now();
+        let cut_first = self.try_run(state, Cost::NOTHING, |txn| {
+            if ops::pending_cut(txn, ino)?.is_some_and(|cut| to > cut) {
+                return Ok(true);
+            }
+            txn.put_inode(&inode);
+            Ok(false)
+        })?;
+        if cut_first {
+            return Ok(Attempt::CutFirst);
+        }
+        for (n, page) in payload.pages.iter().enumerate() {
+            state.pages.put(ino, FileBlock(from.0 + n as u64), page.clone());
+        }
+        state.sync_promised();
+        Ok(Attempt::Done(()))
+    }
+
+    /// Copies bytes into pages of whole blocks, with what the blocks at the ends hold around them.
+    fn payload(&self, ino: Ino, at: u64, data: &[u8]) -> Result<Payload> {
+        let end = at + data.len() as u64;
+        let (first, last) = (at / B, end.div_ceil(B) - 1);
+        let mut buf = AlignedBuf::zeroed(((last - first + 1) * B) as usize);
+        buf[(at % B) as usize..][..data.len()].copy_from_slice(data);
+        let mut edges = Vec::new();
+        let ragged_start = !at.is_multiple_of(B);
+        let ragged_end = !end.is_multiple_of(B);
+        if ragged_start || (ragged_end && first == last) {
+            let (edge, old) = self.edge(ino, first)?;
+            let (head, tail) = ((at % B) as usize, (end - first * B).min(B) as usize);
+            buf[..head].copy_from_slice(&old[..head]);
+            buf[tail..BLOCK].copy_from_slice(&old[tail..]);
+            edges.push(edge);
+        }
+        if ragged_end && last > first {
+            let (edge, old) = self.edge(ino, last)?;
+            let kept = (end - last * B) as usize;
+            let start = ((last - first) * B) as usize;
+            buf[start + kept..].copy_from_slice(&old[kept..]);
+            edges.push(edge);
+        }
+        Ok(Payload { first: FileBlock(first), pages: pages_of(buf), edges })
+    }
+
+    /// What a block holds now, and the means to tell whether it still does later.
+    pub(super) fn edge(&self, ino: Ino, block: u64) -> Result<(Edge, AlignedBuf)> {
+        let snapshot = self.snapshot(ino, |_| block..block + 1)?;
+        let bytes = self.fetch(ino, &snapshot.parts, IoClass::Foreground).inspect_err(|error| {
+            if let FsError::DataChecksum { .. } = error {
+                self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            tracing::error!("reading a block of inode {ino} that is written in part failed: {error}");
+        })?;
+        let was = snapshot.parts.first().map_or(Content::Hole, |part| part.content.clone());
+        Ok((Edge { block: FileBlock(block), was }, bytes))
+    }
+
+    /// Zeroes a part of one block, if there is anything in it. Neither times nor length change.
+    pub(super) fn zero_part(&self, ino: Ino, at: u64, len: u64) -> Result<()> {
+        loop {
+            let (edge, mut bytes) = self.edge(ino, at / B)?;
+            if edge.is_zeros() {
+                return Ok(());
+            }
+            self.admit_data(1)?;
+            bytes[(at % B) as usize..][..len as usize].fill(0);
+            let payload = Payload { first: edge.block, pages: pages_of(bytes), edges: vec![edge] };
+            let attempt = self.change(|state| {
+                let inode = regular_file(&state.tree, ino)?;
+                self.place(state, inode, 0, &payload)
+            })?;
+            match attempt {
+                Attempt::Done(()) => return Ok(()),
+                Attempt::CutFirst => self.finish_cut(ino)?,
+                Attempt::Again | Attempt::NoRoom => {}
+            }
+        }
+    }
+
+    /// Before data is taken in: the volume is writable, there is room for it, and unlogged data stays within its bound.
+    pub(super) fn admit_data(&self, blocks: u64) -> Result<()> {
+        self.admit(Cost::METADATA)?;
+        let too_much = {
+            let state = self.state.lock();
+            let unlogged = state.pages.bytes_since_cut().max(state.pages.dirty_bytes());
+            unlogged > 0 && unlogged + blocks * B > MAX_UNLOGGED_BYTES
+        };
+        if too_much {
+            self.commit_now(false)?;
+        }
+        self.wait_for_space(blocks)
+    }
+}
+
+/// A buffer of whole blocks as pages that share it.
+pub(super) fn pages_of(buf: AlignedBuf) -> Vec<Page> {
+    let buf = Arc::new(buf);
+    (0..buf.len() / BLOCK).map(|n| Page::new(BufSlice::new(buf.clone(), n * BLOCK..(n + 1) * BLOCK))).collect()
+}
