@@ -79,6 +79,8 @@ pub struct Cache {
     ghosts: VecDeque<u64>,
     ghost_set: IdSet,
     next_ticket: u32,
+    /// When a call of `shrink` last found nothing to let go.
+    futile_at: Option<u32>,
 }
 
 impl Cache {
@@ -140,10 +142,26 @@ impl Cache {
         Some(slot)
     }
 
+    /// Blocks have become clean: the next `shrink` may find something again.
+    pub fn cleaned(&mut self) {
+        self.futile_at = None;
+    }
     /// Let go of clean blocks until at most `limit` are resident or none can go. `pinned` ones stay. The work of one call is
-    /// bounded; the hands stay where they stopped.
+    /// bounded; the hands stay where they stopped. After a call in vain there is no further search until [`GRACE`] blocks arrived.
     pub fn shrink(&mut self, limit: usize, pinned: impl Fn(u64) -> bool) {
-        let mut visits = 1024.max(8 * self.len().saturating_sub(limit));
+        let before = self.len();
+        if before <= limit || self.futile_at.is_some_and(|at| self.next_ticket.wrapping_sub(at) < GRACE) {
+            return;
+        }
+        self.evict(limit, pinned);
+        self.futile_at = (self.len() == before).then_some(self.next_ticket);
+        while self.ghosts.len() > limit / 2 + 64 {
+            let ghost = self.ghosts.pop_front().expect("it is longer than that");
+            self.ghost_set.remove(&ghost);
+        }
+    }
+    fn evict(&mut self, limit: usize, pinned: impl Fn(u64) -> bool) {
+        let mut visits = (8 * (self.len() - limit)).clamp(1024, 16 * 1024);
         let (mut probation_idle, mut clock_idle) = (0, 0);
         while self.len() > limit && visits > 0 {
             visits -= 1;
@@ -162,10 +180,6 @@ impl Cache {
                 // The clock has nothing more to give although leaves are few: take those.
                 probation_idle += usize::from(!self.visit_probation(&pinned));
             }
-        }
-        while self.ghosts.len() > limit / 2 + 64 {
-            let ghost = self.ghosts.pop_front().expect("it is longer than that");
-            self.ghost_set.remove(&ghost);
         }
     }
     /// Look at the oldest leaf on probation; true if that made the queue shorter.

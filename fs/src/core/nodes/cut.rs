@@ -241,6 +241,7 @@ impl NodeStore {
     /// the module for what that means for addresses).
     pub fn cut_done(&mut self, success: bool) {
         let Some(InFlight { blocks, raw }) = self.in_flight.take() else { return };
+        self.cache.cleaned();
         for (packed, ticket) in blocks {
             // Freed meanwhile, and perhaps given out again: then it is none of this cut's business.
             let Some(slot) = self.cache.get_mut(packed).filter(|slot| slot.ticket == ticket) else { continue };

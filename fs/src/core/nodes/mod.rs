@@ -17,6 +17,8 @@ pub mod cut;
 pub mod map;
 pub mod paging;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 pub use cut::{Cut, CutSpace, Write};
@@ -300,7 +302,7 @@ impl NodeStore {
     }
 
     /// Let go of clean blocks that were not used lately until the resident ones take at most `budget_bytes`, or none can go.
-    /// What arrived last ([`cache::GRACE`] blocks) stays in any case.
+    /// What arrived last (up to twice [`cache::GRACE`] blocks) stays in any case.
     /// A call does a bounded amount of work; call it whenever something was installed.
     pub fn shrink(&mut self, budget_bytes: usize) {
         let (root, maps) = (self.roots.tree_root.0, &self.cut_maps);

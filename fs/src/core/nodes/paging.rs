@@ -131,7 +131,18 @@ impl NodeStore {
         }
     }
 
-    /// Have the next cut write a block elsewhere, although it did not change. The error names what must be resident.
+    /// What a map page says about the blocks below it, for checking and printing a volume.
+    pub fn entries_of(&self, page: BlockId) -> std::result::Result<impl Iterator<Item = (BlockId, Entry)> + '_, BlockId> {
+        let (BlockId::Map { level, index }, Some(slot)) = (page, self.cache.get(page.pack())) else { return Err(page) };
+        Ok((0..map::FANOUT).map(move |i| {
+            let below = index * map::FANOUT + i;
+            let id = if level == 0 { BlockId::Node(NodeId(below)) } else { BlockId::Map { level: level - 1, index: below } };
+            (id, map::entry(&slot.page, i as usize))
+        }))
+    }
+
+    /// Have the next cut write a node or map page elsewhere, although it did not change (its owner does that for a raw page). The
+    /// error names what must be resident.
     pub fn rewrite(&mut self, id: BlockId) -> std::result::Result<(), BlockId> {
         if !self.is_resident(id) {
             return Err(id);
@@ -141,7 +152,8 @@ impl NodeStore {
     }
 
     /// Compare and swap the address of a block that a device has copied (I5): true if it lay at `from` and nothing is about to write
-    /// it elsewhere. Then `from` is the caller's to release and `to` the store's. Needs the map page resident.
+    /// it elsewhere. Then `from` is the caller's to release and `to` the store's; else `to` holds nothing. The error names the map page
+    /// that must be resident. The root of the map has no page above it: it never moves so, [`NodeStore::rewrite`] it.
     pub fn relocate(&mut self, id: BlockId, from: Addr, to: Addr) -> std::result::Result<bool, BlockId> {
         if self.locate(id)? != Some(from) || matches!(id, BlockId::Map { level, .. } if level + 1 == self.roots.map_root.levels) {
             return Ok(false);

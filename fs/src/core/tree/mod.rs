@@ -110,11 +110,13 @@ impl Tree {
     pub fn touch(&self, key: &Key) -> std::result::Result<(), BlockId> {
         self.descend(key.into()).map(|_| ())
     }
-    /// [`Tree::touch`] for every key from `low` up to, not including, `high` (and `low` itself in any case).
-    pub fn touch_range(&self, low: &Key, high: &Key) -> std::result::Result<(), BlockId> {
+    /// [`Tree::touch`] for every key from `low` up to, not including, `high` (and `low` itself in any case). The halt says from where to go
+    /// on, so that a whole volume can be checked in one pass through a small cache.
+    pub fn touch_range(&self, low: &Key, high: &Key) -> std::result::Result<(), ScanHalt> {
         let (mut cursor, end) = (SortKey::from(low), SortKey::from(high));
         loop {
-            match self.descend(cursor)?.high {
+            let halt = |need| ScanHalt { need, resume: cursor.key().unwrap_or(*low) };
+            match self.descend(cursor).map_err(halt)?.high {
                 Some(next) if next < end => cursor = next,
                 _ => return Ok(()),
             }
