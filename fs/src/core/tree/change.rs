@@ -4,7 +4,6 @@ use super::{Path, Tree, lies_between};
 use crate::core::halt::BlockId;
 use crate::core::key::Key;
 use crate::core::page::{CAPACITY, MAX_ITEM, Page, SortKey};
-use crate::core::txn::ItemTree;
 use crate::ids::NodeId;
 
 /// Pages filled less than this look for a neighbour to merge with.
@@ -211,17 +210,5 @@ impl Tree {
             self.store.set_tree_root(child);
             id = child;
         }
-    }
-}
-
-impl ItemTree for Tree {
-    fn put(&mut self, key: &Key, value: &[u8]) -> Result<(), BlockId> {
-        Tree::put(self, key, value)
-    }
-    fn remove(&mut self, key: &Key) -> Result<bool, BlockId> {
-        Tree::remove(self, key)
-    }
-    fn touch(&self, key: &Key) -> Result<(), BlockId> {
-        Tree::touch(self, key)
     }
 }

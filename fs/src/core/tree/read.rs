@@ -4,7 +4,6 @@ use super::Tree;
 use crate::core::halt::{BlockId, Halt};
 use crate::core::key::Key;
 use crate::core::page::{Page, SortKey};
-use crate::core::txn::ItemView;
 use std::ops::ControlFlow;
 
 /// A scan stopped because a block is not resident.
@@ -129,17 +128,5 @@ impl Tree {
             }
         }
         Ok(ControlFlow::Continue(()))
-    }
-}
-
-impl ItemView for Tree {
-    fn get(&self, key: &Key) -> Result<Option<&[u8]>, BlockId> {
-        Tree::get(self, key)
-    }
-    fn first_at_or_after(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
-        Tree::first_at_or_after(self, key)
-    }
-    fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
-        Tree::last_before(self, key)
     }
 }
