@@ -312,10 +312,15 @@ impl ZoneMachine {
         Ok(true)
     }
 
-    /// Replaces what is known of a zone, limits or not: a tale told from outside, or a zone that died.
+    /// Replaces what is known of a zone, limits or not: a tale told from outside, or a zone that died. A pair that cannot be
+    /// becomes the nearest that can.
     pub(crate) fn force(&self, writer: &Writer<'_>, pair: Snapshot) {
-        let mut resources = self.resources.lock();
-        self.set(&mut resources, writer.zone, pair.state, Some(pair.written.min(self.capacity)));
+        let (state, written) = match (pair.state, pair.written.min(self.capacity)) {
+            (ZoneState::Empty, _) => (ZoneState::Empty, 0),
+            (state, written) if state.is_active() && written == self.capacity => (ZoneState::Full, written),
+            other => other,
+        };
+        self.set(&mut self.resources.lock(), writer.zone, state, Some(written));
     }
 
     /// Do the counts match the states?
@@ -354,5 +359,82 @@ pub(crate) fn refusal_of_writes(state: ZoneState) -> Option<NvmeStatus> {
         ZoneState::ReadOnly => Some(NvmeStatus::ZONE_READ_ONLY),
         ZoneState::Offline => Some(NvmeStatus::ZONE_OFFLINE),
         ZoneState::Empty | ZoneState::ImplicitOpen | ZoneState::ExplicitOpen | ZoneState::Closed => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::DeviceKind;
+    use proptest::prelude::*;
+
+    fn machine(max_open: u32, max_active: u32) -> ZoneMachine {
+        let geometry = Geometry {
+            kind: DeviceKind::Image,
+            block_size: 4096,
+            zones: 8,
+            zone_size: Blocks(16),
+            zone_capacity: Blocks(10),
+            max_open,
+            max_active,
+            max_io_bytes: 4096,
+            software_zones: false,
+        };
+        ZoneMachine::new(&geometry, (0..8).map(|_| Snapshot { state: ZoneState::Empty, written: 0 }))
+    }
+
+    #[test]
+    fn numbers_of_states_are_part_of_the_image_format() {
+        for (number, state) in STATES.into_iter().enumerate() {
+            assert_eq!(usize::from(state_number(state)), number);
+            assert_eq!(state_from_number(number as u8), Some(state));
+        }
+        assert_eq!(state_from_number(7), None);
+        assert_eq!(state_number(ZoneState::Full), 4);
+    }
+
+    #[test]
+    fn a_failed_write_retreats_out_of_the_full_state() {
+        let machine = machine(0, 0);
+        let writer = machine.writer(ZoneId(2));
+        machine.begin_write(&writer, Lba(32), 10).unwrap();
+        machine.advance(&writer, 10);
+        assert_eq!(machine.snapshot(ZoneId(2)).state, ZoneState::Full);
+        machine.retreat(&writer, 3);
+        assert_eq!(machine.snapshot(ZoneId(2)), Snapshot { state: ZoneState::Closed, written: 3 });
+        machine.retreat(&writer, 7);
+        assert_eq!(machine.snapshot(ZoneId(2)).written, 3);
+        machine.self_check();
+    }
+
+    proptest! {
+        /// Counts and states stay consistent whatever is done, also through the back doors.
+        #[test]
+        fn the_books_always_balance(
+            limits in (0..4_u32, 0..6_u32),
+            steps in prop::collection::vec((0..8_u32, 0..9_u8, 0..12_u64), 0..80),
+        ) {
+            let machine = machine(limits.0, limits.1);
+            for (zone, step, number) in steps {
+                let writer = machine.writer(ZoneId(zone));
+                let pointer = Lba(u64::from(zone) * 16 + machine.snapshot(ZoneId(zone)).written);
+                match step {
+                    0..3 => if machine.begin_write(&writer, pointer, number).is_ok() {
+                        machine.advance(&writer, number);
+                    },
+                    3 => drop(machine.act(&writer, ZoneAction::Open)),
+                    4 => drop(machine.act(&writer, ZoneAction::Close)),
+                    5 => drop(machine.act(&writer, ZoneAction::Finish)),
+                    6 => drop(machine.act(&writer, ZoneAction::Reset)),
+                    7 => machine.retreat(&writer, number),
+                    _ => {
+                        // Only states that take no resource: limits are not checked on this way in.
+                        let state = [ZoneState::Empty, ZoneState::Full, ZoneState::ReadOnly, ZoneState::Offline][number as usize % 4];
+                        machine.force(&writer, Snapshot { state, written: number });
+                    }
+                }
+                machine.self_check();
+            }
+        }
     }
 }

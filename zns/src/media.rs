@@ -10,6 +10,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// An open device or file.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Media {
     pub direct: bool,
     /// It is a block device, not a file.
     pub block_device: bool,
+    /// It is a file that lives in memory: asynchronous I/O on it only costs threads.
+    pub in_memory: bool,
     /// Opened for reading only.
     pub read_only: bool,
     /// Bytes.
@@ -40,7 +43,12 @@ impl Media {
             return unusable("it is neither a block device nor a regular file".to_owned());
         }
         let (mut file, direct) = open_direct(path, read_only, block_device)?;
-        lock(&file, path, read_only)?;
+        if block_device && !read_only {
+            lock_patiently(&file, path)?;
+        } else {
+            lock(&file, path, read_only)?;
+        }
+        let in_memory = !block_device && lives_in_memory(&file);
         let block_size = if block_device {
             rustix::fs::ioctl_blksszget(&file).map_err(|errno| system("read the block size of", path, errno))?
         } else {
@@ -50,7 +58,7 @@ impl Media {
             return unusable(format!("its logical block of {block_size} bytes is neither 512 nor 4096"));
         }
         let size = file.seek(SeekFrom::End(0)).map_err(|error| system_io("read the size of", path, &error))?;
-        Ok(Self { path: path.to_owned(), file, direct, block_device, read_only, size, block_size })
+        Ok(Self { path: path.to_owned(), file, direct, block_device, in_memory, read_only, size, block_size })
     }
 
     /// The same bytes in as few slices as possible, each of which the device can take as it is: with O_DIRECT every slice
@@ -103,6 +111,27 @@ impl Media {
             Err(errno) => Err(system("discard blocks of", &self.path, errno)),
         }
     }
+}
+
+/// Locks a block device that we hold exclusively. What else may lock it for a moment is udev, which looks at a device whenever
+/// somebody has closed it: worth a second of patience.
+fn lock_patiently(file: &File, path: &Path) -> Result<()> {
+    const ATTEMPTS: u32 = 50;
+    for _ in 0..ATTEMPTS {
+        match lock(file, path, false) {
+            Err(DeviceError::Busy { .. }) => std::thread::sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    lock(file, path, false)
+}
+
+/// Is this a file of tmpfs or ramfs?
+fn lives_in_memory(file: &File) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    const RAMFS_MAGIC: u64 = 0x8584_58f6;
+    let kind = rustix::fs::fstatfs(file).map(|statistics| statistics.f_type as u64 & 0xffff_ffff);
+    matches!(kind, Ok(TMPFS_MAGIC | RAMFS_MAGIC))
 }
 
 /// Opens with O_DIRECT, or without where the file system refuses it. A block device is opened exclusively: a mounted one is busy.

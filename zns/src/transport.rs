@@ -34,7 +34,9 @@ pub(crate) enum Running {
 
 impl Transport {
     pub(crate) fn new(media: Media) -> Self {
-        let way = if media.direct {
+        let way = if media.in_memory {
+            Way::Calls("its file system lives in memory".to_owned())
+        } else if media.direct {
             Executor::new(&media.file, DEFAULT_DEPTH)
                 .map_or_else(|error| Way::Calls(format!("the kernel gives us no io_uring ({error})")), Way::Ring)
         } else {

@@ -13,7 +13,7 @@ mod tests;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 use crate::error::{DeviceError, Result};
-use crate::file_lock::system;
+use crate::file_lock::{system, system_io};
 use crate::geometry::{DeviceKind, Geometry};
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::media::Media;
@@ -85,6 +85,28 @@ enum Slot {
 }
 
 impl ConventionalDevice {
+    /// Makes a sparse file of `size` bytes to be used as a disk. A file that exists and is not empty is left alone.
+    ///
+    /// # Errors
+    /// EEXIST for such a file, or a failed system call; what this call made is removed again.
+    pub fn create_file(path: impl AsRef<Path>, size: u64) -> Result<()> {
+        let path = path.as_ref();
+        let fresh = !path.exists();
+        let open = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = open.map_err(|error| system_io("create", path, &error))?;
+        let length = file.metadata().map_err(|error| system_io("examine", path, &error))?.len();
+        if length > 0 {
+            return Err(system("create", path, Errno::EXIST));
+        }
+        file.set_len(size).map_err(|error| {
+            if fresh {
+                // Best effort: the error that is reported matters more than this one.
+                let _ = std::fs::remove_file(path);
+            }
+            system_io("set the length of", path, &error)
+        })
+    }
+
     /// Opens and locks a block device or file.
     ///
     /// # Errors

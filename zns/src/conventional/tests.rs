@@ -8,7 +8,7 @@ const MIB: u64 = 1 << 20;
 fn device(directory: &Path, options: &ConventionalOptions) -> ConventionalDevice {
     let path = directory.join("disk");
     if !path.exists() {
-        std::fs::File::create(&path).unwrap().set_len(64 * MIB).unwrap();
+        ConventionalDevice::create_file(&path, 64 * MIB).unwrap();
     }
     ConventionalDevice::open(&path, options).unwrap()
 }
@@ -180,4 +180,33 @@ fn a_device_that_was_closed_is_free_at_once() {
         // Not even completed: the drop waits for what is in flight.
         device.submit(reads, IoClass::Foreground).unwrap();
     }
+}
+
+#[test]
+fn a_file_is_made_only_where_nothing_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk");
+    assert!(ConventionalDevice::create_file(&path, u64::MAX).is_err());
+    assert!(!path.exists());
+    ConventionalDevice::create_file(&path, MIB).unwrap();
+    assert_eq!(ConventionalDevice::create_file(&path, 2 * MIB).unwrap_err().errno(), libc::EEXIST);
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), MIB);
+}
+
+#[test]
+fn tales_that_cannot_be_are_adopted_as_the_nearest_that_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(directory.path(), &zoned());
+    let info = device.report(0..1).unwrap()[0];
+    let told = |state, written| {
+        device.adopt(&[ZoneInfo { state, written: Blocks(written), ..info }]).unwrap();
+        device.machine.self_check();
+        let adopted = device.report(0..1).unwrap()[0];
+        (adopted.state, adopted.written.0)
+    };
+    assert_eq!(told(ZoneState::Empty, 7), (ZoneState::Empty, 0));
+    assert_eq!(told(ZoneState::ImplicitOpen, 256), (ZoneState::Full, 256));
+    assert_eq!(told(ZoneState::Closed, u64::MAX), (ZoneState::Full, 256));
+    assert_eq!(told(ZoneState::Closed, 9), (ZoneState::Closed, 9));
+    assert!(device.adopt(&[ZoneInfo { id: ZoneId(64), ..info }]).is_err());
 }
