@@ -1,2 +1,127 @@
-//! placeholder
-fn main() {}
+//! `ferryfs-bench`: what FerryFS does, in figures, beside its peers and beside what theory says.
+//!
+//! Everything but `wa` drives the built programs through a mount, as a user would, on an image in memory. Figures of an image
+//! say so: its copies are carried out by our own process, so bytes by road mean something there, and times do not.
+
+mod amplification;
+mod copying;
+mod durability;
+mod relocation;
+mod report;
+mod rig;
+mod scale;
+mod sequential;
+mod simulator;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use report::Report;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(name = "ferryfs-bench", version, about = "Benchmarks of FerryFS")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Writes the results here, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Smaller and fewer rounds
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Sequential writing and reading, creating, fsync, a million files; beside ext4 where that has the same
+    Fs {
+        #[command(flatten)]
+        common: Common,
+        /// Only these parts
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<FsPart>,
+    },
+    /// Cleaning on a real volume: metadata written per relocated byte, and write amplification
+    Gc {
+        #[command(flatten)]
+        common: Common,
+        /// Only these parts
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<GcPart>,
+        /// Live share of the space in the measurement of write amplification
+        #[arg(long, default_value_t = 0.85)]
+        utilization: f64,
+        /// Victim policy of the mount
+        #[arg(long, default_value = "greedy")]
+        policy: String,
+    },
+    /// copy_file_range(2) beside cp
+    Copy {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Write amplification by simulation over addresses alone
+    Wa {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        grid: simulator::Grid,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FsPart {
+    Sequential,
+    Create,
+    Fsync,
+    Million,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum GcPart {
+    Relocation,
+    Amplification,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().bench {
+        Bench::Fs { common, only } => {
+            let wanted = |part| only.is_empty() || only.contains(&part);
+            let mut report = Report::new("fs");
+            if wanted(FsPart::Sequential) {
+                sequential::streams(common.quick, &mut report)?;
+            }
+            if wanted(FsPart::Create) {
+                sequential::creates(common.quick, &mut report)?;
+            }
+            if wanted(FsPart::Fsync) {
+                durability::run(&mut report)?;
+            }
+            if wanted(FsPart::Million) {
+                scale::run(common.quick, &mut report)?;
+            }
+            report.finish(common.json.as_deref())
+        }
+        Bench::Gc { common, only, utilization, policy } => {
+            let wanted = |part| only.is_empty() || only.contains(&part);
+            let mut report = Report::new("gc");
+            if wanted(GcPart::Relocation) {
+                relocation::run(common.quick, &mut report)?;
+            }
+            if wanted(GcPart::Amplification) {
+                amplification::run(common.quick, utilization, &policy, &mut report)?;
+            }
+            report.finish(common.json.as_deref())
+        }
+        Bench::Copy { common } => {
+            let mut report = Report::new("copy");
+            copying::run(common.quick, &mut report)?;
+            report.finish(common.json.as_deref())
+        }
+        Bench::Wa { common, grid } => simulator::run(&grid, common.quick, common.json.as_deref()),
+    }
+}

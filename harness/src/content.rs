@@ -47,18 +47,11 @@ impl Pattern {
         if expected == data {
             return None;
         }
-        expected
-            .iter()
-            .zip(data)
-            .position(|(a, b)| a != b)
-            .map(|at| offset + at as u64)
+        expected.iter().zip(data).position(|(a, b)| a != b).map(|at| offset + at as u64)
     }
 
     fn word(self, index: u64) -> [u8; 8] {
-        mix(self
-            .0
-            .wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-        .to_le_bytes()
+        mix(self.0.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))).to_le_bytes()
     }
 }
 
@@ -112,21 +105,8 @@ mod tests {
     fn pieces_give_the_same_bytes_as_the_whole() {
         let pattern = Pattern(7).with(3);
         let whole = pattern.bytes(0, 1000);
-        for (from, length) in [
-            (0, 1),
-            (1, 7),
-            (3, 2),
-            (5, 900),
-            (8, 8),
-            (13, 64),
-            (999, 1),
-            (40, 0),
-        ] {
-            assert_eq!(
-                pattern.bytes(from as u64, length),
-                whole[from..from + length],
-                "{from}+{length}"
-            );
+        for (from, length) in [(0, 1), (1, 7), (3, 2), (5, 900), (8, 8), (13, 64), (999, 1), (40, 0)] {
+            assert_eq!(pattern.bytes(from as u64, length), whole[from..from + length], "{from}+{length}");
         }
         let mut broken = whole.clone();
         broken[500] ^= 1;

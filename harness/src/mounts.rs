@@ -53,10 +53,7 @@ impl Watch {
     pub fn wait(&self, limit: Duration) {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(&self.0, PollFlags::PRI | PollFlags::ERR)];
-        let limit = Timespec {
-            tv_sec: limit.as_secs() as i64,
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
+        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
         let _ = poll(&mut fds, Some(&limit));
     }
 }
@@ -67,11 +64,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut after = fields.skip_while(|f| *f != b"-").skip(1);
     let kind = String::from_utf8_lossy(after.next()?).into_owned();
     let source = unescape(after.next()?).to_string_lossy().into_owned();
-    Some(Mount {
-        point: point.into(),
-        kind,
-        source,
-    })
+    Some(Mount { point: point.into(), kind, source })
 }
 
 /// The kernel writes blank, tab, newline and backslash as three octal digits.

@@ -107,10 +107,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let spec = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
+        let spec = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
         let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
         match poll(&mut fds, Some(&spec)) {
             Ok(0) => return Ok(child.try_wait()?),
@@ -124,15 +121,8 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
 /// A command line as one would type it.
 pub fn shown(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
-    let name = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
-    std::iter::once(name)
-        .chain(command.get_args().map(|a| a.to_string_lossy().into_owned()))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+    std::iter::once(name).chain(command.get_args().map(|a| a.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
 }
 
 struct Reader {
@@ -155,9 +145,7 @@ fn reader(mut from: impl Read + Send + 'static) -> Reader {
     std::thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
-            sink.lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .extend_from_slice(&buffer[..n]);
+            sink.lock().unwrap_or_else(|e| e.into_inner()).extend_from_slice(&buffer[..n]);
         }
         let _ = ended.send(());
     });
@@ -171,19 +159,8 @@ mod tests {
     #[test]
     fn output_status_and_limit_are_kept() {
         let limit = Duration::from_secs(20);
-        let outcome = run(
-            Command::new("sh").args(["-c", "echo a; echo b >&2; exit 3"]),
-            limit,
-        )
-        .unwrap();
-        assert_eq!(
-            (
-                outcome.code,
-                outcome.stdout.as_str(),
-                outcome.stderr.as_str()
-            ),
-            (Some(3), "a\n", "b\n")
-        );
+        let outcome = run(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 3"]), limit).unwrap();
+        assert_eq!((outcome.code, outcome.stdout.as_str(), outcome.stderr.as_str()), (Some(3), "a\n", "b\n"));
         assert!(outcome.ok().unwrap_err().to_string().contains("status 3"));
         let late = run(Command::new("sleep").arg("1000"), Duration::from_millis(20)).unwrap();
         assert!(late.timed_out && late.signal == Some(9));

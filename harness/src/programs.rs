@@ -13,9 +13,7 @@ pub struct Programs {
 impl Programs {
     /// The programs in `directory`.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Programs {
-        Programs {
-            directory: directory.into(),
-        }
+        Programs { directory: directory.into() }
     }
 
     /// The directory named by `FERRYFS_BIN_DIR`, else the target directory that the running program lies in.
@@ -44,12 +42,7 @@ impl Programs {
     /// The path of a program, or an error that says how to build it.
     pub fn path(&self, name: &str) -> Result<PathBuf> {
         let path = self.directory.join(name);
-        anyhow::ensure!(
-            path.is_file(),
-            "{} is not built: run `cargo build --workspace` (with --release for {})",
-            name,
-            "target/release"
-        );
+        anyhow::ensure!(path.is_file(), "{} is not built: run `cargo build --workspace` (with --release for {})", name, "target/release");
         Ok(path)
     }
 

@@ -9,60 +9,43 @@ pub struct Status(pub Value);
 impl Status {
     /// Parses the report.
     pub fn parse(text: &str) -> anyhow::Result<Status> {
-        serde_json::from_str(text)
-            .map(Status)
-            .map_err(|error| anyhow::anyhow!("status is not JSON: {error}: {text}"))
+        serde_json::from_str(text).map(Status).map_err(|error| anyhow::anyhow!("status is not JSON: {error}: {text}"))
     }
 
     /// Any value.
     pub fn value(&self, path: &str) -> anyhow::Result<&Value> {
-        self.0
-            .pointer(&format!("/{path}"))
-            .ok_or_else(|| anyhow::anyhow!("status has no `{path}`: {}", self.0))
+        self.0.pointer(&format!("/{path}")).ok_or_else(|| anyhow::anyhow!("status has no `{path}`: {}", self.0))
     }
 
     /// A number.
     pub fn number(&self, path: &str) -> anyhow::Result<u64> {
-        self.value(path)?
-            .as_u64()
-            .ok_or_else(|| anyhow::anyhow!("status: `{path}` is not a number: {}", self.0))
+        self.value(path)?.as_u64().ok_or_else(|| anyhow::anyhow!("status: `{path}` is not a number: {}", self.0))
     }
 
     /// A fraction.
     pub fn fraction(&self, path: &str) -> anyhow::Result<f64> {
-        self.value(path)?
-            .as_f64()
-            .ok_or_else(|| anyhow::anyhow!("status: `{path}` is not a number: {}", self.0))
+        self.value(path)?.as_f64().ok_or_else(|| anyhow::anyhow!("status: `{path}` is not a number: {}", self.0))
     }
 
     /// A text.
     pub fn text(&self, path: &str) -> anyhow::Result<&str> {
-        self.value(path)?
-            .as_str()
-            .ok_or_else(|| anyhow::anyhow!("status: `{path}` is not a text: {}", self.0))
+        self.value(path)?.as_str().ok_or_else(|| anyhow::anyhow!("status: `{path}` is not a text: {}", self.0))
     }
 
     /// Whether any device's copies are carried out by our own process: figures from such a volume are simulated.
     pub fn simulated(&self) -> bool {
-        self.devices()
-            .any(|d| d.get("simulated").and_then(Value::as_bool).unwrap_or(false))
+        self.devices().any(|d| d.get("simulated").and_then(Value::as_bool).unwrap_or(false))
     }
 
     /// The devices of the volume.
     pub fn devices(&self) -> impl Iterator<Item = &Value> {
-        self.0
-            .pointer("/volume/devices")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
+        self.0.pointer("/volume/devices").and_then(Value::as_array).into_iter().flatten()
     }
 
     /// Difference of a counter to an earlier report of the same mount.
     pub fn since(&self, earlier: &Status, path: &str) -> anyhow::Result<u64> {
         let (now, then) = (self.number(path)?, earlier.number(path)?);
-        now.checked_sub(then).ok_or_else(|| {
-            anyhow::anyhow!("status: counter `{path}` went back from {then} to {now}")
-        })
+        now.checked_sub(then).ok_or_else(|| anyhow::anyhow!("status: counter `{path}` went back from {then} to {now}"))
     }
 }
 
@@ -77,12 +60,6 @@ mod tests {
         assert_eq!(status.number("gc/relocated").unwrap(), 5);
         assert_eq!(status.fraction("gc/write_amplification").unwrap(), 1.5);
         assert!(status.simulated());
-        assert!(
-            status
-                .number("gc/offloaded")
-                .unwrap_err()
-                .to_string()
-                .contains("gc/offloaded")
-        );
+        assert!(status.number("gc/offloaded").unwrap_err().to_string().contains("gc/offloaded"));
     }
 }

@@ -28,9 +28,7 @@ pub struct VolumeSpec {
 impl Default for VolumeSpec {
     fn default() -> Self {
         VolumeSpec {
-            format: ["--size", "512M", "--zone-size", "4M"]
-                .map(String::from)
-                .to_vec(),
+            format: ["--size", "512M", "--zone-size", "4M"].map(String::from).to_vec(),
             options: Vec::new(),
             devices: vec!["volume.img".into()],
             deadline: Duration::from_secs(900),
@@ -72,22 +70,13 @@ impl Volume {
         let mountpoint = directory.join("mnt");
         std::fs::create_dir_all(&mountpoint)?;
         let log = directory.join("daemon.log");
-        Ok(Volume {
-            programs: programs.clone(),
-            spec,
-            mountpoint,
-            log,
-            daemon: None,
-        })
+        Ok(Volume { programs: programs.clone(), spec, mountpoint, log, daemon: None })
     }
 
     /// Runs `mkfs.ferryfs`.
     pub fn format(&mut self) -> Result<Outcome> {
         let mut command = self.programs.command("mkfs.ferryfs")?;
-        run(
-            command.args(&self.spec.format).args(&self.spec.devices),
-            LIMIT,
-        )
+        run(command.args(&self.spec.format).args(&self.spec.devices), LIMIT)
     }
 
     /// The mount point.
@@ -145,35 +134,21 @@ impl Volume {
         command.args(&self.spec.devices).arg(&self.mountpoint);
         let shown = crate::process::shown(&command);
         let said_before = self.log().len();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting `{shown}`"))?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().with_context(|| format!("starting `{shown}`"))?;
         while mounts::at(&self.mountpoint).is_none() {
             if let Some(status) = child.try_wait()? {
-                bail!(
-                    "`{shown}` ended with {status}: {}",
-                    self.log()[said_before..].trim()
-                );
+                bail!("`{shown}` ended with {status}: {}", self.log()[said_before..].trim());
             }
             if started.elapsed() > LIMIT {
                 let _ = child.kill();
                 let _ = child.wait();
-                bail!(
-                    "`{shown}` did not mount within {} s: {}",
-                    LIMIT.as_secs(),
-                    self.log()[said_before..].trim()
-                );
+                bail!("`{shown}` did not mount within {} s: {}", LIMIT.as_secs(), self.log()[said_before..].trim());
             }
             watch.wait(Duration::from_millis(20));
         }
         let watchdog = watchdog(child.id(), self.spec.deadline);
-        self.daemon = Some(Daemon {
-            child,
-            _watchdog: watchdog,
-        });
+        self.daemon = Some(Daemon { child, _watchdog: watchdog });
         rustix::fs::statvfs(&self.mountpoint).context("the mount does not answer")?;
         Ok(started.elapsed())
     }
@@ -184,13 +159,7 @@ impl Volume {
             return Ok(());
         };
         let said_before = self.log().len();
-        let outcome = run(
-            self.programs
-                .command("ferryfs")?
-                .arg("umount")
-                .arg(&self.mountpoint),
-            LIMIT,
-        )?;
+        let outcome = run(self.programs.command("ferryfs")?.arg("umount").arg(&self.mountpoint), LIMIT)?;
         if !outcome.success() {
             self.daemon = Some(daemon);
             bail!("{outcome}\n{}", self.log()[said_before..].trim());
@@ -200,11 +169,7 @@ impl Volume {
             self.daemon = Some(daemon);
             bail!("`ferryfs umount` returned while the daemon still runs");
         };
-        anyhow::ensure!(
-            status.success(),
-            "the daemon ended with {status}: {}",
-            self.log()[said_before..].trim()
-        );
+        anyhow::ensure!(status.success(), "the daemon ended with {status}: {}", self.log()[said_before..].trim());
         Ok(())
     }
 
@@ -225,49 +190,26 @@ impl Volume {
 
     /// `ferryfs status --json` of the mount, or of the device when it is not mounted.
     pub fn status(&self) -> Result<Status> {
-        let target = if self.daemon.is_some() {
-            self.root()
-        } else {
-            self.device()
-        };
-        let outcome = run(
-            self.programs
-                .command("ferryfs")?
-                .args(["status", "--json"])
-                .arg(target),
-            LIMIT,
-        )?
-        .ok()?;
+        let target = if self.daemon.is_some() { self.root() } else { self.device() };
+        let outcome = run(self.programs.command("ferryfs")?.args(["status", "--json"]).arg(target), LIMIT)?.ok()?;
         Status::parse(&outcome.stdout)
     }
 
     /// Any `ferryfs` command.
-    pub fn ferryfs<S: AsRef<std::ffi::OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Result<Outcome> {
+    pub fn ferryfs<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Outcome> {
         run(self.programs.command("ferryfs")?.args(arguments), LIMIT)
     }
 
     /// `fsck.ferryfs -n` on the devices.
     pub fn fsck(&self) -> Result<Outcome> {
         let limit = LIMIT.max(self.spec.deadline);
-        run(
-            self.programs
-                .command("fsck.ferryfs")?
-                .arg("-n")
-                .args(&self.spec.devices),
-            limit,
-        )
+        run(self.programs.command("fsck.ferryfs")?.arg("-n").args(&self.spec.devices), limit)
     }
 
     /// A command that would mount it, for tests of what mounting says; nothing is waited for or cleaned up here.
     pub fn mount_command(&self) -> Result<Command> {
         let mut command = self.programs.command("ferryfs")?;
-        command
-            .arg("mount")
-            .args(&self.spec.devices)
-            .arg(&self.mountpoint);
+        command.arg("mount").args(&self.spec.devices).arg(&self.mountpoint);
         Ok(command)
     }
 }
@@ -290,10 +232,7 @@ fn watchdog(pid: u32, deadline: Duration) -> Sender<()> {
     let (keep, dropped) = channel::<()>();
     std::thread::spawn(move || {
         if dropped.recv_timeout(deadline) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            eprintln!(
-                "the daemon {pid} is killed: it ran for {} s",
-                deadline.as_secs()
-            );
+            eprintln!("the daemon {pid} is killed: it ran for {} s", deadline.as_secs());
             if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }

@@ -4,10 +4,7 @@ use std::io;
 
 /// The error number of a failed call; 0 when it did not fail.
 pub fn errno<T>(result: io::Result<T>) -> i32 {
-    result
-        .err()
-        .and_then(|error| error.raw_os_error())
-        .unwrap_or(0)
+    result.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
 }
 
 /// Turns what a C function returned into a result.

@@ -25,13 +25,8 @@ pub fn all() -> Result<Vec<PathBuf>> {
     let Ok(entries) = std::fs::read_dir(directory()) else {
         return Ok(Vec::new());
     };
-    let mut found: Vec<PathBuf> = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    found.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "golden")
-    });
+    let mut found: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "golden"));
     found.sort();
     Ok(found)
 }
@@ -56,16 +51,13 @@ pub fn pack(image: &Path, into: &Path) -> Result<()> {
         }
     }
     out.write_all(&u64::MAX.to_le_bytes())?;
-    out.finish()?
-        .into_inner()
-        .map_err(|error| error.into_error())?;
+    out.finish()?.into_inner().map_err(|error| error.into_error())?;
     Ok(())
 }
 
 /// Makes the image file again.
 pub fn unpack(packed: &Path, image: &Path) -> Result<()> {
-    let mut packed =
-        DeflateDecoder::new(File::open(packed).with_context(|| packed.display().to_string())?);
+    let mut packed = DeflateDecoder::new(File::open(packed).with_context(|| packed.display().to_string())?);
     let mut magic = [0; 8];
     packed.read_exact(&mut magic)?;
     ensure!(magic == *MAGIC, "this is not a golden image");
@@ -79,10 +71,7 @@ pub fn unpack(packed: &Path, image: &Path) -> Result<()> {
         if at == u64::MAX {
             return Ok(());
         }
-        let at = at
-            .checked_mul(BLOCK as u64)
-            .filter(|at| *at < length)
-            .context("a block beyond the end")?;
+        let at = at.checked_mul(BLOCK as u64).filter(|at| *at < length).context("a block beyond the end")?;
         packed.read_exact(&mut block)?;
         image.write_all_at(&block[..(length - at).min(BLOCK as u64) as usize], at)?;
     }

@@ -19,11 +19,7 @@ pub fn count(seed: u64, contents: &[u8]) -> Result<u64, String> {
     for found in contents.chunks(LENGTH) {
         let expected = record(seed, n);
         if found.len() < LENGTH {
-            return if expected.starts_with(found) {
-                Ok(n)
-            } else {
-                Err(format!("the torn record {n} is wrong"))
-            };
+            return if expected.starts_with(found) { Ok(n) } else { Err(format!("the torn record {n} is wrong")) };
         }
         if found != expected {
             return Err(format!("record {n} is wrong"));

@@ -39,22 +39,14 @@ impl Builder {
         if let Some(peer) = std::env::var_os("FERRYFS_TEST_PEER") {
             let directory = TempDir::new_in(peer).expect("a directory in the peer");
             let root = directory.path().to_path_buf();
-            return Some(Mounted {
-                volume: None,
-                root,
-                _directory: directory,
-            });
+            return Some(Mounted { volume: None, root, _directory: directory });
         }
         let (directory, mut volume) = self.create()?;
         if let Err(error) = volume.mount() {
             panic!("{error:#}");
         }
         let root = volume.root().to_path_buf();
-        Some(Mounted {
-            volume: Some(volume),
-            root,
-            _directory: directory,
-        })
+        Some(Mounted { volume: Some(volume), root, _directory: directory })
     }
 
     /// Formats, does not mount.
@@ -110,9 +102,7 @@ impl Mounted {
 
     /// The counters, unless the tests run on a peer.
     pub fn status(&self) -> Option<Status> {
-        self.volume
-            .as_ref()
-            .map(|volume| volume.status().unwrap_or_else(|error| panic!("{error:#}")))
+        self.volume.as_ref().map(|volume| volume.status().unwrap_or_else(|error| panic!("{error:#}")))
     }
 
     /// Unmounts cleanly and mounts again; nothing on a peer.
@@ -152,17 +142,12 @@ pub fn programs() -> &'static Programs {
     PROGRAMS.get_or_init(|| {
         let programs = Programs::find().expect("where the programs are");
         if std::env::var_os("FERRYFS_BIN_DIR").is_none() {
-            let mut command = std::process::Command::new(
-                std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-            );
+            let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             command.args(["build", "--quiet", "--bins", "-p", "fs", "-p", "mkfs"]);
             if programs.directory().ends_with("release") {
                 command.arg("--release");
             }
-            let status = command
-                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-                .status()
-                .expect("cargo");
+            let status = command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status().expect("cargo");
             assert!(status.success(), "the programs do not build");
         }
         programs

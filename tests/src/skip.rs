@@ -8,10 +8,7 @@ pub fn skip(reason: &str) {
     eprintln!("skipped: {name}: {reason}");
     if let Some(path) = std::env::var_os("FERRYFS_SKIPS") {
         let line = format!("{name}\t{}\n", reason.replace(['\n', '\t'], " "));
-        let file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(path);
+        let file = std::fs::File::options().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
             panic!("the skip could not be noted: {error}");
         }
@@ -28,11 +25,7 @@ pub fn no_mounts() -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("mounting needs root");
     }
-    match std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-    {
+    match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => None,
         Err(_) => Some("/dev/fuse cannot be opened"),
     }
@@ -41,9 +34,7 @@ pub fn no_mounts() -> Option<&'static str> {
 /// Whether a program is there; notes a skip otherwise.
 pub fn has_program(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|directory| directory.join(program).is_file());
+    let there = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|directory| directory.join(program).is_file());
     if !there {
         skip(&format!("{program} is not installed"));
     }

@@ -28,20 +28,12 @@ fn visit(root: &Path, path: &Path, lines: &mut Vec<String>) -> Result<()> {
         for name in xattr::list(path)?.filter(|name| name.to_string_lossy().starts_with("user.")) {
             let value = xattr::get(path, &name)?.unwrap_or_default();
             let digest = harness::content::digest(&value[..])?;
-            attributes.push(format!(
-                "{}={}:{digest:032x}",
-                name.to_string_lossy(),
-                value.len()
-            ));
+            attributes.push(format!("{}={}:{digest:032x}", name.to_string_lossy(), value.len()));
         }
         attributes.sort();
     }
     // The size of a directory is nobody's promise.
-    let size = if metadata.is_dir() {
-        0
-    } else {
-        metadata.size()
-    };
+    let size = if metadata.is_dir() { 0 } else { metadata.size() };
     lines.push(format!(
         "{:?} {:o} links {} owner {}:{} size {size} mtime {}.{:09} {contents} [{}]",
         name,
@@ -74,12 +66,7 @@ fn digest(path: &Path) -> Result<u128> {
         let end = rustix::fs::seek(&file, SeekFrom::Hole(data))?;
         rustix::fs::seek(&file, SeekFrom::Start(data))?;
         let contents = harness::content::digest((&file).take(end - data))?;
-        let parts = [
-            sum.to_le_bytes(),
-            u128::from(data).to_le_bytes(),
-            u128::from(end).to_le_bytes(),
-            contents.to_le_bytes(),
-        ];
+        let parts = [sum.to_le_bytes(), u128::from(data).to_le_bytes(), u128::from(end).to_le_bytes(), contents.to_le_bytes()];
         sum = harness::content::digest(&parts.concat()[..])?;
         at = end;
     }

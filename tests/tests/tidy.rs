@@ -9,10 +9,7 @@ use std::process::Command;
 const LONGEST: usize = 800;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
 /// Every text file of the project that we wrote: relative path and contents.
@@ -22,10 +19,7 @@ fn files() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
-                if !matches!(
-                    name.as_str(),
-                    "target" | ".git" | "out" | "golden" | "corpus" | "proptest-regressions"
-                ) {
+                if !matches!(name.as_str(), "target" | ".git" | "out" | "golden" | "corpus" | "proptest-regressions") {
                     walk(&path, found);
                 }
             } else if !matches!(name.as_str(), "Cargo.lock" | ".git") {
@@ -37,10 +31,7 @@ fn files() -> Vec<(PathBuf, String)> {
     walk(&root(), &mut found);
     found.sort();
     let relative = |path: &PathBuf| path.strip_prefix(root()).unwrap().to_path_buf();
-    found
-        .iter()
-        .filter_map(|path| Some((relative(path), std::fs::read_to_string(path).ok()?)))
-        .collect()
+    found.iter().filter_map(|path| Some((relative(path), std::fs::read_to_string(path).ok()?))).collect()
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
@@ -66,10 +57,7 @@ fn files_are_of_a_size_that_one_can_read() {
 
 #[test]
 fn every_file_opens_by_saying_what_it_is() {
-    let silent = sources()
-        .into_iter()
-        .filter(|(_, text)| !text.starts_with("//!"))
-        .map(|(path, _)| path.display().to_string());
+    let silent = sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path.display().to_string());
     none("files that do not begin with //!", silent.collect());
 }
 
@@ -78,39 +66,22 @@ fn no_module_is_named_for_nothing() {
     let nameless = sources().into_iter().filter(|(path, _)| {
         path.components().any(|part| {
             let name = part.as_os_str().to_string_lossy();
-            matches!(
-                name.trim_end_matches(".rs"),
-                "utils" | "util" | "common" | "helpers" | "helper" | "misc"
-            )
+            matches!(name.trim_end_matches(".rs"), "utils" | "util" | "common" | "helpers" | "helper" | "misc")
         })
     });
-    none(
-        "modules named utils, common or helpers",
-        nameless
-            .map(|(path, _)| path.display().to_string())
-            .collect(),
-    );
+    none("modules named utils, common or helpers", nameless.map(|(path, _)| path.display().to_string()).collect());
 }
 
 #[test]
 fn nothing_is_left_undone() {
     // Written in two parts, so that this file does not find itself.
-    let forbidden = [
-        ["todo", "!("].concat(),
-        ["unimplemented", "!("].concat(),
-        ["dbg", "!("].concat(),
-    ];
+    let forbidden = [["todo", "!("].concat(), ["unimplemented", "!("].concat(), ["dbg", "!("].concat()];
     let mut found = Vec::new();
     for (path, text) in sources() {
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
             if forbidden.iter().any(|word| code.contains(word.as_str())) {
-                found.push(format!(
-                    "{}:{}: {}",
-                    path.display(),
-                    number + 1,
-                    line.trim()
-                ));
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
             }
         }
     }
@@ -119,22 +90,12 @@ fn nothing_is_left_undone() {
 
 #[test]
 fn no_path_of_somebodys_machine_is_in_the_project() {
-    let forbidden = [
-        ["/ho", "me/"].concat(),
-        ["/ro", "ot/"].concat(),
-        ["/Us", "ers/"].concat(),
-        ["/wo", "rk/"].concat(),
-    ];
+    let forbidden = [["/ho", "me/"].concat(), ["/ro", "ot/"].concat(), ["/Us", "ers/"].concat(), ["/wo", "rk/"].concat()];
     let mut found = Vec::new();
     for (path, text) in files() {
         for (number, line) in text.lines().enumerate() {
             if forbidden.iter().any(|word| line.contains(word.as_str())) {
-                found.push(format!(
-                    "{}:{}: {}",
-                    path.display(),
-                    number + 1,
-                    line.trim()
-                ));
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
             }
         }
     }
@@ -161,10 +122,7 @@ fn the_core_can_do_no_input_or_output() {
         "Instant::now",
     ];
     let mut found = Vec::new();
-    for (path, text) in sources()
-        .into_iter()
-        .filter(|(path, _)| path.starts_with("fs/src/core"))
-    {
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with("fs/src/core")) {
         for (number, line) in text.lines().enumerate() {
             // What only tests use may be anything.
             if line.trim() == "#[cfg(test)]" {
@@ -172,19 +130,11 @@ fn the_core_can_do_no_input_or_output() {
             }
             let code = line.split("//").next().unwrap_or("");
             if let Some(word) = forbidden.iter().find(|word| code.contains(*word)) {
-                found.push(format!(
-                    "{}:{}: {word}: {}",
-                    path.display(),
-                    number + 1,
-                    line.trim()
-                ));
+                found.push(format!("{}:{}: {word}: {}", path.display(), number + 1, line.trim()));
             }
         }
     }
-    none(
-        "the core owns no device, clock, thread or random source, and calls no crate that does",
-        found,
-    );
+    none("the core owns no device, clock, thread or random source, and calls no crate that does", found);
 }
 
 #[test]
@@ -197,14 +147,8 @@ fn crates_depend_only_downwards() {
         ("fs", &["zns", "copy_backend", "gc"]),
         ("mkfs", &["zns", "copy_backend", "gc", "fs"]),
         ("harness", &[]),
-        (
-            "tests",
-            &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"],
-        ),
-        (
-            "bench",
-            &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"],
-        ),
+        ("tests", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
+        ("bench", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
         ("xtask", &["harness"]),
     ]);
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -214,17 +158,12 @@ fn crates_depend_only_downwards() {
         .unwrap();
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let ours: BTreeSet<&str> = packages
-        .iter()
-        .map(|package| package["name"].as_str().unwrap())
-        .collect();
+    let ours: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
     let mut found = Vec::new();
     for package in packages {
         let name = package["name"].as_str().unwrap();
         let Some(allowed) = allowed.get(name) else {
-            found.push(format!(
-                "{name} has no place in the order of crates: give it one here"
-            ));
+            found.push(format!("{name} has no place in the order of crates: give it one here"));
             continue;
         };
         for dependency in package["dependencies"].as_array().unwrap() {

@@ -20,11 +20,7 @@ pub struct BenchArguments {
 
 /// Runs one benchmark or all.
 pub fn run(arguments: &BenchArguments) -> Result<()> {
-    packages::provide(&[packages::need(
-        "mkfs.ext4",
-        "e2fsprogs",
-        "the peer that speed is compared with",
-    )])?;
+    packages::provide(&[packages::need("mkfs.ext4", "e2fsprogs", "the peer that speed is compared with")])?;
     if let Some(reason) = packages::no_fuse() {
         anyhow::bail!("{reason}");
     }
@@ -38,10 +34,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     for name in names {
         interrupt::check()?;
         let mut command: Command = programs.command("ferryfs-bench")?;
-        command
-            .arg(name)
-            .arg("--json")
-            .arg(out.join(format!("{name}.json")));
+        command.arg(name).arg("--json").arg(out.join(format!("{name}.json")));
         if arguments.quick {
             command.arg("--quick");
         }

@@ -37,24 +37,14 @@ pub fn programs(release: bool) -> Result<Programs> {
     if release {
         command.arg("--release");
     }
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .context("starting cargo")?;
+    let status = command.stdin(Stdio::null()).status().context("starting cargo")?;
     crate::interrupt::check()?;
     ensure!(status.success(), "the build failed");
     let metadata = metadata()?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata names no target directory")?;
-    let programs =
-        Programs::in_directory(Path::new(target).join(if release { "release" } else { "debug" }));
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    let programs = Programs::in_directory(Path::new(target).join(if release { "release" } else { "debug" }));
     for name in ["ferryfs", "mkfs.ferryfs", "fsck.ferryfs"] {
-        ensure!(
-            programs.has(name),
-            "the build made no {name} in {}",
-            programs.directory().display()
-        );
+        ensure!(programs.has(name), "the build made no {name} in {}", programs.directory().display());
     }
     Ok(programs)
 }
@@ -73,13 +63,7 @@ pub struct TestProgram {
 /// Builds every test program of the workspace.
 pub fn test_programs() -> Result<Vec<TestProgram>> {
     let output = cargo()
-        .args([
-            "test",
-            "--workspace",
-            "--no-run",
-            "--locked",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["test", "--workspace", "--no-run", "--locked", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -98,44 +82,18 @@ fn parse_artifacts(lines: &str) -> Vec<TestProgram> {
                 return None;
             }
             let executable = PathBuf::from(message["executable"].as_str()?);
-            let directory = Path::new(message["manifest_path"].as_str()?)
-                .parent()?
-                .to_path_buf();
+            let directory = Path::new(message["manifest_path"].as_str()?).parent()?.to_path_buf();
             let package = directory.file_name()?.to_string_lossy().into_owned();
             let target = message["target"]["name"].as_str()?;
-            let name = if package == target {
-                package
-            } else {
-                format!("{package}/{target}")
-            };
-            Some(TestProgram {
-                name,
-                executable,
-                directory,
-            })
+            let name = if package == target { package } else { format!("{package}/{target}") };
+            Some(TestProgram { name, executable, directory })
         })
         .collect();
     // The quick and telling ones first: the crates from the bottom up, then what goes through a mount.
     let rank = |program: &TestProgram| {
-        let order = [
-            "harness",
-            "zns",
-            "copy_backend",
-            "gc",
-            "fs",
-            "mkfs",
-            "xtask",
-            "bench",
-            "tests",
-        ];
+        let order = ["harness", "zns", "copy_backend", "gc", "fs", "mkfs", "xtask", "bench", "tests"];
         let package = program.name.split('/').next().unwrap_or_default();
-        (
-            order
-                .iter()
-                .position(|p| *p == package)
-                .unwrap_or(order.len()),
-            program.name.clone(),
-        )
+        (order.iter().position(|p| *p == package).unwrap_or(order.len()), program.name.clone())
     };
     found.sort_by_key(rank);
     found

@@ -14,11 +14,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about = "Tests, demonstration and benchmarks of FerryFS"
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tests, demonstration and benchmarks of FerryFS")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -46,11 +42,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if interrupt::requested() {
-                ExitCode::from(130)
-            } else {
-                ExitCode::FAILURE
-            }
+            if interrupt::requested() { ExitCode::from(130) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -17,11 +17,7 @@ pub struct Need {
 
 /// Makes a [`Need`].
 pub const fn need(program: &'static str, package: &'static str, purpose: &'static str) -> Need {
-    Need {
-        program,
-        package,
-        purpose,
-    }
+    Need { program, package, purpose }
 }
 
 /// Installs what is missing when we may, else says what is missing and how to get it.
@@ -33,34 +29,20 @@ pub fn provide(needs: &[Need]) -> Result<()> {
     let mut packages: Vec<&str> = missing.iter().map(|n| n.package).collect();
     packages.sort_unstable();
     packages.dedup();
-    let list: String = missing
-        .iter()
-        .map(|n| format!("\n  {} ({}; package {})", n.program, n.purpose, n.package))
-        .collect();
-    let by_hand = format!(
-        "apt-get install -y --no-install-recommends {}",
-        packages.join(" ")
-    );
+    let list: String = missing.iter().map(|n| format!("\n  {} ({}; package {})", n.program, n.purpose, n.package)).collect();
+    let by_hand = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
     if !installed("apt-get") {
-        bail!(
-            "these programs are missing:{list}\nInstall them with this system's package manager; on Debian: {by_hand}"
-        );
+        bail!("these programs are missing:{list}\nInstall them with this system's package manager; on Debian: {by_hand}");
     }
     if !rustix::process::geteuid().is_root() {
-        bail!(
-            "these programs are missing:{list}\nRun as root to have them installed, or install them: sudo {by_hand}"
-        );
+        bail!("these programs are missing:{list}\nRun as root to have them installed, or install them: sudo {by_hand}");
     }
     eprintln!("installing {}", packages.join(", "));
     let apt = |arguments: &[&str]| -> Result<bool> {
         let mut command = Command::new("apt-get");
         command.args(["-qq", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Retries=3"]);
-        command
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        command
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null());
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
         Ok(command.status()?.success())
     };
     if !apt(&["update"])? {
@@ -69,16 +51,9 @@ pub fn provide(needs: &[Need]) -> Result<()> {
     let mut install = vec!["install", "-y", "--no-install-recommends"];
     install.extend(&packages);
     let done = apt(&install)?;
-    let left: Vec<&str> = missing
-        .iter()
-        .map(|n| n.program)
-        .filter(|p| !installed(p))
-        .collect();
+    let left: Vec<&str> = missing.iter().map(|n| n.program).filter(|p| !installed(p)).collect();
     if !done || !left.is_empty() {
-        bail!(
-            "could not install {}: `{by_hand}` says why",
-            left.join(", ")
-        );
+        bail!("could not install {}: `{by_hand}` says why", left.join(", "));
     }
     Ok(())
 }
@@ -97,11 +72,7 @@ fn is_executable(path: &Path) -> bool {
 
 /// Why nothing can be mounted here, if so.
 pub fn no_fuse() -> Option<String> {
-    if let Err(error) = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-    {
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") {
         return Some(match error.kind() {
             std::io::ErrorKind::NotFound => {
                 "/dev/fuse is missing: load the kernel's fuse module (`modprobe fuse`), or give the container the device \

@@ -28,26 +28,13 @@ impl Tally {
 
     /// The line of counts that people and scripts look for.
     pub fn line(&self) -> String {
-        format!(
-            "{} passed, {} failed, {} skipped",
-            self.passed,
-            self.failed.len(),
-            self.skipped.len()
-        )
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len())
     }
 
     /// A check that is one test by itself.
     pub fn single(name: &str, passed: bool) -> Tally {
-        let failed = if passed {
-            Vec::new()
-        } else {
-            vec![name.to_owned()]
-        };
-        Tally {
-            passed: usize::from(passed),
-            failed,
-            skipped: Vec::new(),
-        }
+        let failed = if passed { Vec::new() } else { vec![name.to_owned()] };
+        Tally { passed: usize::from(passed), failed, skipped: Vec::new() }
     }
 }
 
@@ -69,9 +56,7 @@ impl Parser {
         } else if let Some(rest) = line.strip_prefix("test result: ") {
             self.ended += 1;
             // Failures are known by name; this is a check that none was missed.
-            let failed = rest
-                .split("; ")
-                .find_map(|part| part.strip_suffix(" failed")?.trim().parse::<usize>().ok());
+            let failed = rest.split("; ").find_map(|part| part.strip_suffix(" failed")?.trim().parse::<usize>().ok());
             self.counted += failed.unwrap_or(0);
         } else if let Some(rest) = line.strip_prefix("test ") {
             let Some((name, verdict)) = rest.rsplit_once(" ... ") else {
@@ -79,18 +64,11 @@ impl Parser {
                 return;
             };
             let name = name.trim_end_matches(" - should panic").to_owned();
-            match verdict
-                .split_once(", ")
-                .map_or((verdict, ""), |(v, reason)| (v, reason))
-            {
+            match verdict.split_once(", ").map_or((verdict, ""), |(v, reason)| (v, reason)) {
                 ("ok", _) => self.tally.passed += 1,
                 ("FAILED", _) => self.tally.failed.push(name),
                 ("ignored", reason) => {
-                    let reason = if reason.is_empty() {
-                        "ignored without a reason"
-                    } else {
-                        reason
-                    };
+                    let reason = if reason.is_empty() { "ignored without a reason" } else { reason };
                     self.tally.skipped.push((name, reason.to_owned()));
                 }
                 _ => self.last_started = Some(name),
@@ -100,18 +78,11 @@ impl Parser {
 
     fn finish(mut self, suite: &str, success: bool) -> Tally {
         for _ in self.tally.failed.len()..self.counted {
-            self.tally
-                .failed
-                .push(format!("{suite}: a test whose name was not seen"));
+            self.tally.failed.push(format!("{suite}: a test whose name was not seen"));
         }
         if self.begun != self.ended || (!success && self.tally.failed.is_empty()) {
-            let after = self
-                .last_started
-                .map(|name| format!(", last seen: {name}"))
-                .unwrap_or_default();
-            self.tally
-                .failed
-                .push(format!("{suite}: ended early{after}"));
+            let after = self.last_started.map(|name| format!(", last seen: {name}")).unwrap_or_default();
+            self.tally.failed.push(format!("{suite}: ended early{after}"));
         }
         self.tally
     }
@@ -119,12 +90,7 @@ impl Parser {
 
 /// Runs a test program or `cargo test --doc` to its end and counts; its output is shown when something failed. `skips` are read from the file that
 /// tests write to when they find at run time that they cannot run.
-pub fn run(
-    name: &str,
-    command: &mut Command,
-    limit: Duration,
-    mut progress: impl FnMut(&str),
-) -> Result<Tally> {
+pub fn run(name: &str, command: &mut Command, limit: Duration, mut progress: impl FnMut(&str)) -> Result<Tally> {
     // Standard output and error go through one pipe, so that they stay in order.
     let (read, write) = std::io::pipe()?;
     // A process group of its own: on a timeout nothing that it started is left behind.
@@ -139,14 +105,8 @@ pub fn run(
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let (lines, received) = channel();
     std::thread::spawn(move || {
-        for line in BufReader::new(read)
-            .split(b'\n')
-            .map_while(|line| line.ok())
-        {
-            if lines
-                .send(String::from_utf8_lossy(&line).into_owned())
-                .is_err()
-            {
+        for line in BufReader::new(read).split(b'\n').map_while(|line| line.ok()) {
+            if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 break;
             }
         }
@@ -167,20 +127,14 @@ pub fn run(
             Err(RecvTimeoutError::Timeout) => {}
         }
         if stopped.is_none() && (started.elapsed() > limit || crate::interrupt::requested()) {
-            stopped = Some(if crate::interrupt::requested() {
-                "interrupted"
-            } else {
-                "ran into its time limit"
-            });
+            stopped = Some(if crate::interrupt::requested() { "interrupted" } else { "ran into its time limit" });
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
     let status = child.wait()?;
     let mut tally = parser.finish(name, status.success());
     if let Some(reason) = stopped {
-        tally
-            .failed
-            .push(format!("{name}: {reason} ({} s)", limit.as_secs()));
+        tally.failed.push(format!("{name}: {reason} ({} s)", limit.as_secs()));
     }
     if !tally.failed.is_empty() {
         println!("--- output of {name} ({status})");
@@ -217,39 +171,20 @@ mod tests {
         let tally = parse(text, false);
         assert_eq!(tally.line(), "2 passed, 1 failed, 1 skipped");
         assert_eq!(tally.failed, ["c"]);
-        assert_eq!(
-            tally.skipped,
-            [("b".to_owned(), "needs a drive".to_owned())]
-        );
+        assert_eq!(tally.skipped, [("b".to_owned(), "needs a drive".to_owned())]);
     }
 
     #[test]
     fn a_program_that_dies_is_a_failure() {
-        assert_eq!(
-            parse("running 2 tests\ntest a ... ok", false).failed.len(),
-            1
-        );
-        assert_eq!(
-            parse("running 2 tests\ntest a ... ok", true).failed.len(),
-            1
-        );
+        assert_eq!(parse("running 2 tests\ntest a ... ok", false).failed.len(), 1);
+        assert_eq!(parse("running 2 tests\ntest a ... ok", true).failed.len(), 1);
         assert_eq!(parse("", false).failed.len(), 1);
-        assert_eq!(
-            parse(
-                "running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored",
-                true
-            )
-            .line(),
-            "0 passed, 0 failed, 0 skipped"
-        );
+        assert_eq!(parse("running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored", true).line(), "0 passed, 0 failed, 0 skipped");
     }
 
     #[test]
     fn skips_at_run_time_do_not_count_as_passed() {
-        let mut tally = Tally {
-            passed: 3,
-            ..Tally::default()
-        };
+        let mut tally = Tally { passed: 3, ..Tally::default() };
         apply_skips(&mut tally, "mount::a\tno /dev/fuse\n");
         assert_eq!(tally.line(), "2 passed, 0 failed, 1 skipped");
     }

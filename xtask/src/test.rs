@@ -14,11 +14,7 @@ const NEEDS: &[Need] = &[
     need("gcc", "gcc", "compiling in the mount"),
     need("git", "git", "a repository in the mount"),
     need("sqlite3", "sqlite3", "a database in the mount"),
-    need(
-        "mkfs.ext4",
-        "e2fsprogs",
-        "a foreign filesystem that must not be overwritten",
-    ),
+    need("mkfs.ext4", "e2fsprogs", "a foreign filesystem that must not be overwritten"),
 ];
 
 /// A suite that takes longer hangs.
@@ -56,9 +52,7 @@ pub fn run(arguments: &TestArguments) -> Result<bool> {
         let mut command = Command::new(&test.executable);
         command.current_dir(&test.directory).args(&arguments.filter);
         environment(&mut command, arguments, &scratch);
-        command
-            .env("FERRYFS_BIN_DIR", programs.directory())
-            .env("CARGO_MANIFEST_DIR", &test.directory);
+        command.env("FERRYFS_BIN_DIR", programs.directory()).env("CARGO_MANIFEST_DIR", &test.directory);
         follow(&test.name, &mut command, &scratch, &mut total)?;
     }
     if arguments.filter.is_none() {
@@ -79,25 +73,18 @@ fn conclude(total: &Tally, elapsed: Duration) -> bool {
     for test in &total.failed {
         println!("FAILED: {test}");
     }
-    let on_ci =
-        std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
+    let on_ci = std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
     if on_ci && !total.skipped.is_empty() {
         println!("On CI nothing may be skipped: this run fails.");
     }
-    println!(
-        "{} min {} s in all",
-        elapsed.as_secs() / 60,
-        elapsed.as_secs() % 60
-    );
+    println!("{} min {} s in all", elapsed.as_secs() / 60, elapsed.as_secs() % 60);
     println!("{}", total.line());
     total.failed.is_empty() && (!on_ci || total.skipped.is_empty())
 }
 
 fn environment(command: &mut Command, arguments: &TestArguments, scratch: &Scratch) {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
-    command
-        .env("FERRYFS_SKIPS", scratch.skips())
-        .env("TMPDIR", &scratch.directory);
+    command.env("FERRYFS_SKIPS", scratch.skips()).env("TMPDIR", &scratch.directory);
     command.env("RUST_TEST_THREADS", threads.to_string());
     if arguments.quick {
         command.env("FERRYFS_QUICK", "1");
@@ -107,9 +94,7 @@ fn environment(command: &mut Command, arguments: &TestArguments, scratch: &Scrat
 fn follow(name: &str, command: &mut Command, scratch: &Scratch, total: &mut Tally) -> Result<()> {
     let started = Instant::now();
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template(
-        "{spinner} {prefix}: {wide_msg} {elapsed}",
-    )?);
+    bar.set_style(ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")?);
     bar.set_prefix(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     let mut done = 0;
@@ -122,11 +107,7 @@ fn follow(name: &str, command: &mut Command, scratch: &Scratch, total: &mut Tall
     bar.finish_and_clear();
     let mut tally = tally?;
     suite::apply_skips(&mut tally, &scratch.take_skips());
-    println!(
-        "{name}: {} ({:.1} s)",
-        tally.line(),
-        started.elapsed().as_secs_f64()
-    );
+    println!("{name}: {} ({:.1} s)", tally.line(), started.elapsed().as_secs_f64());
     total.add(tally);
     scratch.clear();
     Ok(())
@@ -136,11 +117,7 @@ fn follow(name: &str, command: &mut Command, scratch: &Scratch, total: &mut Tall
 fn component(name: &str) -> bool {
     let there = |name: &str| {
         let mut command = build::cargo();
-        command
-            .args([name, "--version"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args([name, "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
     if there(name) {
@@ -155,20 +132,14 @@ fn component(name: &str) -> bool {
         .status();
     let there = added.is_ok_and(|status| status.success()) && there(name);
     if !there {
-        println!(
-            "note: this toolchain has no {package}; its checks are left out (rustup component add {package})"
-        );
+        println!("note: this toolchain has no {package}; its checks are left out (rustup component add {package})");
     }
     there
 }
 
 fn formatting(total: &mut Tally) -> Result<()> {
     if component("fmt") {
-        check(
-            "formatting",
-            build::cargo().args(["fmt", "--all", "--check"]),
-            total,
-        )?;
+        check("formatting", build::cargo().args(["fmt", "--all", "--check"]), total)?;
     }
     Ok(())
 }
@@ -176,16 +147,7 @@ fn formatting(total: &mut Tally) -> Result<()> {
 fn lints(total: &mut Tally) -> Result<()> {
     if component("clippy") {
         let mut command = build::cargo();
-        command.args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--quiet",
-            "--",
-            "-D",
-            "warnings",
-        ]);
+        command.args(["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]);
         check("clippy", &mut command, total)?;
     }
     Ok(())
@@ -193,18 +155,10 @@ fn lints(total: &mut Tally) -> Result<()> {
 
 fn check(name: &str, command: &mut Command, total: &mut Tally) -> Result<()> {
     let started = Instant::now();
-    let passed = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("starting {name}"))?
-        .success();
+    let passed = command.stdin(Stdio::null()).status().with_context(|| format!("starting {name}"))?.success();
     interrupt::check()?;
     let tally = Tally::single(name, passed);
-    println!(
-        "{name}: {} ({:.1} s)",
-        tally.line(),
-        started.elapsed().as_secs_f64()
-    );
+    println!("{name}: {} ({:.1} s)", tally.line(), started.elapsed().as_secs_f64());
     total.add(tally);
     Ok(())
 }
@@ -218,18 +172,11 @@ impl Scratch {
     fn new() -> Result<Scratch> {
         // Memory is much faster than a disk for what is thrown away anyway; images are sparse and small.
         let memory = Path::new("/dev/shm");
-        let roomy = |path: &Path| {
-            rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail * s.f_frsize > 6 << 30)
-                && available_memory() > 8 << 30
-        };
-        let parent = if roomy(memory) {
-            memory.to_path_buf()
-        } else {
-            std::env::temp_dir()
-        };
+        let roomy =
+            |path: &Path| rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail * s.f_frsize > 6 << 30) && available_memory() > 8 << 30;
+        let parent = if roomy(memory) { memory.to_path_buf() } else { std::env::temp_dir() };
         let directory = parent.join(format!("ferryfs-tests-{}", std::process::id()));
-        std::fs::create_dir_all(&directory)
-            .with_context(|| format!("making {}", directory.display()))?;
+        std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
         Ok(Scratch { directory })
     }
 
@@ -245,11 +192,7 @@ impl Scratch {
 
     fn clear(&self) {
         harness::mounts::detach_below(&self.directory);
-        for entry in std::fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let path = entry.path();
             let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
         }
@@ -265,10 +208,6 @@ impl Drop for Scratch {
 
 fn available_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }

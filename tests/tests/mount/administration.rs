@@ -34,28 +34,14 @@ fn status_has_every_name_of_the_contract() {
     assert_eq!(status.text("volume/devices/0/kind").unwrap(), "image");
     assert_eq!(status.text("volume/devices/0/route").unwrap(), "image");
     assert!(status.simulated());
-    let (total, used) = (
-        status.number("space/total").unwrap(),
-        status.number("space/used").unwrap(),
-    );
+    let (total, used) = (status.number("space/total").unwrap(), status.number("space/used").unwrap());
     assert!(used < total && status.number("space/available").unwrap() <= total - used);
     let text = mounted.volume().unwrap();
     let root = text.root().to_path_buf();
-    assert!(
-        !text
-            .ferryfs(["status".as_ref(), root.as_os_str()])
-            .unwrap()
-            .ok()
-            .unwrap()
-            .stdout
-            .is_empty()
-    );
+    assert!(!text.ferryfs(["status".as_ref(), root.as_os_str()]).unwrap().ok().unwrap().stdout.is_empty());
     text.umount().unwrap();
     let offline = text.status().unwrap();
-    assert_eq!(
-        offline.text("volume/uuid").unwrap(),
-        status.text("volume/uuid").unwrap()
-    );
+    assert_eq!(offline.text("volume/uuid").unwrap(), status.text("volume/uuid").unwrap());
     mounted.finish();
 }
 
@@ -76,10 +62,7 @@ fn counters_count_what_was_written_and_read() {
     let since = |name: &str| after.since(&before, name).unwrap();
     assert_eq!(since("io/user_written"), size as u64);
     let device = since("io/device_written");
-    assert!(
-        device >= size as u64 && device < size as u64 * 11 / 10,
-        "{device} bytes for {size}"
-    );
+    assert!(device >= size as u64 && device < size as u64 * 11 / 10, "{device} bytes for {size}");
     assert!(since("space/used") >= size as u64);
     mounted.remount();
     assert_eq!(fs::read(mounted.path("f")).unwrap().len(), size);
@@ -106,51 +89,24 @@ fn map_and_zones_say_where_things_are() {
     let root = volume.root().to_path_buf();
     let json = |arguments: &[&std::ffi::OsStr]| -> Value {
         let outcome = volume.ferryfs(arguments).unwrap().ok().unwrap();
-        serde_json::from_str(&outcome.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
     };
     let map = json(&["map".as_ref(), "--json".as_ref(), path.as_os_str()]);
-    let map = map
-        .as_array()
-        .or_else(|| map["extents"].as_array())
-        .cloned()
-        .expect("a list of extents");
+    let map = map.as_array().or_else(|| map["extents"].as_array()).cloned().expect("a list of extents");
     assert!(!map.is_empty());
-    let length = |entry: &Value| {
-        entry["length"]
-            .as_u64()
-            .or_else(|| entry["len"].as_u64())
-            .unwrap_or(0)
-    };
+    let length = |entry: &Value| entry["length"].as_u64().or_else(|| entry["len"].as_u64()).unwrap_or(0);
     let mapped: u64 = map.iter().map(length).sum();
-    assert!(
-        mapped == 6 << 20 || mapped == 8 << 20,
-        "{mapped} bytes are mapped: {map:?}"
-    );
+    assert!(mapped == 6 << 20 || mapped == 8 << 20, "{mapped} bytes are mapped: {map:?}");
     let zones = json(&["zones".as_ref(), "--json".as_ref(), root.as_os_str()]);
-    let zones = zones
-        .as_array()
-        .or_else(|| zones["zones"].as_array())
-        .cloned()
-        .expect("a list of zones");
-    let count = mounted
-        .status()
-        .unwrap()
-        .value("volume/devices/0/zones")
-        .unwrap()
-        .as_u64()
-        .unwrap();
+    let zones = zones.as_array().or_else(|| zones["zones"].as_array()).cloned().expect("a list of zones");
+    let count = mounted.status().unwrap().value("volume/devices/0/zones").unwrap().as_u64().unwrap();
     assert_eq!(zones.len() as u64, count);
     // The same from the device itself, when it is not mounted.
     let volume = mounted.volume().unwrap();
     volume.umount().unwrap();
     let device = volume.device().to_path_buf();
     for command in ["zones", "dump"] {
-        let outcome = volume
-            .ferryfs([command.as_ref(), device.as_os_str()])
-            .unwrap()
-            .ok()
-            .unwrap();
+        let outcome = volume.ferryfs([command.as_ref(), device.as_os_str()]).unwrap().ok().unwrap();
         assert!(outcome.stdout.lines().count() > 3, "{outcome}");
     }
     mounted.finish();
@@ -165,11 +121,7 @@ fn gc_moves_what_lives_by_the_devices_road() {
         return;
     }
     for n in 0..128 {
-        fs::write(
-            mounted.path(format!("f{n}")),
-            harness::Pattern(n).bytes(0, 1 << 20),
-        )
-        .unwrap();
+        fs::write(mounted.path(format!("f{n}")), harness::Pattern(n).bytes(0, 1 << 20)).unwrap();
     }
     File::open(mounted.root()).unwrap().sync_all().unwrap();
     rustix::fs::syncfs(File::open(mounted.root()).unwrap()).unwrap();
@@ -179,34 +131,19 @@ fn gc_moves_what_lives_by_the_devices_road() {
     let before = mounted.status().unwrap();
     let volume = mounted.volume().unwrap();
     let root = volume.root().to_path_buf();
-    let said = volume
-        .ferryfs(["gc".as_ref(), "--until-clean".as_ref(), root.as_os_str()])
-        .unwrap()
-        .ok()
-        .unwrap();
+    let said = volume.ferryfs(["gc".as_ref(), "--until-clean".as_ref(), root.as_os_str()]).unwrap().ok().unwrap();
     assert!(!said.stdout.is_empty(), "gc says what it moved");
     let after = mounted.status().unwrap();
     let since = |name: &str| after.since(&before, name).unwrap();
     let relocated = since("gc/relocated");
-    assert!(
-        relocated >= 16 << 20,
-        "32 MiB live among 128, and {relocated} bytes were moved"
-    );
+    assert!(relocated >= 16 << 20, "32 MiB live among 128, and {relocated} bytes were moved");
     assert_eq!(since("gc/offloaded"), relocated);
     assert_eq!((since("gc/host_read"), since("gc/host_written")), (0, 0));
-    assert!(
-        since("gc/zones_reclaimed") >= 10,
-        "{} zones",
-        since("gc/zones_reclaimed")
-    );
+    assert!(since("gc/zones_reclaimed") >= 10, "{} zones", since("gc/zones_reclaimed"));
     mounted.crash();
     for n in (0..128).filter(|n| n % 4 == 0) {
         let read = fs::read(mounted.path(format!("f{n}"))).unwrap();
-        assert_eq!(
-            harness::Pattern(n).mismatch(0, &read),
-            None,
-            "f{n} after it was moved"
-        );
+        assert_eq!(harness::Pattern(n).mismatch(0, &read), None, "f{n} after it was moved");
         assert_eq!(read.len(), 1 << 20);
     }
     mounted.finish();
@@ -219,19 +156,12 @@ fn mounting_in_the_background_and_unmounting_wait_for_the_end() {
     };
     let limit = Duration::from_secs(60);
     for round in 0..3 {
-        harness::run(&mut volume.mount_command().unwrap(), limit)
-            .unwrap()
-            .ok()
-            .unwrap();
+        harness::run(&mut volume.mount_command().unwrap(), limit).unwrap().ok().unwrap();
         let mount = harness::mounts::at(volume.root()).expect("it is mounted when mount returns");
         assert!(mount.kind.starts_with("fuse"), "{}", mount.kind);
         fs::write(volume.path(format!("f{round}")), b"written").unwrap();
         let root = volume.root().to_path_buf();
-        let outcome = volume
-            .ferryfs(["umount".as_ref(), root.as_os_str()])
-            .unwrap()
-            .ok()
-            .unwrap();
+        let outcome = volume.ferryfs(["umount".as_ref(), root.as_os_str()]).unwrap().ok().unwrap();
         assert!(!outcome.timed_out);
         assert!(harness::mounts::at(volume.root()).is_none());
         // The daemon is gone: its lock on the device is free, so fsck may look and a mount may follow at once.
@@ -239,10 +169,7 @@ fn mounting_in_the_background_and_unmounting_wait_for_the_end() {
     }
     volume.mount().unwrap();
     for round in 0..3 {
-        assert_eq!(
-            fs::read(volume.path(format!("f{round}"))).unwrap(),
-            b"written"
-        );
+        assert_eq!(fs::read(volume.path(format!("f{round}"))).unwrap(), b"written");
     }
     volume.umount().unwrap();
     drop((volume, directory));
@@ -259,39 +186,19 @@ fn a_plain_umount_ends_with_a_checkpoint_too() {
     fs::write(mounted.path("f"), vec![1; 5 << 20]).unwrap();
     let volume = mounted.volume().unwrap();
     let pid = volume.pid().unwrap();
-    harness::run(
-        std::process::Command::new("umount").arg(volume.root()),
-        Duration::from_secs(60),
-    )
-    .unwrap()
-    .ok()
-    .unwrap();
+    harness::run(std::process::Command::new("umount").arg(volume.root()), Duration::from_secs(60)).unwrap().ok().unwrap();
     // umount(8) returns while the daemon still finishes; mounting again waits for it.
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
     if let Ok(pidfd) = pidfd {
-        let mut fds = [rustix::event::PollFd::new(
-            &pidfd,
-            rustix::event::PollFlags::IN,
-        )];
-        let limit = rustix::event::Timespec {
-            tv_sec: 60,
-            tv_nsec: 0,
-        };
-        assert_eq!(
-            rustix::event::poll(&mut fds, Some(&limit)).unwrap(),
-            1,
-            "the daemon ends"
-        );
+        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut fds, Some(&limit)).unwrap(), 1, "the daemon ends");
     }
     volume.kill();
     tests::mounted::assert_clean(volume);
     volume.mount().unwrap();
-    assert_eq!(
-        volume.status().unwrap().number("log/replayed").unwrap_or(0),
-        0,
-        "nothing was left to replay"
-    );
+    assert_eq!(volume.status().unwrap().number("log/replayed").unwrap_or(0), 0, "nothing was left to replay");
     assert_eq!(fs::read(mounted.path("f")).unwrap().len(), 5 << 20);
     mounted.finish();
 }
@@ -304,22 +211,10 @@ fn the_trace_of_the_cleaner_is_one_json_object_per_line() {
     let trace = directory.path().join("trace");
     let mut command = volume.mount_command().unwrap();
     // The option stands before the devices, as every option does.
-    let arguments: Vec<_> = command
-        .get_args()
-        .skip(1)
-        .map(|a| a.to_os_string())
-        .collect();
+    let arguments: Vec<_> = command.get_args().skip(1).map(|a| a.to_os_string()).collect();
     command = volume.programs().command("ferryfs").unwrap();
-    command
-        .arg("mount")
-        .args(["-o", "gc=manual"])
-        .arg("--trace")
-        .arg(&trace)
-        .args(arguments);
-    harness::run(&mut command, Duration::from_secs(60))
-        .unwrap()
-        .ok()
-        .unwrap();
+    command.arg("mount").args(["-o", "gc=manual"]).arg("--trace").arg(&trace).args(arguments);
+    harness::run(&mut command, Duration::from_secs(60)).unwrap().ok().unwrap();
     for n in 0..64 {
         fs::write(volume.path(format!("f{n}")), vec![n; 1 << 20]).unwrap();
     }
@@ -328,21 +223,12 @@ fn the_trace_of_the_cleaner_is_one_json_object_per_line() {
         fs::remove_file(volume.path(format!("f{n}"))).unwrap();
     }
     let root = volume.root().to_path_buf();
-    volume
-        .ferryfs(["gc".as_ref(), "--until-clean".as_ref(), root.as_os_str()])
-        .unwrap()
-        .ok()
-        .unwrap();
-    volume
-        .ferryfs(["umount".as_ref(), root.as_os_str()])
-        .unwrap()
-        .ok()
-        .unwrap();
+    volume.ferryfs(["gc".as_ref(), "--until-clean".as_ref(), root.as_os_str()]).unwrap().ok().unwrap();
+    volume.ferryfs(["umount".as_ref(), root.as_os_str()]).unwrap().ok().unwrap();
     let text = fs::read_to_string(&trace).unwrap();
     assert!(text.lines().count() >= 3, "{text}");
     for line in text.lines() {
-        let event: Value =
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(event.is_object());
     }
     volume.kill();

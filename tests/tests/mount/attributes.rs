@@ -8,10 +8,7 @@ use tests::{Mounted, errno};
 
 fn set_times(path: &Path, access: (i64, i64), modification: (i64, i64)) {
     let spec = |(tv_sec, tv_nsec): (i64, i64)| Timespec { tv_sec, tv_nsec };
-    let times = Timestamps {
-        last_access: spec(access),
-        last_modification: spec(modification),
-    };
+    let times = Timestamps { last_access: spec(access), last_modification: spec(modification) };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -40,14 +37,8 @@ fn modes_and_owners_are_kept() {
     lchown(mounted.path("l"), Some(7), Some(8)).unwrap();
     mounted.remount();
     let f = fs::metadata(&path).unwrap();
-    assert_eq!(
-        (f.mode() & 0o7777, f.uid(), f.gid()),
-        (0o6751, 4242, u32::MAX - 1)
-    );
-    assert_eq!(
-        fs::metadata(mounted.path("d")).unwrap().mode() & 0o7777,
-        0o1733
-    );
+    assert_eq!((f.mode() & 0o7777, f.uid(), f.gid()), (0o6751, 4242, u32::MAX - 1));
+    assert_eq!(fs::metadata(mounted.path("d")).unwrap().mode() & 0o7777, 0o1733);
     let l = fs::symlink_metadata(mounted.path("l")).unwrap();
     assert_eq!((l.uid(), l.gid()), (7, 8));
     mounted.finish();
@@ -67,11 +58,7 @@ fn others_are_kept_out() {
         use std::os::unix::process::CommandExt;
         let mut command = std::process::Command::new("sh");
         // From inside: the directories above may be closed to others.
-        command
-            .args(["-c", script])
-            .current_dir(mounted.root())
-            .uid(65534)
-            .gid(65534);
+        command.args(["-c", script]).current_dir(mounted.root()).uid(65534).gid(65534);
         harness::run(&mut command, std::time::Duration::from_secs(30)).unwrap()
     };
     assert_eq!(as_nobody("cat public").stdout, "public");
@@ -87,11 +74,7 @@ fn times_have_nanoseconds_and_may_lie_before_1970() {
         return;
     };
     let cases = [
-        (
-            "now",
-            (1_700_000_000, 123_456_789),
-            (1_700_000_001, 987_654_321),
-        ),
+        ("now", (1_700_000_000, 123_456_789), (1_700_000_001, 987_654_321)),
         ("future", (4_102_444_800, 1), (7_258_118_400, 999_999_999)),
         ("whole", (-86_400, 0), (-1_000_000_000, 0)),
     ];
@@ -104,11 +87,7 @@ fn times_have_nanoseconds_and_may_lie_before_1970() {
     mounted.remount();
     for (name, access, modification) in cases {
         let metadata = fs::metadata(mounted.path(name)).unwrap();
-        assert_eq!(
-            (metadata.mtime(), metadata.mtime_nsec()),
-            modification,
-            "{name}"
-        );
+        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), modification, "{name}");
         assert_eq!((metadata.atime(), metadata.atime_nsec()), access, "{name}");
     }
     assert_eq!(mtime(&mounted.path("link")), (7, 8));
@@ -130,12 +109,7 @@ fn operations_move_the_right_times() {
         set_times(&file, old, old);
     };
     age();
-    File::options()
-        .append(true)
-        .open(&file)
-        .unwrap()
-        .set_len(0)
-        .unwrap();
+    File::options().append(true).open(&file).unwrap().set_len(0).unwrap();
     assert!(mtime(&file) > old && mtime(&directory) == old, "truncating");
     age();
     fs::write(&file, b"y").unwrap();
@@ -146,17 +120,11 @@ fn operations_move_the_right_times() {
     let before = ctime(&file);
     age();
     fs::remove_file(mounted.path("d/g")).unwrap();
-    assert!(
-        mtime(&directory) > old && ctime(&file) > before,
-        "unlinking"
-    );
+    assert!(mtime(&directory) > old && ctime(&file) > before, "unlinking");
     age();
     let before = ctime(&file);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(
-        mtime(&file) == old && ctime(&file) > before,
-        "changing the mode"
-    );
+    assert!(mtime(&file) == old && ctime(&file) > before, "changing the mode");
     age();
     fs::create_dir(mounted.path("d/sub")).unwrap();
     assert!(mtime(&directory) > old, "mkdir");
@@ -174,11 +142,7 @@ fn extended_attributes_of_every_size() {
     let path = mounted.path("f");
     fs::write(&path, b"").unwrap();
     let on_peer = std::env::var_os("FERRYFS_TEST_PEER").is_some();
-    let sizes: &[usize] = if on_peer {
-        &[0, 1, 255]
-    } else {
-        &[0, 1, 255, 4000, 4096, 5000, 65_536]
-    };
+    let sizes: &[usize] = if on_peer { &[0, 1, 255] } else { &[0, 1, 255, 4000, 4096, 5000, 65_536] };
     for size in sizes {
         let value = harness::Pattern(*size as u64).bytes(0, *size);
         xattr::set(&path, format!("user.size-{size}"), &value).unwrap();
@@ -188,39 +152,20 @@ fn extended_attributes_of_every_size() {
     mounted.remount();
     for size in sizes {
         let value = xattr::get(&path, format!("user.size-{size}")).unwrap();
-        assert_eq!(
-            value,
-            Some(harness::Pattern(*size as u64).bytes(0, *size)),
-            "{size}"
-        );
+        assert_eq!(value, Some(harness::Pattern(*size as u64).bytes(0, *size)), "{size}");
     }
-    let mut listed: Vec<String> = xattr::list(&path)
-        .unwrap()
-        .map(|n| n.into_string().unwrap())
-        .collect();
+    let mut listed: Vec<String> = xattr::list(&path).unwrap().map(|n| n.into_string().unwrap()).collect();
     listed.retain(|name| name.starts_with("user.") || name.starts_with("trusted."));
     assert_eq!(listed.len(), sizes.len() + 1);
-    assert_eq!(
-        xattr::get(mounted.root(), "user.root").unwrap().as_deref(),
-        Some(&b"of the volume"[..])
-    );
+    assert_eq!(xattr::get(mounted.root(), "user.root").unwrap().as_deref(), Some(&b"of the volume"[..]));
     assert_eq!(xattr::get(&path, "user.none").unwrap(), None);
     assert_eq!(errno(xattr::remove(&path, "user.none")), libc::ENODATA);
     xattr::set(&path, "user.size-1", b"replaced by a longer value").unwrap();
-    assert_eq!(
-        xattr::get(&path, "user.size-1").unwrap().unwrap(),
-        b"replaced by a longer value"
-    );
+    assert_eq!(xattr::get(&path, "user.size-1").unwrap().unwrap(), b"replaced by a longer value");
     for size in sizes {
         xattr::remove(&path, format!("user.size-{size}")).unwrap();
     }
-    assert_eq!(
-        xattr::list(&path)
-            .unwrap()
-            .filter(|n| n.to_string_lossy().starts_with("user."))
-            .count(),
-        0
-    );
+    assert_eq!(xattr::list(&path).unwrap().filter(|n| n.to_string_lossy().starts_with("user.")).count(), 0);
     mounted.finish();
 }
 
@@ -254,16 +199,9 @@ fn writing_clears_set_id_bits() {
     let mut command = std::process::Command::new("sh");
     {
         use std::os::unix::process::CommandExt;
-        command
-            .args(["-c", "echo more >> f"])
-            .current_dir(mounted.root())
-            .uid(65534)
-            .gid(65534);
+        command.args(["-c", "echo more >> f"]).current_dir(mounted.root()).uid(65534).gid(65534);
     }
-    harness::run(&mut command, std::time::Duration::from_secs(30))
-        .unwrap()
-        .ok()
-        .unwrap();
+    harness::run(&mut command, std::time::Duration::from_secs(30)).unwrap().ok().unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
     mounted.finish();
 }

@@ -18,16 +18,7 @@ fn run(program: &str, arguments: &[&Path]) -> Outcome {
 }
 
 fn mount(device: &Path, point: &Path) -> Outcome {
-    let outcome = harness::run(
-        programs()
-            .command("ferryfs")
-            .unwrap()
-            .arg("mount")
-            .arg(device)
-            .arg(point),
-        LIMIT,
-    )
-    .unwrap();
+    let outcome = harness::run(programs().command("ferryfs").unwrap().arg("mount").arg(device).arg(point), LIMIT).unwrap();
     if outcome.success() {
         // What must not have happened is undone, so that nothing is left behind.
         let _ = run("ferryfs", &[Path::new("umount"), point]);
@@ -42,10 +33,7 @@ fn refused(outcome: &Outcome, words: &[&str]) {
     assert!(outcome.code.is_some() && !outcome.timed_out, "{outcome}");
     let said = outcome.stderr.to_lowercase();
     assert!(!said.contains("panicked"), "{outcome}");
-    assert!(
-        words.iter().any(|word| said.contains(word)),
-        "the message says none of {words:?}: {outcome}"
-    );
+    assert!(words.iter().any(|word| said.contains(word)), "the message says none of {words:?}: {outcome}");
 }
 
 /// A directory with an empty `mnt`.
@@ -57,9 +45,7 @@ fn place() -> TempDir {
 
 /// A formatted volume with something in it, not mounted.
 fn volume_with_contents() -> Option<(TempDir, Volume)> {
-    let (directory, mut volume) = Builder::default()
-        .format("--size 96M --zone-size 1M")
-        .create()?;
+    let (directory, mut volume) = Builder::default().format("--size 96M --zone-size 1M").create()?;
     volume.mount().unwrap();
     fs::create_dir(volume.path("d")).unwrap();
     for n in 0..40u64 {
@@ -79,19 +65,10 @@ fn devices_that_are_missing_empty_or_no_volume() {
     let point = at("mnt");
     fs::write(at("empty"), b"").unwrap();
     fs::write(at("text"), "not a filesystem\n".repeat(1000)).unwrap();
-    File::create(at("zeros"))
-        .unwrap()
-        .set_len(64 << 20)
-        .unwrap();
+    File::create(at("zeros")).unwrap().set_len(64 << 20).unwrap();
     for (device, words) in [
-        (
-            "missing",
-            &["no such file", "not found", "does not exist"][..],
-        ),
-        (
-            "empty",
-            &["not a ferryfs", "no ferryfs", "too small", "empty"],
-        ),
+        ("missing", &["no such file", "not found", "does not exist"][..]),
+        ("empty", &["not a ferryfs", "no ferryfs", "too small", "empty"]),
         ("text", &["not a ferryfs", "no ferryfs", "too small"]),
         ("zeros", &["not a ferryfs", "no ferryfs"]),
         ("mnt", &["directory", "not a"]),
@@ -100,39 +77,13 @@ fn devices_that_are_missing_empty_or_no_volume() {
         let fsck = run("fsck.ferryfs", &[Path::new("-n"), &at(device)]);
         assert_eq!(fsck.code, Some(8), "could not run: {fsck}");
         refused(&fsck, words);
-        refused(
-            &run("ferryfs", &[Path::new("status"), &at(device)]),
-            &[
-                "not a",
-                "no ",
-                "too small",
-                "not mounted",
-                "directory",
-                "empty",
-            ],
-        );
+        refused(&run("ferryfs", &[Path::new("status"), &at(device)]), &["not a", "no ", "too small", "not mounted", "directory", "empty"]);
         refused(&run("ferryfs", &[Path::new("dump"), &at(device)]), words);
     }
-    refused(
-        &run(
-            "mkfs.ferryfs",
-            &[Path::new("--force"), &at("missing-directory/x")],
-        ),
-        &["no such file", "--size", "size"],
-    );
-    refused(
-        &run("mkfs.ferryfs", &[Path::new("--force"), &at("text")]),
-        &["small", "size", "least"],
-    );
-    refused(
-        &run("mkfs.ferryfs", &[&point]),
-        &["directory", "not a", "neither"],
-    );
-    assert_eq!(
-        fs::read(at("text")).unwrap().len(),
-        17_000,
-        "what was refused is untouched"
-    );
+    refused(&run("mkfs.ferryfs", &[Path::new("--force"), &at("missing-directory/x")]), &["no such file", "--size", "size"]);
+    refused(&run("mkfs.ferryfs", &[Path::new("--force"), &at("text")]), &["small", "size", "least"]);
+    refused(&run("mkfs.ferryfs", &[&point]), &["directory", "not a", "neither"]);
+    assert_eq!(fs::read(at("text")).unwrap().len(), 17_000, "what was refused is untouched");
 }
 
 #[test]
@@ -143,34 +94,22 @@ fn a_foreign_filesystem_is_not_overwritten_without_force() {
     let directory = place();
     let image = directory.path().join("ext4.img");
     File::create(&image).unwrap().set_len(96 << 20).unwrap();
-    harness::run(
-        Command::new("mkfs.ext4")
-            .arg("-q")
-            .arg(&image)
-            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"),
-        LIMIT,
-    )
-    .unwrap()
-    .ok()
-    .unwrap();
-    let before = fs::read(&image).unwrap();
-    refused(&run("mkfs.ferryfs", &[&image]), &["ext"]);
-    refused(
-        &mount(&image, &directory.path().join("mnt")),
-        &["not a ferryfs", "no ferryfs"],
-    );
-    assert!(before == fs::read(&image).unwrap(), "not a byte changed");
-    run("mkfs.ferryfs", &[Path::new("--force"), &image])
+    harness::run(Command::new("mkfs.ext4").arg("-q").arg(&image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"), LIMIT)
+        .unwrap()
         .ok()
         .unwrap();
+    let before = fs::read(&image).unwrap();
+    refused(&run("mkfs.ferryfs", &[&image]), &["ext"]);
+    refused(&mount(&image, &directory.path().join("mnt")), &["not a ferryfs", "no ferryfs"]);
+    assert!(before == fs::read(&image).unwrap(), "not a byte changed");
+    run("mkfs.ferryfs", &[Path::new("--force"), &image]).ok().unwrap();
     // Our own is not overwritten either, and neither is a partition table.
     refused(&run("mkfs.ferryfs", &[&image]), &["ferryfs", "force"]);
     let table = directory.path().join("table.img");
     let file = File::create(&table).unwrap();
     file.set_len(96 << 20).unwrap();
     file.write_all_at(&[0x55, 0xaa], 510).unwrap();
-    file.write_all_at(&[0x80, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0], 446)
-        .unwrap();
+    file.write_all_at(&[0x80, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0], 446).unwrap();
     refused(&run("mkfs.ferryfs", &[&table]), &["partition", "force"]);
 }
 
@@ -183,19 +122,13 @@ fn two_mounts_of_one_volume_are_refused() {
     fs::write(volume.path("f"), b"the first").unwrap();
     let second = directory.path().join("second");
     fs::create_dir(&second).unwrap();
-    refused(
-        &mount(volume.device(), &second),
-        &["in use", "busy", "mounted", "lock"],
-    );
+    refused(&mount(volume.device(), &second), &["in use", "busy", "mounted", "lock"]);
     let mkfs = run("mkfs.ferryfs", &[Path::new("--force"), volume.device()]);
     refused(&mkfs, &["in use", "busy", "mounted", "lock"]);
     // The same by another name.
     let link = directory.path().join("link.img");
     std::os::unix::fs::symlink(volume.device(), &link).unwrap();
-    refused(
-        &mount(&link, &second),
-        &["in use", "busy", "mounted", "lock"],
-    );
+    refused(&mount(&link, &second), &["in use", "busy", "mounted", "lock"]);
     assert_eq!(fs::read(volume.path("f")).unwrap(), b"the first");
     volume.umount().unwrap();
     assert_clean(&volume);
@@ -207,34 +140,16 @@ fn mount_points_that_are_missing_or_not_empty() {
         return;
     };
     let at = |name: &str| directory.path().join(name);
-    refused(
-        &mount(volume.device(), &at("missing")),
-        &["no such file", "does not exist", "not found"],
-    );
+    refused(&mount(volume.device(), &at("missing")), &["no such file", "does not exist", "not found"]);
     fs::write(at("file"), b"").unwrap();
-    refused(
-        &mount(volume.device(), &at("file")),
-        &["not a directory", "directory"],
-    );
+    refused(&mount(volume.device(), &at("file")), &["not a directory", "directory"]);
     fs::create_dir(at("full")).unwrap();
     fs::write(at("full/x"), b"x").unwrap();
-    refused(
-        &mount(volume.device(), &at("full")),
-        &["not empty", "empty"],
-    );
-    refused(
-        &run("ferryfs", &[Path::new("umount"), &at("full")]),
-        &["not mounted", "not a mount", "no ferryfs"],
-    );
+    refused(&mount(volume.device(), &at("full")), &["not empty", "empty"]);
+    refused(&run("ferryfs", &[Path::new("umount"), &at("full")]), &["not mounted", "not a mount", "no ferryfs"]);
     refused(
         &run("ferryfs", &[Path::new("umount"), &at("missing")]),
-        &[
-            "no such file",
-            "not mounted",
-            "does not exist",
-            "not found",
-            "not a mount",
-        ],
+        &["no such file", "not mounted", "does not exist", "not found", "not a mount"],
     );
     assert_clean(&volume);
 }
@@ -247,14 +162,9 @@ fn without_dev_fuse_the_reason_is_said() {
     // In a mount namespace of its own, with a /dev that has no fuse in it.
     let script = "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && exec \"$@\"";
     let mut command = Command::new("unshare");
-    command
-        .args(["-m", "sh", "-c", script, "sh"])
-        .arg(programs().path("ferryfs").unwrap());
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(programs().path("ferryfs").unwrap());
     command.arg("mount").arg(volume.device()).arg(volume.root());
-    refused(
-        &harness::run(&mut command, LIMIT).unwrap(),
-        &["/dev/fuse", "fuse"],
-    );
+    refused(&harness::run(&mut command, LIMIT).unwrap(), &["/dev/fuse", "fuse"]);
     assert_clean(&volume);
     drop(directory);
 }
@@ -268,31 +178,10 @@ fn an_image_that_was_cut_short_is_refused() {
     let cut = directory.path().join("cut.img");
     let point = directory.path().join("cut");
     fs::create_dir(&point).unwrap();
-    for length in [
-        whole.len() - 1,
-        whole.len() - 4096,
-        whole.len() / 2,
-        1 << 20,
-        4096,
-        100,
-        0,
-    ] {
+    for length in [whole.len() - 1, whole.len() - 4096, whole.len() / 2, 1 << 20, 4096, 100, 0] {
         fs::write(&cut, &whole[..length]).unwrap();
         let outcome = mount(&cut, &point);
-        refused(
-            &outcome,
-            &[
-                "short",
-                "smaller",
-                "small",
-                "truncated",
-                "cut",
-                "not a ferryfs",
-                "no ferryfs",
-                "corrupt",
-                "size",
-            ],
-        );
+        refused(&outcome, &["short", "smaller", "small", "truncated", "cut", "not a ferryfs", "no ferryfs", "corrupt", "size"]);
         let fsck = run("fsck.ferryfs", &[Path::new("-n"), &cut]);
         assert!(matches!(fsck.code, Some(4 | 8)), "{fsck}");
     }
@@ -306,15 +195,10 @@ fn bit_flips_anywhere_are_noticed_or_harmless() {
     };
     let whole = fs::read(volume.device()).unwrap();
     // Where something is written at all.
-    let written: Vec<usize> = (0..whole.len() / 4096)
-        .filter(|n| whole[n * 4096..(n + 1) * 4096].iter().any(|b| *b != 0))
-        .collect();
+    let written: Vec<usize> = (0..whole.len() / 4096).filter(|n| whole[n * 4096..(n + 1) * 4096].iter().any(|b| *b != 0)).collect();
     let flipped = directory.path().join("flipped");
     fs::create_dir(&flipped).unwrap();
-    let spec = harness::VolumeSpec {
-        devices: vec!["image".into()],
-        ..Default::default()
-    };
+    let spec = harness::VolumeSpec { devices: vec!["image".into()], ..Default::default() };
     let mut dice = harness::content::Dice::new(11);
     let rounds = if tests::skip::quick() { 12 } else { 60 };
     let mut noticed = 0;
@@ -326,22 +210,12 @@ fn bit_flips_anywhere_are_noticed_or_harmless() {
         fs::write(flipped.join("image"), &image).unwrap();
         let mut damaged = Volume::existing(programs(), &flipped, spec.clone()).unwrap();
         let fsck = damaged.fsck().unwrap();
-        assert!(
-            matches!(fsck.code, Some(0 | 4 | 8)) && !fsck.said().contains("panicked"),
-            "byte {at}: {fsck}"
-        );
+        assert!(matches!(fsck.code, Some(0 | 4 | 8)) && !fsck.said().contains("panicked"), "byte {at}: {fsck}");
         match damaged.mount() {
             Err(error) => {
                 let said = format!("{error:#}");
-                assert!(
-                    !said.contains("panicked") && !said.contains("signal"),
-                    "byte {at}: {said}"
-                );
-                assert_ne!(
-                    fsck.code,
-                    Some(0),
-                    "byte {at}: it does not mount, but fsck finds nothing: {said}"
-                );
+                assert!(!said.contains("panicked") && !said.contains("signal"), "byte {at}: {said}");
+                assert_ne!(fsck.code, Some(0), "byte {at}: it does not mount, but fsck finds nothing: {said}");
                 noticed += 1;
             }
             Ok(_) => {
@@ -349,32 +223,16 @@ fn bit_flips_anywhere_are_noticed_or_harmless() {
                     match fs::read(damaged.path(format!("d/f{n}"))) {
                         Ok(read) => {
                             assert_eq!(read.len(), 50_000, "byte {at}: file {n}");
-                            assert_eq!(
-                                Pattern(n).mismatch(0, &read),
-                                None,
-                                "byte {at}: wrong data of file {n} was given as right"
-                            );
+                            assert_eq!(Pattern(n).mismatch(0, &read), None, "byte {at}: wrong data of file {n} was given as right");
                         }
                         Err(error) => {
-                            assert_eq!(
-                                error.raw_os_error(),
-                                Some(libc::EIO),
-                                "byte {at}: file {n}: {error}"
-                            );
-                            assert_ne!(
-                                fsck.code,
-                                Some(0),
-                                "byte {at}: file {n} cannot be read, but fsck finds nothing"
-                            );
+                            assert_eq!(error.raw_os_error(), Some(libc::EIO), "byte {at}: file {n}: {error}");
+                            assert_ne!(fsck.code, Some(0), "byte {at}: file {n} cannot be read, but fsck finds nothing");
                             noticed += 1;
                         }
                     }
                 }
-                assert!(
-                    !damaged.log().contains("panicked"),
-                    "byte {at}: {}",
-                    damaged.log()
-                );
+                assert!(!damaged.log().contains("panicked"), "byte {at}: {}", damaged.log());
             }
         }
         damaged.kill();
@@ -389,14 +247,8 @@ fn a_flipped_bit_of_data_is_an_error_with_the_files_name_known_to_fsck() {
     };
     let mut image = fs::read(volume.device()).unwrap();
     let needle = Pattern(7).bytes(4096, 64);
-    let places: Vec<usize> = (0..image.len() / 512)
-        .map(|n| n * 512)
-        .filter(|at| image[*at..].starts_with(&needle))
-        .collect();
-    assert!(
-        !places.is_empty(),
-        "data lies on the device as it was written"
-    );
+    let places: Vec<usize> = (0..image.len() / 512).map(|n| n * 512).filter(|at| image[*at..].starts_with(&needle)).collect();
+    assert!(!places.is_empty(), "data lies on the device as it was written");
     for at in places {
         image[at + 10] ^= 0x10;
     }
@@ -407,19 +259,8 @@ fn a_flipped_bit_of_data_is_an_error_with_the_files_name_known_to_fsck() {
     let mut volume = volume;
     volume.mount().unwrap();
     assert_eq!(errno(fs::read(volume.path("d/f7"))), libc::EIO);
-    assert_eq!(
-        Pattern(8).mismatch(0, &fs::read(volume.path("d/f8")).unwrap()),
-        None,
-        "the others are unharmed"
-    );
-    assert!(
-        volume
-            .status()
-            .unwrap()
-            .number("checks/checksum_errors")
-            .unwrap()
-            > 0
-    );
+    assert_eq!(Pattern(8).mismatch(0, &fs::read(volume.path("d/f8")).unwrap()), None, "the others are unharmed");
+    assert!(volume.status().unwrap().number("checks/checksum_errors").unwrap() > 0);
     volume.kill();
     drop(directory);
 }
@@ -431,11 +272,7 @@ fn a_dead_mount_can_be_cleared_away() {
     };
     volume.mount().unwrap();
     let pid = volume.pid().unwrap();
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid as i32).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
     let gone = |path: &Path| {
         let error = errno(fs::read_dir(path));
         error == libc::ENOTCONN || error == libc::ECONNABORTED
@@ -445,24 +282,11 @@ fn a_dead_mount_can_be_cleared_away() {
     }
     let root = volume.root().to_path_buf();
     refused(
-        &volume
-            .ferryfs(["status".as_ref(), root.as_os_str()])
-            .unwrap(),
-        &[
-            "not mounted",
-            "no ferryfs",
-            "daemon",
-            "not connected",
-            "gone",
-        ],
+        &volume.ferryfs(["status".as_ref(), root.as_os_str()]).unwrap(),
+        &["not mounted", "no ferryfs", "daemon", "not connected", "gone"],
     );
-    let outcome = volume
-        .ferryfs(["umount".as_ref(), root.as_os_str()])
-        .unwrap();
-    assert!(
-        outcome.code.is_some() && !outcome.timed_out && !outcome.said().contains("panicked"),
-        "{outcome}"
-    );
+    let outcome = volume.ferryfs(["umount".as_ref(), root.as_os_str()]).unwrap();
+    assert!(outcome.code.is_some() && !outcome.timed_out && !outcome.said().contains("panicked"), "{outcome}");
     volume.kill();
     volume.mount().unwrap();
     volume.umount().unwrap();

@@ -14,10 +14,7 @@ use std::time::Duration;
 use tests::{Builder, lines};
 
 fn seeds(count: u64) -> Vec<u64> {
-    if let Some(seed) = std::env::var("FERRYFS_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-    {
+    if let Some(seed) = std::env::var("FERRYFS_SEED").ok().and_then(|seed| seed.parse().ok()) {
         return vec![seed];
     }
     (1..=if tests::skip::quick() { 1 } else { count }).collect()
@@ -99,11 +96,7 @@ fn copy(directory: &Path, seed: u64, stop: &AtomicBool, known: &Mutex<Known>) ->
     fs::create_dir(directory)?;
     let length = 2 << 20;
     let source = directory.join("source");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&source)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&source)?;
     file.write_all_at(&Pattern(seed).bytes(0, length), 0)?;
     file.sync_all()?;
     known.lock().unwrap().files.push((source, seed, length));
@@ -120,9 +113,7 @@ fn copy(directory: &Path, seed: u64, stop: &AtomicBool, known: &Mutex<Known>) ->
         let (mut from, mut to) = (0, 0);
         while from < length as u64 {
             let left = length - from as usize;
-            if rustix::fs::copy_file_range(&file, Some(&mut from), &target, Some(&mut to), left)?
-                == 0
-            {
+            if rustix::fs::copy_file_range(&file, Some(&mut from), &target, Some(&mut to), left)? == 0 {
                 return Err(io::Error::other("copy_file_range stopped early"));
             }
         }
@@ -140,10 +131,7 @@ fn noise(path: &Path, seed: u64, stop: &AtomicBool) -> io::Result<()> {
     let mut dice = Dice::new(seed);
     while !stop.load(Ordering::Relaxed) {
         let at = dice.below(60 << 20) / 4096 * 4096;
-        file.write_all_at(
-            &Pattern(seed).bytes(at, 4096 * (1 + dice.below(16) as usize)),
-            at,
-        )?;
+        file.write_all_at(&Pattern(seed).bytes(at, 4096 * (1 + dice.below(16) as usize)), at)?;
     }
     Ok(())
 }
@@ -160,16 +148,7 @@ fn load_and_kill(volume: &mut Volume, seed: u64) -> Vec<Known> {
         let watched = |what: &str, result: io::Result<()>| {
             // Once the daemon is dead every call fails, and so it should.
             let dead = |error: &io::Error| {
-                matches!(
-                    error.raw_os_error(),
-                    Some(
-                        libc::ENOTCONN
-                            | libc::ECONNABORTED
-                            | libc::EIO
-                            | libc::ENOENT
-                            | libc::ENODEV
-                    )
-                )
+                matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO | libc::ENOENT | libc::ENODEV))
             };
             if let Err(error) = result
                 && !(stop.load(Ordering::Relaxed) && dead(&error))
@@ -177,24 +156,9 @@ fn load_and_kill(volume: &mut Volume, seed: u64) -> Vec<Known> {
                 surprises.lock().unwrap().push(format!("{what}: {error}"));
             }
         };
-        scope.spawn(move || {
-            watched(
-                "append",
-                append(&root.join("journal"), seed, stop, &states[0]),
-            )
-        });
-        scope.spawn(move || {
-            watched(
-                "append",
-                append(&root.join("journal-2"), seed + 50, stop, &states[1]),
-            )
-        });
-        scope.spawn(move || {
-            watched(
-                "replace",
-                replace(&root.join("replaced"), seed, stop, &states[2]),
-            )
-        });
+        scope.spawn(move || watched("append", append(&root.join("journal"), seed, stop, &states[0])));
+        scope.spawn(move || watched("append", append(&root.join("journal-2"), seed + 50, stop, &states[1])));
+        scope.spawn(move || watched("replace", replace(&root.join("replaced"), seed, stop, &states[2])));
         scope.spawn(move || watched("copy", copy(&root.join("copied"), seed, stop, &states[3])));
         scope.spawn(move || watched("noise", noise(&root.join("noise"), seed, stop)));
         // How long the load runs is part of the round; nothing is asserted about it.
@@ -203,62 +167,30 @@ fn load_and_kill(volume: &mut Volume, seed: u64) -> Vec<Known> {
         volume.kill();
     });
     let surprises = surprises.into_inner().unwrap();
-    assert!(
-        surprises.is_empty(),
-        "seed {seed}: before the daemon was killed: {surprises:?}"
-    );
-    states
-        .into_iter()
-        .map(|state| state.into_inner().unwrap())
-        .collect()
+    assert!(surprises.is_empty(), "seed {seed}: before the daemon was killed: {surprises:?}");
+    states.into_iter().map(|state| state.into_inner().unwrap()).collect()
 }
 
 fn check(seed: u64, known: &[Known]) {
     for state in known {
         for (path, contents, length) in &state.files {
-            let read = fs::read(path).unwrap_or_else(|error| {
-                panic!("seed {seed}: {} was acknowledged: {error}", path.display())
-            });
-            assert_eq!(
-                read.len(),
-                *length,
-                "seed {seed}: length of {}",
-                path.display()
-            );
-            assert_eq!(
-                Pattern(*contents).mismatch(0, &read),
-                None,
-                "seed {seed}: {}",
-                path.display()
-            );
+            let read = fs::read(path).unwrap_or_else(|error| panic!("seed {seed}: {} was acknowledged: {error}", path.display()));
+            assert_eq!(read.len(), *length, "seed {seed}: length of {}", path.display());
+            assert_eq!(Pattern(*contents).mismatch(0, &read), None, "seed {seed}: {}", path.display());
         }
         for path in &state.gone {
-            assert!(
-                !path.exists(),
-                "seed {seed}: {} was removed for good",
-                path.display()
-            );
+            assert!(!path.exists(), "seed {seed}: {} was removed for good", path.display());
         }
         for path in &state.doubtful {
             // It may hold the old or the new state, but it must be readable.
             if let Err(error) = fs::read(path) {
-                assert_eq!(
-                    error.raw_os_error(),
-                    Some(libc::ENOENT),
-                    "seed {seed}: {}",
-                    path.display()
-                );
+                assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "seed {seed}: {}", path.display());
             }
         }
         if let Some((path, journal, acknowledged)) = &state.journal {
-            let read = fs::read(path)
-                .unwrap_or_else(|error| panic!("seed {seed}: {}: {error}", path.display()));
-            let there = lines::count(*journal, &read)
-                .unwrap_or_else(|error| panic!("seed {seed}: {}: {error}", path.display()));
-            assert!(
-                there >= *acknowledged,
-                "seed {seed}: {acknowledged} records were acknowledged, {there} are there"
-            );
+            let read = fs::read(path).unwrap_or_else(|error| panic!("seed {seed}: {}: {error}", path.display()));
+            let there = lines::count(*journal, &read).unwrap_or_else(|error| panic!("seed {seed}: {}: {error}", path.display()));
+            assert!(there >= *acknowledged, "seed {seed}: {acknowledged} records were acknowledged, {there} are there");
         }
     }
 }
@@ -270,14 +202,10 @@ fn rounds(builder: Builder, count: u64) {
     let mut all = Vec::new();
     for seed in seeds(count) {
         eprintln!("seed {seed}");
-        volume
-            .mount()
-            .unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+        volume.mount().unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
         let known = load_and_kill(&mut volume, seed);
         tests::mounted::assert_clean(&volume);
-        volume
-            .mount()
-            .unwrap_or_else(|error| panic!("seed {seed}: mounting after the crash: {error:#}"));
+        volume.mount().unwrap_or_else(|error| panic!("seed {seed}: mounting after the crash: {error:#}"));
         check(seed, &known);
         all.push((seed, known));
         // What earlier rounds acknowledged is still there, too.
@@ -296,46 +224,27 @@ fn rounds(builder: Builder, count: u64) {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_daemon_is_killed() {
-    rounds(
-        Builder::default()
-            .format("--size 768M --zone-size 4M")
-            .option("commit=1"),
-        6,
-    );
+    rounds(Builder::default().format("--size 768M --zone-size 4M").option("commit=1"), 6);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_on_a_conventional_image() {
-    rounds(
-        Builder::default().format("--size 768M --zone-size 4M --profile conventional"),
-        3,
-    );
+    rounds(Builder::default().format("--size 768M --zone-size 4M --profile conventional"), 3);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_while_the_cleaner_works() {
     // Small and nearly full, so that the cleaner has to work all the time.
-    let Some((directory, mut volume)) = Builder::default()
-        .format("--size 192M --zone-size 1M")
-        .create()
-    else {
+    let Some((directory, mut volume)) = Builder::default().format("--size 192M --zone-size 1M").create() else {
         return;
     };
     for seed in seeds(5) {
         eprintln!("seed {seed}");
-        volume
-            .mount()
-            .unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+        volume.mount().unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
         let path = volume.path("filled");
         let length = volume.status().unwrap().number("space/total").unwrap() * 7 / 10 / 4096 * 4096;
         let fresh = !path.exists();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .unwrap();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let blocks = length / 4096;
         // Every block holds its number and a generation that only grows.
         let block = |number: u64, generation: u64| {
@@ -361,10 +270,7 @@ fn nothing_acknowledged_is_lost_while_the_cleaner_works() {
                 while !stop.load(Ordering::Relaxed) {
                     generation += 1;
                     let number = dice.below(blocks);
-                    if file
-                        .write_all_at(&block(number, generation), number * 4096)
-                        .is_err()
-                    {
+                    if file.write_all_at(&block(number, generation), number * 4096).is_err() {
                         return;
                     }
                     pending.push((number, generation));
@@ -382,31 +288,19 @@ fn nothing_acknowledged_is_lost_while_the_cleaner_works() {
             // Until the cleaner has moved something in this round, however long that takes (the watchdog bounds it).
             while relocated < 8 << 20 {
                 std::thread::sleep(Duration::from_millis(50));
-                relocated = volume
-                    .status()
-                    .unwrap()
-                    .since(&before, "gc/relocated")
-                    .unwrap();
+                relocated = volume.status().unwrap().since(&before, "gc/relocated").unwrap();
             }
             stop.store(true, Ordering::SeqCst);
             volume.kill();
         });
         tests::mounted::assert_clean(&volume);
-        volume
-            .mount()
-            .unwrap_or_else(|error| panic!("seed {seed}: mounting after the crash: {error:#}"));
+        volume.mount().unwrap_or_else(|error| panic!("seed {seed}: mounting after the crash: {error:#}"));
         let read = fs::read(&path).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         let durable = durable.into_inner().unwrap();
         for (number, found) in read.chunks(4096).enumerate() {
             let generation = u64::from_le_bytes(found[..8].try_into().unwrap());
-            assert!(
-                generation >= durable[number],
-                "seed {seed}: block {number} is older than acknowledged"
-            );
-            assert!(
-                found == block(number as u64, generation),
-                "seed {seed}: block {number} is wrong"
-            );
+            assert!(generation >= durable[number], "seed {seed}: block {number} is older than acknowledged");
+            assert!(found == block(number as u64, generation), "seed {seed}: block {number} is wrong");
         }
         volume.umount().unwrap();
         tests::mounted::assert_clean(&volume);

@@ -12,12 +12,7 @@ use tests::{Mounted, errno};
 const TIB: u64 = 1 << 40;
 
 fn create(path: &Path) -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .unwrap()
+    OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
 }
 
 #[test]
@@ -49,10 +44,7 @@ fn pieces_of_every_size_at_every_alignment_read_back() {
         let (from, to) = (at.saturating_sub(10), (at + length + 10).min(end));
         let mut read = vec![0; to - from];
         file.read_exact_at(&mut read, from as u64).unwrap();
-        assert!(
-            read == model[from..to],
-            "after write {n} of {length} at {at}"
-        );
+        assert!(read == model[from..to], "after write {n} of {length} at {at}");
     }
     drop(file);
     mounted.remount();
@@ -68,27 +60,12 @@ fn truncating_both_ways_leaves_zeros_behind() {
     let path = mounted.path("f");
     let file = create(&path);
     file.write_all_at(&[0xff; 20_000], 0).unwrap();
-    for (length, kept) in [
-        (10_001, 10_001),
-        (20_000, 10_001),
-        (4096, 4096),
-        (8192, 4096),
-        (1, 1),
-        (9000, 1),
-        (0, 0),
-        (70_000, 0),
-    ] {
+    for (length, kept) in [(10_001, 10_001), (20_000, 10_001), (4096, 4096), (8192, 4096), (1, 1), (9000, 1), (0, 0), (70_000, 0)] {
         file.set_len(length).unwrap();
         let read = fs::read(&path).unwrap();
         assert_eq!(read.len() as u64, length);
-        assert!(
-            read[..kept].iter().all(|b| *b == 0xff),
-            "shortened to {length}"
-        );
-        assert!(
-            read[kept..].iter().all(|b| *b == 0),
-            "what was cut off does not come back at {length}"
-        );
+        assert!(read[..kept].iter().all(|b| *b == 0xff), "shortened to {length}");
+        assert!(read[kept..].iter().all(|b| *b == 0), "what was cut off does not come back at {length}");
         file.sync_all().unwrap();
     }
     file.write_all_at(b"end", 69_997).unwrap();
@@ -96,17 +73,7 @@ fn truncating_both_ways_leaves_zeros_behind() {
     mounted.remount();
     let read = fs::read(&path).unwrap();
     assert!(read[..69_997].iter().all(|b| *b == 0) && &read[69_997..] == b"end");
-    assert_eq!(
-        OpenOptions::new()
-            .write(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap()
-            .metadata()
-            .unwrap()
-            .len(),
-        0
-    );
+    assert_eq!(OpenOptions::new().write(true).truncate(true).open(&path).unwrap().metadata().unwrap().len(), 0);
     mounted.finish();
 }
 
@@ -117,24 +84,14 @@ fn sparse_files_reach_16_tib() {
     };
     let path = mounted.path("sparse");
     let file = create(&path);
-    let marks = [
-        0,
-        5 * 4096 + 7,
-        TIB - 3,
-        7 * TIB + 4095,
-        16 * TIB - 8192 - 8,
-    ];
+    let marks = [0, 5 * 4096 + 7, TIB - 3, 7 * TIB + 4095, 16 * TIB - 8192 - 8];
     for (n, at) in marks.iter().enumerate() {
-        file.write_all_at(&Pattern(n as u64).bytes(0, 16), *at)
-            .unwrap();
+        file.write_all_at(&Pattern(n as u64).bytes(0, 16), *at).unwrap();
     }
     // The kernel's own limit for FUSE lies above, so it is ours that is met.
     file.set_len(16 * TIB - 8192).unwrap();
     file.sync_all().unwrap();
-    assert!(
-        file.metadata().unwrap().blocks() * 512 < 1 << 20,
-        "holes take no space"
-    );
+    assert!(file.metadata().unwrap().blocks() * 512 < 1 << 20, "holes take no space");
     if std::env::var_os("FERRYFS_TEST_PEER").is_none() {
         assert_eq!(errno(file.write_at(b"x", 16 * TIB)), libc::EFBIG);
         assert_eq!(errno(file.set_len(16 * TIB + 1)), libc::EFBIG);
@@ -148,11 +105,7 @@ fn sparse_files_reach_16_tib() {
         let got = file.read_at(&mut read, *at).unwrap();
         assert!(got >= 8);
         let kept = got.min(16);
-        assert_eq!(
-            read[..kept],
-            Pattern(n as u64).bytes(0, 16)[..kept],
-            "at {at}"
-        );
+        assert_eq!(read[..kept], Pattern(n as u64).bytes(0, 16)[..kept], "at {at}");
     }
     let mut hole = vec![1; 8192];
     file.read_exact_at(&mut hole, 3 * TIB).unwrap();
@@ -185,11 +138,7 @@ fn holes_and_data_are_found() {
     let full = create(&mounted.path("full"));
     full.write_all_at(&[1; 5000], 0).unwrap();
     full.sync_all().unwrap();
-    assert_eq!(
-        seek(&full, Seek::Hole(0)).unwrap(),
-        5000,
-        "a hole is at every end"
-    );
+    assert_eq!(seek(&full, Seek::Hole(0)).unwrap(), 5000, "a hole is at every end");
     mounted.finish();
 }
 
@@ -203,11 +152,7 @@ fn appending_goes_to_the_end_whoever_else_appends() {
         for thread in 0..4u8 {
             let path = &path;
             scope.spawn(move || {
-                let mut file = OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .open(path)
-                    .unwrap();
+                let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
                 for n in 0..300u32 {
                     let line = format!("{thread} {n:05} {}\n", "x".repeat(usize::from(thread) * 7));
                     assert_eq!(file.write(line.as_bytes()).unwrap(), line.len());
@@ -249,15 +194,7 @@ fn direct_and_synchronous_files_work() {
         return;
     };
     let path = mounted.path("f");
-    let open = |flags| {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(flags)
-            .open(&path)
-    };
+    let open = |flags| OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(&path);
     let file = open(libc::O_DIRECT).unwrap();
     let page = rustix::param::page_size();
     let mut memory = vec![0u8; 4 * page];
@@ -268,21 +205,11 @@ fn direct_and_synchronous_files_work() {
     buffer.fill(0);
     file.read_exact_at(buffer, 8192).unwrap();
     assert_eq!(Pattern(4).mismatch(0, buffer), None);
-    open(libc::O_SYNC)
-        .unwrap()
-        .write_all_at(b"sync", 0)
-        .unwrap();
-    open(libc::O_DSYNC)
-        .unwrap()
-        .write_all_at(b"dsync", 100)
-        .unwrap();
+    open(libc::O_SYNC).unwrap().write_all_at(b"sync", 0).unwrap();
+    open(libc::O_DSYNC).unwrap().write_all_at(b"dsync", 100).unwrap();
     mounted.crash();
     let read = fs::read(&path).unwrap();
-    assert_eq!(
-        (&read[..4], &read[100..105]),
-        (&b"sync"[..], &b"dsync"[..]),
-        "O_SYNC writes survive a crash"
-    );
+    assert_eq!((&read[..4], &read[100..105]), (&b"sync"[..], &b"dsync"[..]), "O_SYNC writes survive a crash");
     mounted.finish();
 }
 
@@ -299,18 +226,7 @@ fn shared_mappings_and_calls_see_each_other() {
     file.write_all_at(b"written first", 5000).unwrap();
     let map = |flags| {
         // SAFETY: a new mapping at an address of the kernel's choice, used only inside its length and unmapped below.
-        unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                flags,
-                &file,
-                0,
-            )
-        }
-        .unwrap()
-        .cast::<u8>()
+        unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags, &file, 0) }.unwrap().cast::<u8>()
     };
     let shared = map(MapFlags::SHARED);
     let private = map(MapFlags::PRIVATE);
@@ -330,10 +246,7 @@ fn shared_mappings_and_calls_see_each_other() {
     file.read_exact_at(&mut read[..6], 100_000).unwrap();
     assert_eq!(&read[..6], b"mapped");
     file.read_exact_at(&mut read, 200_000).unwrap();
-    assert_eq!(
-        read, [0; 7],
-        "what is written to a private mapping stays private"
-    );
+    assert_eq!(read, [0; 7], "what is written to a private mapping stays private");
     // SAFETY: the mappings made above, which nobody uses any more.
     unsafe {
         munmap(shared.cast(), length).unwrap();
@@ -343,11 +256,7 @@ fn shared_mappings_and_calls_see_each_other() {
     mounted.crash();
     let read = fs::read(&path).unwrap();
     assert_eq!(&read[100_000..100_006], b"mapped", "msync made it durable");
-    assert!(
-        (0..length)
-            .step_by(4096)
-            .all(|page| read[page + 1] == (page >> 12) as u8)
-    );
+    assert!((0..length).step_by(4096).all(|page| read[page + 1] == (page >> 12) as u8));
     mounted.finish();
 }
 
@@ -358,11 +267,7 @@ fn a_program_runs_from_the_mount() {
     };
     let program = mounted.path("echo");
     fs::copy("/bin/echo", &program).unwrap();
-    let outcome = harness::run(
-        std::process::Command::new(&program).arg("it runs"),
-        std::time::Duration::from_secs(30),
-    )
-    .unwrap();
+    let outcome = harness::run(std::process::Command::new(&program).arg("it runs"), std::time::Duration::from_secs(30)).unwrap();
     assert_eq!(outcome.stdout, "it runs\n");
     mounted.finish();
 }
@@ -381,15 +286,10 @@ fn reads_and_writes_of_many_threads_keep_apart() {
                 let mut dice = Dice::new(thread);
                 for n in 0..150 {
                     let (at, length) = (dice.below(900_000), dice.below(60_000) as usize + 1);
-                    file.write_all_at(&Pattern(thread).bytes(at, length), base + at)
-                        .unwrap();
+                    file.write_all_at(&Pattern(thread).bytes(at, length), base + at).unwrap();
                     let mut read = vec![0; length];
                     file.read_exact_at(&mut read, base + at).unwrap();
-                    assert_eq!(
-                        Pattern(thread).mismatch(at, &read),
-                        None,
-                        "thread {thread}, write {n}"
-                    );
+                    assert_eq!(Pattern(thread).mismatch(at, &read), None, "thread {thread}, write {n}");
                     if n % 40 == 0 {
                         file.sync_data().unwrap();
                     }
@@ -402,10 +302,7 @@ fn reads_and_writes_of_many_threads_keep_apart() {
     let read = fs::read(mounted.path("f")).unwrap();
     for thread in 0..6u64 {
         let base = (thread as usize) << 20;
-        for (n, byte) in read[base.min(read.len())..(base + (1 << 20)).min(read.len())]
-            .iter()
-            .enumerate()
-        {
+        for (n, byte) in read[base.min(read.len())..(base + (1 << 20)).min(read.len())].iter().enumerate() {
             let expected = if *byte == 0 {
                 continue;
             } else {

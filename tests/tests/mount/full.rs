@@ -34,10 +34,7 @@ fn fill(volume: &Volume, prefix: &str) -> u64 {
 
 #[test]
 fn a_full_volume_says_so_and_lets_delete() {
-    let Some(mut mounted) = Builder::default()
-        .format("--size 128M --zone-size 1M")
-        .mount()
-    else {
+    let Some(mut mounted) = Builder::default().format("--size 128M --zone-size 1M").mount() else {
         return;
     };
     if mounted.volume().is_none() {
@@ -48,21 +45,11 @@ fn a_full_volume_says_so_and_lets_delete() {
         let volume = mounted.volume().unwrap();
         let room = available(volume);
         let count = fill(volume, "f");
-        assert!(
-            count << 20 <= room + (1 << 20),
-            "round {round}: more than was available"
-        );
-        assert!(
-            count << 20 >= room - room / 20,
-            "round {round}: {count} MiB were written while {room} bytes were available"
-        );
+        assert!(count << 20 <= room + (1 << 20), "round {round}: more than was available");
+        assert!(count << 20 >= room - room / 20, "round {round}: {count} MiB were written while {room} bytes were available");
         for n in 0..count {
             let read = fs::read(volume.path(format!("f-{n}"))).unwrap();
-            assert_eq!(
-                Pattern(n).mismatch(0, &read),
-                None,
-                "round {round}: file {n} on the full volume"
-            );
+            assert_eq!(Pattern(n).mismatch(0, &read), None, "round {round}: file {n} on the full volume");
         }
         if round == 1 {
             volume.kill();
@@ -70,25 +57,18 @@ fn a_full_volume_says_so_and_lets_delete() {
             volume.mount().unwrap();
         }
         for n in 0..count {
-            fs::remove_file(volume.path(format!("f-{n}")))
-                .unwrap_or_else(|error| panic!("round {round}: deleting {n}: {error}"));
+            fs::remove_file(volume.path(format!("f-{n}"))).unwrap_or_else(|error| panic!("round {round}: deleting {n}: {error}"));
         }
         volume.remount().unwrap();
         let back = available(volume);
-        assert!(
-            back + (2 << 20) >= room,
-            "round {round}: {room} bytes were available before, {back} after deleting all"
-        );
+        assert!(back + (2 << 20) >= room, "round {round}: {room} bytes were available before, {back} after deleting all");
     }
     mounted.finish();
 }
 
 #[test]
 fn many_small_files_fill_a_volume_cleanly() {
-    let Some(mut mounted) = Builder::default()
-        .format("--size 64M --zone-size 1M")
-        .mount()
-    else {
+    let Some(mut mounted) = Builder::default().format("--size 64M --zone-size 1M").mount() else {
         return;
     };
     if mounted.volume().is_none() {
@@ -98,13 +78,9 @@ fn many_small_files_fill_a_volume_cleanly() {
     let mut count = 0u32;
     let error = loop {
         let path = volume.path(format!("small-{count}"));
-        if let Err(error) = fs::write(&path, format!("number {count}")).and_then(|()| {
-            if count.is_multiple_of(500) {
-                File::open(&path)?.sync_all()
-            } else {
-                Ok(())
-            }
-        }) {
+        if let Err(error) = fs::write(&path, format!("number {count}"))
+            .and_then(|()| if count.is_multiple_of(500) { File::open(&path)?.sync_all() } else { Ok(()) })
+        {
             let _ = fs::remove_file(path);
             break error;
         }
@@ -116,10 +92,7 @@ fn many_small_files_fill_a_volume_cleanly() {
     for n in (0..count).step_by(37) {
         // The last ones may have met the end of space only when the kernel wrote them back.
         let text = fs::read_to_string(volume.path(format!("small-{n}"))).unwrap();
-        assert!(
-            text == format!("number {n}") || (n + 2000 > count && text.is_empty()),
-            "{n}: {text:?}"
-        );
+        assert!(text == format!("number {n}") || (n + 2000 > count && text.is_empty()), "{n}: {text:?}");
     }
     for n in 0..count {
         fs::remove_file(volume.path(format!("small-{n}"))).unwrap();
@@ -129,10 +102,7 @@ fn many_small_files_fill_a_volume_cleanly() {
 
 #[test]
 fn overwriting_at_95_percent_converges() {
-    let Some(mut mounted) = Builder::default()
-        .format("--size 256M --zone-size 1M")
-        .mount()
-    else {
+    let Some(mut mounted) = Builder::default().format("--size 256M --zone-size 1M").mount() else {
         return;
     };
     if mounted.volume().is_none() {
@@ -141,46 +111,28 @@ fn overwriting_at_95_percent_converges() {
     let volume = mounted.volume().unwrap();
     let total = volume.status().unwrap().number("space/total").unwrap();
     let blocks = total * 95 / 100 / 4096;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(volume.path("f"))
-        .unwrap();
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(volume.path("f")).unwrap();
     for at in (0..blocks * 4096).step_by(1 << 20) {
         let length = (blocks * 4096 - at).min(1 << 20) as usize;
-        file.write_all_at(&Pattern(0).bytes(at, length), at)
-            .unwrap();
+        file.write_all_at(&Pattern(0).bytes(at, length), at).unwrap();
     }
     file.sync_all().unwrap();
     let mut generations = vec![0u8; blocks as usize];
     let mut dice = Dice::new(95);
-    let overwrites = if tests::skip::quick() {
-        blocks / 8
-    } else {
-        blocks
-    };
+    let overwrites = if tests::skip::quick() { blocks / 8 } else { blocks };
     for n in 0..overwrites {
         let number = dice.below(blocks);
         let generation = generations[number as usize].wrapping_add(1).max(1);
         generations[number as usize] = generation;
-        file.write_all_at(&[generation; 4096], number * 4096)
-            .unwrap_or_else(|error| panic!("overwrite {n} of {overwrites}: {error}"));
+        file.write_all_at(&[generation; 4096], number * 4096).unwrap_or_else(|error| panic!("overwrite {n} of {overwrites}: {error}"));
         if n % 4096 == 0 {
-            file.sync_data()
-                .unwrap_or_else(|error| panic!("fsync at overwrite {n}: {error}"));
+            file.sync_data().unwrap_or_else(|error| panic!("fsync at overwrite {n}: {error}"));
         }
     }
     file.sync_all().unwrap();
     let status = volume.status().unwrap();
-    assert!(
-        status.number("gc/relocated").unwrap() > 0,
-        "the cleaner had to move something"
-    );
-    assert_eq!(
-        status.number("gc/host_read").unwrap() + status.number("gc/host_written").unwrap(),
-        0
-    );
+    assert!(status.number("gc/relocated").unwrap() > 0, "the cleaner had to move something");
+    assert_eq!(status.number("gc/host_read").unwrap() + status.number("gc/host_written").unwrap(), 0);
     drop(file);
     volume.kill();
     tests::mounted::assert_clean(volume);

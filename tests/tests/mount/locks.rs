@@ -8,13 +8,7 @@ use std::process::{Child, Command, Stdio};
 use tests::{Mounted, errno, sys};
 
 fn open(path: &Path) -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .unwrap()
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
 }
 
 /// Tries to lock a range without waiting.
@@ -34,17 +28,9 @@ fn lock_range(file: &File, kind: libc::c_int, from: i64, length: i64) -> std::io
 fn holder(path: &Path, command: &str) -> Child {
     // `flock` of util-linux takes the lock on descriptor 9 and keeps it while the shell lives.
     let script = format!("exec 9<>\"$1\"; {command}; echo locked; read line");
-    let mut child = Command::new("sh")
-        .args(["-c", &script, "sh"])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = Command::new("sh").args(["-c", &script, "sh"]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "locked\n");
     child
 }
@@ -63,23 +49,14 @@ fn flock_excludes_another_process_and_ends_with_it() {
     let file = open(&path);
     let child = holder(&path, "flock -x 9");
     let attempt = |operation| flock(&file, operation).map_err(std::io::Error::from);
-    assert_eq!(
-        errno(attempt(FlockOperation::NonBlockingLockExclusive)),
-        libc::EWOULDBLOCK
-    );
-    assert_eq!(
-        errno(attempt(FlockOperation::NonBlockingLockShared)),
-        libc::EWOULDBLOCK
-    );
+    assert_eq!(errno(attempt(FlockOperation::NonBlockingLockExclusive)), libc::EWOULDBLOCK);
+    assert_eq!(errno(attempt(FlockOperation::NonBlockingLockShared)), libc::EWOULDBLOCK);
     release(child);
     attempt(FlockOperation::LockExclusive).unwrap();
     attempt(FlockOperation::Unlock).unwrap();
     let child = holder(&path, "flock -s 9");
     attempt(FlockOperation::NonBlockingLockShared).unwrap();
-    assert_eq!(
-        errno(attempt(FlockOperation::NonBlockingLockExclusive)),
-        libc::EWOULDBLOCK
-    );
+    assert_eq!(errno(attempt(FlockOperation::NonBlockingLockExclusive)), libc::EWOULDBLOCK);
     release(child);
     mounted.finish();
 }
@@ -125,11 +102,7 @@ fn byte_ranges_exclude_other_processes_and_end_at_close() {
                     range.l_start = from;
                     range.l_len = length;
                     let got = libc::fcntl(fd, libc::F_SETLK, &range);
-                    libc::_exit(if got == 0 {
-                        0
-                    } else {
-                        *libc::__errno_location()
-                    })
+                    libc::_exit(if got == 0 { 0 } else { *libc::__errno_location() })
                 }
             }
             pid => {

@@ -10,10 +10,7 @@ use std::path::Path;
 use tests::{Mounted, errno};
 
 fn names(directory: &Path) -> BTreeSet<String> {
-    fs::read_dir(directory)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect()
+    fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
@@ -30,10 +27,7 @@ fn files_are_made_read_listed_and_removed() {
     fs::create_dir(at("d")).unwrap();
     fs::write(at("d/b"), b"").unwrap();
     assert_eq!(fs::read(at("a")).unwrap(), b"contents of a");
-    assert_eq!(
-        names(mounted.root()),
-        BTreeSet::from(["a".into(), "d".into()])
-    );
+    assert_eq!(names(mounted.root()), BTreeSet::from(["a".into(), "d".into()]));
     assert_eq!(names(&at("d")), BTreeSet::from(["b".into()]));
     assert_eq!(errno(fs::create_dir(at("d"))), libc::EEXIST);
     assert_eq!(errno(fs::File::create_new(at("a"))), libc::EEXIST);
@@ -57,11 +51,7 @@ fn everything_is_there_after_a_clean_remount() {
     for directory in 0..20 {
         fs::create_dir(mounted.path(format!("d{directory}"))).unwrap();
         for file in 0..20 {
-            fs::write(
-                mounted.path(format!("d{directory}/f{file}")),
-                vec![file; directory * 1000],
-            )
-            .unwrap();
+            fs::write(mounted.path(format!("d{directory}/f{file}")), vec![file; directory * 1000]).unwrap();
         }
     }
     mounted.remount();
@@ -96,10 +86,7 @@ fn names_may_hold_any_byte_and_255_of_them() {
     assert_eq!(errno(fs::write(&long, b"")), libc::ENAMETOOLONG);
     mounted.remount();
     for name in &strange {
-        assert_eq!(
-            &fs::read(mounted.path(std::ffi::OsStr::from_bytes(name))).unwrap(),
-            name
-        );
+        assert_eq!(&fs::read(mounted.path(std::ffi::OsStr::from_bytes(name))).unwrap(), name);
     }
     assert_eq!(fs::read_dir(mounted.root()).unwrap().count(), strange.len());
     mounted.finish();
@@ -116,16 +103,8 @@ fn link_counts_follow_links_and_subdirectories() {
     fs::create_dir(at("d")).unwrap();
     fs::hard_link(at("a"), at("d/c")).unwrap();
     let a = fs::metadata(at("a")).unwrap();
-    assert_eq!(
-        (a.nlink(), a.ino()),
-        (3, fs::metadata(at("d/c")).unwrap().ino())
-    );
-    fs::OpenOptions::new()
-        .append(true)
-        .open(at("b"))
-        .unwrap()
-        .write_all(b" two")
-        .unwrap();
+    assert_eq!((a.nlink(), a.ino()), (3, fs::metadata(at("d/c")).unwrap().ino()));
+    fs::OpenOptions::new().append(true).open(at("b")).unwrap().write_all(b" two").unwrap();
     assert_eq!(fs::read(at("d/c")).unwrap(), b"one two");
     assert_eq!(fs::metadata(at("d")).unwrap().nlink(), 2);
     fs::create_dir(at("d/e")).unwrap();
@@ -152,27 +131,12 @@ fn symbolic_links_hold_any_target() {
     symlink(&long, at(&mounted, "long")).unwrap();
     symlink("loop", at(&mounted, "loop")).unwrap();
     mounted.remount();
-    assert_eq!(
-        fs::read(at(&mounted, "short")).unwrap(),
-        b"through the link"
-    );
-    assert_eq!(
-        fs::read_link(at(&mounted, "long"))
-            .unwrap()
-            .as_os_str()
-            .len(),
-        4095
-    );
-    assert_eq!(
-        fs::symlink_metadata(at(&mounted, "long")).unwrap().len(),
-        4095
-    );
+    assert_eq!(fs::read(at(&mounted, "short")).unwrap(), b"through the link");
+    assert_eq!(fs::read_link(at(&mounted, "long")).unwrap().as_os_str().len(), 4095);
+    assert_eq!(fs::symlink_metadata(at(&mounted, "long")).unwrap().len(), 4095);
     assert_eq!(errno(fs::read(at(&mounted, "dangling"))), libc::ENOENT);
     assert_eq!(errno(fs::read(at(&mounted, "loop"))), libc::ELOOP);
-    assert_eq!(
-        errno(symlink("x".repeat(4096), at(&mounted, "longer"))),
-        libc::ENAMETOOLONG
-    );
+    assert_eq!(errno(symlink("x".repeat(4096), at(&mounted, "longer"))), libc::ENAMETOOLONG);
     fs::remove_file(at(&mounted, "short")).unwrap();
     assert!(at(&mounted, "a").exists());
     mounted.finish();
@@ -200,10 +164,7 @@ fn rename_moves_replaces_and_refuses() {
     fs::rename(at("d"), at("e")).unwrap();
     assert_eq!(names(&at("e")), BTreeSet::from(["c".into(), "sub".into()]));
     let refused = errno(fs::rename(at("e"), at("full")));
-    assert!(
-        refused == libc::ENOTEMPTY || refused == libc::EEXIST,
-        "{refused}"
-    );
+    assert!(refused == libc::ENOTEMPTY || refused == libc::EEXIST, "{refused}");
     assert_eq!(errno(fs::rename(at("e"), at("e/sub/in"))), libc::EINVAL);
     assert_eq!(errno(fs::rename(at("e"), at("full/x"))), libc::ENOTDIR);
     assert_eq!(errno(fs::rename(at("full/x"), at("e"))), libc::EISDIR);
@@ -213,15 +174,9 @@ fn rename_moves_replaces_and_refuses() {
     fs::rename(at("e/c"), at("e/same")).unwrap();
     assert_eq!(names(&at("e")).len(), 3);
     // A directory that moves takes its link to the parent along.
-    let before = (
-        fs::metadata(at("full")).unwrap().nlink(),
-        fs::metadata(at("e")).unwrap().nlink(),
-    );
+    let before = (fs::metadata(at("full")).unwrap().nlink(), fs::metadata(at("e")).unwrap().nlink());
     fs::rename(at("e/sub"), at("full/sub")).unwrap();
-    let after = (
-        fs::metadata(at("full")).unwrap().nlink(),
-        fs::metadata(at("e")).unwrap().nlink(),
-    );
+    let after = (fs::metadata(at("full")).unwrap().nlink(), fs::metadata(at("e")).unwrap().nlink());
     assert_eq!((before.0 + 1, before.1 - 1), after);
     assert_eq!(
         fs::metadata(at("full/sub/..")).unwrap().ino(),
@@ -243,39 +198,19 @@ fn rename_noreplace_and_exchange() {
     for name in ["d", "d/inner", "other"] {
         fs::create_dir(at(&mounted, name)).unwrap();
     }
-    let noreplace = |from: &Path, to: &Path| -> std::io::Result<()> {
-        Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
-    };
-    assert_eq!(
-        errno(noreplace(&at(&mounted, "a"), &at(&mounted, "b"))),
-        libc::EEXIST
-    );
+    let noreplace = |from: &Path, to: &Path| -> std::io::Result<()> { Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?) };
+    assert_eq!(errno(noreplace(&at(&mounted, "a"), &at(&mounted, "b"))), libc::EEXIST);
     assert_eq!(fs::read(at(&mounted, "b")).unwrap(), b"b");
     noreplace(&at(&mounted, "a"), &at(&mounted, "a2")).unwrap();
     exchange(&at(&mounted, "a2"), &at(&mounted, "b")).unwrap();
-    assert_eq!(
-        (
-            fs::read(at(&mounted, "a2")).unwrap(),
-            fs::read(at(&mounted, "b")).unwrap()
-        ),
-        (b"b".into(), b"a".into())
-    );
+    assert_eq!((fs::read(at(&mounted, "a2")).unwrap(), fs::read(at(&mounted, "b")).unwrap()), (b"b".into(), b"a".into()));
     // A file for a directory, across directories.
     exchange(&at(&mounted, "b"), &at(&mounted, "d/inner")).unwrap();
     assert!(at(&mounted, "b").is_dir() && at(&mounted, "d/inner").is_file());
     assert_eq!(fs::metadata(at(&mounted, "d")).unwrap().nlink(), 2);
     exchange(&at(&mounted, "d"), &at(&mounted, "other")).unwrap();
-    assert_eq!(
-        errno(exchange(&at(&mounted, "a2"), &at(&mounted, "missing"))),
-        libc::ENOENT
-    );
-    assert_eq!(
-        errno(exchange(
-            &at(&mounted, "other"),
-            &at(&mounted, "other/inner")
-        )),
-        libc::EINVAL
-    );
+    assert_eq!(errno(exchange(&at(&mounted, "a2"), &at(&mounted, "missing"))), libc::ENOENT);
+    assert_eq!(errno(exchange(&at(&mounted, "other"), &at(&mounted, "other/inner"))), libc::EINVAL);
     mounted.remount();
     assert_eq!(fs::read(at(&mounted, "other/inner")).unwrap(), b"a");
     assert!(at(&mounted, "b").is_dir());
@@ -289,12 +224,7 @@ fn a_file_that_is_open_lives_on_without_a_name() {
     };
     let before = rustix::fs::statvfs(mounted.root()).unwrap().f_bavail;
     let path = mounted.path("a");
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .unwrap();
+    let mut file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
     file.write_all(&vec![7; 4 << 20]).unwrap();
     fs::remove_file(&path).unwrap();
     assert!(!path.exists());
@@ -316,10 +246,7 @@ fn a_file_that_is_open_lives_on_without_a_name() {
     fs::remove_file(mounted.path("b")).unwrap();
     mounted.remount();
     let after = rustix::fs::statvfs(mounted.root()).unwrap().f_bavail;
-    assert!(
-        after + 256 >= before,
-        "the space of an unlinked file comes back: {before} before, {after} after"
-    );
+    assert!(after + 256 >= before, "the space of an unlinked file comes back: {before} before, {after} after");
     mounted.finish();
 }
 
@@ -345,10 +272,7 @@ fn a_file_that_was_open_without_a_name_is_freed_after_a_crash() {
     // Freeing is done in steps; a clean remount waits for them.
     mounted.remount();
     let after = used(&mounted);
-    assert!(
-        after < before + (1 << 20),
-        "used {before} before and {after} after"
-    );
+    assert!(after < before + (1 << 20), "used {before} before and {after} after");
     assert_eq!(fs::read(mounted.path("kept")).unwrap(), b"kept");
     mounted.finish();
 }
@@ -365,10 +289,7 @@ fn a_large_directory_lists_each_name_once() {
         fs::File::create_new(directory.join(format!("entry-{n}"))).unwrap();
     }
     let expected: BTreeSet<String> = (0..count).map(|n| format!("entry-{n}")).collect();
-    let listed: Vec<String> = fs::read_dir(&directory)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let listed: Vec<String> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(listed.len(), count, "none twice");
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), expected);
     mounted.remount();
@@ -403,13 +324,7 @@ fn a_listing_with_changes_beside_it_misses_nothing_that_stayed() {
     }
     let distinct: BTreeSet<&String> = seen.iter().collect();
     assert_eq!(distinct.len(), seen.len(), "none twice");
-    assert_eq!(
-        seen.iter()
-            .filter(|name| name.starts_with("stays-"))
-            .count(),
-        3000,
-        "none missed"
-    );
+    assert_eq!(seen.iter().filter(|name| name.starts_with("stays-")).count(), 3000, "none missed");
     mounted.finish();
 }
 
@@ -443,10 +358,7 @@ fn many_threads_make_and_remove_names_in_one_directory() {
             let directory = &directory;
             scope.spawn(move || {
                 for n in 0..200 {
-                    let (a, b) = (
-                        directory.join(format!("{thread}-{n}")),
-                        directory.join(format!("{thread}-{n}-moved")),
-                    );
+                    let (a, b) = (directory.join(format!("{thread}-{n}")), directory.join(format!("{thread}-{n}-moved")));
                     fs::write(&a, format!("{thread} {n}")).unwrap();
                     fs::rename(&a, &b).unwrap();
                     if n % 2 == 0 {

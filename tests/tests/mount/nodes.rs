@@ -18,20 +18,10 @@ fn fifos_carry_bytes_between_threads() {
     assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     let writer = {
         let path = path.clone();
-        std::thread::spawn(move || {
-            fs::OpenOptions::new()
-                .write(true)
-                .open(path)
-                .unwrap()
-                .write_all(b"through")
-                .unwrap()
-        })
+        std::thread::spawn(move || fs::OpenOptions::new().write(true).open(path).unwrap().write_all(b"through").unwrap())
     };
     let mut text = String::new();
-    fs::File::open(&path)
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
+    fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
     writer.join().unwrap();
     assert_eq!(text, "through");
     mounted.finish();
@@ -73,14 +63,7 @@ fn device_nodes_keep_their_numbers() {
         ("large", FileType::CharacterDevice, makedev(4095, 0xf_ffff)),
     ];
     for (name, kind, device) in nodes {
-        mknodat(
-            CWD,
-            mounted.path(name),
-            kind,
-            Mode::from_raw_mode(0o640),
-            device,
-        )
-        .unwrap();
+        mknodat(CWD, mounted.path(name), kind, Mode::from_raw_mode(0o640), device).unwrap();
     }
     mounted.remount();
     for (name, kind, device) in nodes {
@@ -98,14 +81,7 @@ fn mknod_makes_regular_files_too() {
         return;
     };
     let path = mounted.path("f");
-    mknodat(
-        CWD,
-        &path,
-        FileType::RegularFile,
-        Mode::from_raw_mode(0o644),
-        0,
-    )
-    .unwrap();
+    mknodat(CWD, &path, FileType::RegularFile, Mode::from_raw_mode(0o644), 0).unwrap();
     fs::write(&path, b"ordinary").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"ordinary");
     mounted.finish();

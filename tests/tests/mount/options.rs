@@ -36,24 +36,12 @@ fn every_size_of_volume_and_zone_can_be_used() {
             let Some((directory, mut volume)) = Builder::default().format(&format).create() else {
                 return;
             };
-            volume
-                .mount()
-                .unwrap_or_else(|error| panic!("{format}: {error:#}"));
-            fs::write(volume.path("f"), vec![1; 3 << 20])
-                .unwrap_or_else(|error| panic!("{format}: {error}"));
-            volume
-                .remount()
-                .unwrap_or_else(|error| panic!("{format}: {error:#}"));
-            assert_eq!(
-                fs::read(volume.path("f")).unwrap(),
-                vec![1; 3 << 20],
-                "{format}"
-            );
+            volume.mount().unwrap_or_else(|error| panic!("{format}: {error:#}"));
+            fs::write(volume.path("f"), vec![1; 3 << 20]).unwrap_or_else(|error| panic!("{format}: {error}"));
+            volume.remount().unwrap_or_else(|error| panic!("{format}: {error:#}"));
+            assert_eq!(fs::read(volume.path("f")).unwrap(), vec![1; 3 << 20], "{format}");
             let allocated = fs::metadata(volume.device()).unwrap().blocks() * 512;
-            assert!(
-                allocated < 200 << 20,
-                "{format}: the image stays sparse, but takes {allocated} bytes"
-            );
+            assert!(allocated < 200 << 20, "{format}: the image stays sparse, but takes {allocated} bytes");
             volume.umount().unwrap();
             assert_clean(&volume);
             drop((volume, directory));
@@ -63,23 +51,12 @@ fn every_size_of_volume_and_zone_can_be_used() {
 
 #[test]
 fn the_label_and_the_uuid_stay() {
-    let Some((_directory, mut volume)) = Builder::default()
-        .format("--size 128M --zone-size 1M -L harbour")
-        .create()
-    else {
+    let Some((_directory, mut volume)) = Builder::default().format("--size 128M --zone-size 1M -L harbour").create() else {
         return;
     };
     volume.mount().unwrap();
-    let uuid = volume
-        .status()
-        .unwrap()
-        .text("volume/uuid")
-        .unwrap()
-        .to_owned();
-    assert_eq!(
-        volume.status().unwrap().text("volume/label").unwrap(),
-        "harbour"
-    );
+    let uuid = volume.status().unwrap().text("volume/uuid").unwrap().to_owned();
+    assert_eq!(volume.status().unwrap().text("volume/label").unwrap(), "harbour");
     volume.remount().unwrap();
     assert_eq!(volume.status().unwrap().text("volume/uuid").unwrap(), uuid);
 }
@@ -105,10 +82,7 @@ fn mkfs_refuses_what_makes_no_sense() {
         assert!(!outcome.success() && outcome.code.is_some(), "{outcome}");
         assert!(!outcome.stderr.trim().is_empty(), "it says why: {outcome}");
         assert!(!outcome.said().contains("panicked"), "{outcome}");
-        assert!(
-            !image.exists(),
-            "a refused mkfs leaves no file behind: {outcome}"
-        );
+        assert!(!image.exists(), "a refused mkfs leaves no file behind: {outcome}");
     }
 }
 
@@ -123,27 +97,13 @@ fn read_only_writes_nothing() {
     let before = fs::read(volume.device()).unwrap();
     volume.set_options(["ro"]);
     volume.mount().unwrap();
-    assert!(
-        volume
-            .status()
-            .unwrap()
-            .value("volume/mounted_read_only")
-            .unwrap()
-            .as_bool()
-            .unwrap()
-    );
+    assert!(volume.status().unwrap().value("volume/mounted_read_only").unwrap().as_bool().unwrap());
     assert_eq!(fs::read(volume.path("f")).unwrap(), b"here");
     assert_eq!(errno(fs::write(volume.path("g"), b"x")), libc::EROFS);
     assert_eq!(errno(fs::remove_file(volume.path("f"))), libc::EROFS);
-    assert_eq!(
-        errno(File::options().write(true).open(volume.path("f"))),
-        libc::EROFS
-    );
+    assert_eq!(errno(File::options().write(true).open(volume.path("f"))), libc::EROFS);
     volume.umount().unwrap();
-    assert!(
-        before == fs::read(volume.device()).unwrap(),
-        "not a byte of the image changed"
-    );
+    assert!(before == fs::read(volume.device()).unwrap(), "not a byte of the image changed");
 }
 
 #[test]
@@ -158,20 +118,11 @@ fn read_only_replays_a_crash_in_memory_only() {
     let before = fs::read(volume.device()).unwrap();
     volume.set_options(["ro"]);
     volume.mount().unwrap();
-    assert_eq!(
-        fs::read(volume.path("f")).unwrap(),
-        b"synced before the crash"
-    );
+    assert_eq!(fs::read(volume.path("f")).unwrap(), b"synced before the crash");
     volume.umount().unwrap();
-    assert!(
-        before == fs::read(volume.device()).unwrap(),
-        "not a byte of the image changed"
-    );
+    assert!(before == fs::read(volume.device()).unwrap(), "not a byte of the image changed");
     assert_clean(&volume);
-    assert!(
-        before == fs::read(volume.device()).unwrap(),
-        "fsck -n writes nothing"
-    );
+    assert!(before == fs::read(volume.device()).unwrap(), "fsck -n writes nothing");
 }
 
 #[test]
@@ -206,23 +157,15 @@ fn every_mount_option_is_taken() {
     ];
     for (n, option) in table.iter().enumerate() {
         volume.set_options([*option]);
-        volume
-            .mount()
-            .unwrap_or_else(|error| panic!("{option}: {error:#}"));
-        fs::write(volume.path(format!("f{n}")), *option)
-            .unwrap_or_else(|error| panic!("{option}: {error}"));
-        volume
-            .umount()
-            .unwrap_or_else(|error| panic!("{option}: {error:#}"));
+        volume.mount().unwrap_or_else(|error| panic!("{option}: {error:#}"));
+        fs::write(volume.path(format!("f{n}")), *option).unwrap_or_else(|error| panic!("{option}: {error}"));
+        volume.umount().unwrap_or_else(|error| panic!("{option}: {error:#}"));
     }
     volume.set_options(table);
     // Of options that exclude each other the last one counts.
     volume.mount().unwrap();
     for (n, option) in table.iter().enumerate() {
-        assert_eq!(
-            fs::read_to_string(volume.path(format!("f{n}"))).unwrap(),
-            *option
-        );
+        assert_eq!(fs::read_to_string(volume.path(format!("f{n}"))).unwrap(), *option);
     }
     volume.umount().unwrap();
     assert_clean(&volume);
@@ -254,10 +197,7 @@ fn mount_options_that_make_no_sense_are_refused() {
             Err(error) => format!("{error:#}"),
         };
         let name = option.split('=').next().unwrap();
-        assert!(
-            error.contains(name),
-            "the message names the option {option}: {error}"
-        );
+        assert!(error.contains(name), "the message names the option {option}: {error}");
         assert!(!error.contains("panicked"), "{error}");
     }
 }
@@ -270,12 +210,7 @@ fn atime_follows_the_option() {
     volume.mount().unwrap();
     fs::write(volume.path("f"), b"read me").unwrap();
     let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    File::options()
-        .write(true)
-        .open(volume.path("f"))
-        .unwrap()
-        .set_times(fs::FileTimes::new().set_accessed(old))
-        .unwrap();
+    File::options().write(true).open(volume.path("f")).unwrap().set_times(fs::FileTimes::new().set_accessed(old)).unwrap();
     for (option, moves) in [("noatime", false), ("relatime", true)] {
         volume.umount().unwrap();
         volume.set_options([option]);
@@ -299,17 +234,9 @@ fn programs_explain_themselves() {
         ("mkfs.ferryfs", &["--help"]),
         ("fsck.ferryfs", &["--help"]),
     ] {
-        let outcome =
-            harness::run(programs().command(program).unwrap().args(arguments), LIMIT).unwrap();
+        let outcome = harness::run(programs().command(program).unwrap().args(arguments), LIMIT).unwrap();
         assert!(outcome.success() && !outcome.stdout.is_empty(), "{outcome}");
     }
-    let outcome = harness::run(
-        &mut Command::new(programs().path("ferryfs").unwrap()),
-        LIMIT,
-    )
-    .unwrap();
-    assert!(
-        !outcome.success() && outcome.said().contains("mount"),
-        "without arguments it says what it can do: {outcome}"
-    );
+    let outcome = harness::run(&mut Command::new(programs().path("ferryfs").unwrap()), LIMIT).unwrap();
+    assert!(!outcome.success() && outcome.said().contains("mount"), "without arguments it says what it can do: {outcome}");
 }

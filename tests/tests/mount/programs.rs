@@ -13,10 +13,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 fn shell(directory: &Path, script: &str) -> String {
     let mut command = Command::new("sh");
     command.args(["-euc", script]).current_dir(directory);
-    command
-        .env("HOME", directory)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("LC_ALL", "C");
+    command.env("HOME", directory).env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C");
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
         command.env_remove(name);
     }
@@ -57,19 +54,10 @@ fn git_makes_commits_clones_and_checks_repositories() {
          git clone -q . ../two",
     );
     mounted.remount();
-    let log = shell(
-        mounted.root(),
-        "cd two; git fsck --full --strict 2>&1; git status --porcelain; git log --oneline | wc -l",
-    );
+    let log = shell(mounted.root(), "cd two; git fsck --full --strict 2>&1; git status --porcelain; git log --oneline | wc -l");
     assert_eq!(log.lines().last().map(str::trim), Some("6"), "{log}");
-    let check = shell(
-        mounted.root(),
-        "cd one; git fsck --full 2>&1; git status --porcelain; diff -r --exclude=.git . ../two",
-    );
-    assert!(
-        !check.contains("error") && !check.contains("missing"),
-        "{check}"
-    );
+    let check = shell(mounted.root(), "cd one; git fsck --full 2>&1; git status --porcelain; diff -r --exclude=.git . ../two");
+    assert!(!check.contains("error") && !check.contains("missing"), "{check}");
     mounted.finish();
 }
 
@@ -94,19 +82,13 @@ fn a_database_keeps_its_integrity() {
     }
     mounted.crash();
     for name in ["wal", "rollback"] {
-        let said = shell(
-            mounted.root(),
-            &format!("sqlite3 {name}.db 'pragma integrity_check; select count(*) from t;'"),
-        );
+        let said = shell(mounted.root(), &format!("sqlite3 {name}.db 'pragma integrity_check; select count(*) from t;'"));
         let mut lines = said.lines();
         assert_eq!(lines.next(), Some("ok"));
         let rows: u32 = lines.next().unwrap().parse().unwrap();
         assert!(rows > 8000, "{name}: {rows} rows");
     }
-    shell(
-        mounted.root(),
-        "sqlite3 wal.db 'vacuum; pragma integrity_check;' | grep -qx ok",
-    );
+    shell(mounted.root(), "sqlite3 wal.db 'vacuum; pragma integrity_check;' | grep -qx ok");
     mounted.finish();
 }
 
@@ -139,45 +121,27 @@ fn a_compiler_builds_and_the_program_runs() {
 #[test]
 fn cargo_builds_a_package() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let Some(mounted) = Builder::default()
-        .format("--size 1G --zone-size 8M")
-        .mount()
-    else {
+    let Some(mounted) = Builder::default().format("--size 1G --zone-size 8M").mount() else {
         return;
     };
     let package = mounted.path("package");
     fs::create_dir_all(package.join("src")).unwrap();
+    fs::write(package.join("Cargo.toml"), "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n").unwrap();
     fs::write(
-        package.join("Cargo.toml"),
-        "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n",
+        package.join("src/lib.rs"),
+        "//! A library.\npub fn answer() -> u32 { 42 }\n#[test] fn right() { assert_eq!(answer(), 42); }\n",
     )
     .unwrap();
-    fs::write(package.join("src/lib.rs"), "//! A library.\npub fn answer() -> u32 { 42 }\n#[test] fn right() { assert_eq!(answer(), 42); }\n").unwrap();
-    fs::write(
-        package.join("src/main.rs"),
-        "fn main() { println!(\"{}\", small::answer()); }\n",
-    )
-    .unwrap();
+    fs::write(package.join("src/main.rs"), "fn main() { println!(\"{}\", small::answer()); }\n").unwrap();
     let mut command = Command::new(&cargo);
-    command
-        .args(["test", "--offline", "--quiet", "--target-dir", "target"])
-        .current_dir(&package);
+    command.args(["test", "--offline", "--quiet", "--target-dir", "target"]).current_dir(&package);
     for name in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_MANIFEST_DIR"] {
         command.env_remove(name);
     }
     harness::run(&mut command, LIMIT).unwrap().ok().unwrap();
     let mut command = Command::new(&cargo);
-    command
-        .args(["run", "--offline", "--quiet", "--target-dir", "target"])
-        .current_dir(&package);
-    assert_eq!(
-        harness::run(&mut command, LIMIT)
-            .unwrap()
-            .ok()
-            .unwrap()
-            .stdout,
-        "42\n"
-    );
+    command.args(["run", "--offline", "--quiet", "--target-dir", "target"]).current_dir(&package);
+    assert_eq!(harness::run(&mut command, LIMIT).unwrap().ok().unwrap().stdout, "42\n");
     mounted.finish();
 }
 
@@ -193,21 +157,12 @@ fn tar_unpacks_a_real_tree_and_nothing_differs() {
     );
     shell(mounted.root(), &script);
     mounted.remount();
-    let compare = format!(
-        "diff -r --exclude=target --exclude=.git --exclude=out '{}' tree",
-        sources().display()
-    );
+    let compare = format!("diff -r --exclude=target --exclude=.git --exclude=out '{}' tree", sources().display());
     assert_eq!(shell(mounted.root(), &compare), "");
-    shell(
-        mounted.root(),
-        "cp -a tree copy; diff -r tree copy; mv copy moved; rm -r tree; sync; sync -f moved",
-    );
+    shell(mounted.root(), "cp -a tree copy; diff -r tree copy; mv copy moved; rm -r tree; sync; sync -f moved");
     fs::File::open(mounted.root()).unwrap().sync_all().unwrap();
     mounted.crash();
-    assert_eq!(
-        shell(mounted.root(), &compare.replace(" tree", " moved")),
-        ""
-    );
+    assert_eq!(shell(mounted.root(), &compare.replace(" tree", " moved")), "");
     mounted.finish();
 }
 

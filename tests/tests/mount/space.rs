@@ -7,12 +7,7 @@ use std::path::Path;
 use tests::{Mounted, errno};
 
 fn create(path: &Path) -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .unwrap()
+    OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
 }
 
 fn allocate(file: &File, flags: FallocateFlags, at: u64, length: u64) -> std::io::Result<()> {
@@ -32,16 +27,8 @@ fn fallocate_reserves_without_changing_what_is_read() {
     assert_eq!(file.metadata().unwrap().len(), 1 << 20);
     let read = fs::read(mounted.path("f")).unwrap();
     assert_eq!(&read[10_000..10_012], b"here already");
-    assert!(
-        read[..10_000]
-            .iter()
-            .chain(&read[10_012..])
-            .all(|b| *b == 0)
-    );
-    assert_eq!(
-        errno(allocate(&file, FallocateFlags::empty(), 0, 0)),
-        libc::EINVAL
-    );
+    assert!(read[..10_000].iter().chain(&read[10_012..]).all(|b| *b == 0));
+    assert_eq!(errno(allocate(&file, FallocateFlags::empty(), 0, 0)), libc::EINVAL);
     drop(file);
     mounted.remount();
     assert_eq!(fs::metadata(mounted.path("f")).unwrap().len(), 1 << 20);
@@ -74,8 +61,7 @@ fn what_was_preallocated_is_really_there() {
     // A write error may have been reported by the kernel already; the rest is told here.
     let _ = other.sync_all();
     for at in (0..length).step_by(1 << 20) {
-        file.write_all_at(&[6; 1 << 20], at)
-            .unwrap_or_else(|error| panic!("preallocated space at {at}: {error}"));
+        file.write_all_at(&[6; 1 << 20], at).unwrap_or_else(|error| panic!("preallocated space at {at}: {error}"));
     }
     file.sync_all().unwrap();
     mounted.finish();
@@ -96,11 +82,7 @@ fn holes_are_punched_and_ranges_zeroed() {
         (punch, 4096, 40_960),
         (punch, 50_001, 9_999),
         (punch, 70_000, 10),
-        (
-            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-            100_003,
-            20_000,
-        ),
+        (FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, 100_003, 20_000),
         (FallocateFlags::ZERO_RANGE, 150_000, 8192),
         (punch, 190_000, 100_000),
         (punch, 500_000, 4096),
@@ -116,20 +98,10 @@ fn holes_are_punched_and_ranges_zeroed() {
     allocate(&file, FallocateFlags::ZERO_RANGE, 195_000, 20_000).unwrap();
     model[195_000..].fill(0);
     model.resize(215_000, 0);
-    assert!(
-        fs::read(&path).unwrap() == model,
-        "zeroing beyond the end grows the file"
-    );
+    assert!(fs::read(&path).unwrap() == model, "zeroing beyond the end grows the file");
     file.sync_all().unwrap();
-    assert!(
-        file.metadata().unwrap().blocks() < blocks + 64,
-        "holes give space back"
-    );
-    assert_eq!(
-        errno(allocate(&file, FallocateFlags::PUNCH_HOLE, 0, 4096)),
-        libc::EOPNOTSUPP,
-        "only with KEEP_SIZE"
-    );
+    assert!(file.metadata().unwrap().blocks() < blocks + 64, "holes give space back");
+    assert_eq!(errno(allocate(&file, FallocateFlags::PUNCH_HOLE, 0, 4096)), libc::EOPNOTSUPP, "only with KEEP_SIZE");
     drop(file);
     mounted.crash();
     assert!(fs::read(&path).unwrap() == model);
@@ -146,36 +118,21 @@ fn statfs_tells_the_truth() {
     }
     let empty = statvfs(mounted.root()).unwrap();
     let status = mounted.status().unwrap();
-    assert_eq!(
-        empty.f_blocks * empty.f_frsize,
-        status.number("space/total").unwrap(),
-        "total"
-    );
+    assert_eq!(empty.f_blocks * empty.f_frsize, status.number("space/total").unwrap(), "total");
     assert_eq!(empty.f_namemax, 255);
     assert!(empty.f_bavail <= empty.f_bfree && empty.f_bfree <= empty.f_blocks);
     let total = empty.f_blocks * empty.f_frsize;
-    assert!(
-        total > (512 << 20) * 6 / 10 && total <= 512 << 20,
-        "of 512 MiB {total} bytes are there for users"
-    );
+    assert!(total > (512 << 20) * 6 / 10 && total <= 512 << 20, "of 512 MiB {total} bytes are there for users");
     fs::write(mounted.path("f"), vec![1; 100 << 20]).unwrap();
     File::open(mounted.path("f")).unwrap().sync_all().unwrap();
     let full = statvfs(mounted.root()).unwrap();
     let taken = (empty.f_bavail - full.f_bavail) * empty.f_frsize;
-    assert!(
-        (100 << 20..104 << 20).contains(&taken),
-        "100 MiB of data take {taken} bytes"
-    );
+    assert!((100 << 20..104 << 20).contains(&taken), "100 MiB of data take {taken} bytes");
     fs::remove_file(mounted.path("f")).unwrap();
     File::open(mounted.root()).unwrap().sync_all().unwrap();
     mounted.remount();
     let again = statvfs(mounted.root()).unwrap();
-    assert!(
-        again.f_bavail + 512 >= empty.f_bavail,
-        "{} of {} blocks came back",
-        again.f_bavail,
-        empty.f_bavail
-    );
+    assert!(again.f_bavail + 512 >= empty.f_bavail, "{} of {} blocks came back", again.f_bavail, empty.f_bavail);
     mounted.finish();
 }
 

@@ -35,18 +35,9 @@ impl Churn {
     pub fn new(directory: PathBuf, room: u64) -> Result<Churn> {
         std::fs::create_dir(&directory)?;
         let count = room / FILE;
-        ensure!(
-            count > 8,
-            "there is too little room left to overwrite anything in"
-        );
+        ensure!(count > 8, "there is too little room left to overwrite anything in");
         let files = (0..count).map(Entry::new).collect();
-        Ok(Churn {
-            directory,
-            files,
-            names: count,
-            dice: Dice::new(85),
-            overwritten: 0,
-        })
+        Ok(Churn { directory, files, names: count, dice: Dice::new(85), overwritten: 0 })
     }
 
     /// Size of all files.
@@ -79,12 +70,8 @@ impl Churn {
             entry.generations[chunk as usize] += 1;
             entry.fill(chunk, &mut buffer);
             let path = self.directory.join(entry.name.to_string());
-            let file = File::options()
-                .write(true)
-                .open(&path)
-                .with_context(|| path.display().to_string())?;
-            file.write_all_at(&buffer, chunk * CHUNK)
-                .context("overwriting")?;
+            let file = File::options().write(true).open(&path).with_context(|| path.display().to_string())?;
+            file.write_all_at(&buffer, chunk * CHUNK).context("overwriting")?;
             self.overwritten += CHUNK;
         }
         let which = self.dice.below(self.files.len() as u64) as usize;
@@ -114,21 +101,11 @@ impl Churn {
             interrupt::check()?;
             let path = self.directory.join(entry.name.to_string());
             let file = File::open(&path).with_context(|| path.display().to_string())?;
-            ensure!(
-                file.metadata()?.len() == FILE,
-                "{} has the wrong length",
-                path.display()
-            );
+            ensure!(file.metadata()?.len() == FILE, "{} has the wrong length", path.display());
             for chunk in 0..CHUNKS {
-                file.read_exact_at(&mut buffer, chunk * CHUNK)
-                    .with_context(|| path.display().to_string())?;
+                file.read_exact_at(&mut buffer, chunk * CHUNK).with_context(|| path.display().to_string())?;
                 entry.fill(chunk, &mut expected);
-                ensure!(
-                    buffer == expected,
-                    "{} differs at {}",
-                    path.display(),
-                    chunk * CHUNK
-                );
+                ensure!(buffer == expected, "{} differs at {}", path.display(), chunk * CHUNK);
             }
             progress(FILE);
             names -= 1;
@@ -145,8 +122,7 @@ impl Churn {
             for (n, chunk) in buffer.chunks_mut(CHUNK as usize).enumerate() {
                 entry.fill(at as u64 * (MIB / CHUNK) + n as u64, chunk);
             }
-            file.write_all_at(&buffer, piece)
-                .with_context(|| path.display().to_string())?;
+            file.write_all_at(&buffer, piece).with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
@@ -154,17 +130,11 @@ impl Churn {
 
 impl Entry {
     fn new(name: u64) -> Entry {
-        Entry {
-            name,
-            generations: vec![0; CHUNKS as usize],
-        }
+        Entry { name, generations: vec![0; CHUNKS as usize] }
     }
 
     fn fill(&self, chunk: u64, buffer: &mut [u8]) {
         let generation = u64::from(self.generations[chunk as usize]);
-        Pattern(self.name)
-            .with(chunk)
-            .with(generation)
-            .fill(0, buffer);
+        Pattern(self.name).with(chunk).with(generation).fill(0, buffer);
     }
 }

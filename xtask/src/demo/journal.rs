@@ -33,11 +33,7 @@ impl Journal {
                 count.store(next, Ordering::SeqCst);
             }
         });
-        Ok(Journal {
-            acknowledged,
-            stop,
-            writer,
-        })
+        Ok(Journal { acknowledged, stop, writer })
     }
 
     /// Waits until so many lines are acknowledged.
@@ -45,10 +41,7 @@ impl Journal {
         let started = Instant::now();
         while self.acknowledged.load(Ordering::SeqCst) < lines {
             crate::interrupt::check()?;
-            ensure!(
-                !self.writer.is_finished(),
-                "the journal could not be written"
-            );
+            ensure!(!self.writer.is_finished(), "the journal could not be written");
             if started.elapsed() > Duration::from_secs(60) {
                 bail!("{lines} fsyncs took more than a minute");
             }
@@ -72,11 +65,7 @@ pub fn read(path: &Path) -> Result<u64> {
     for found in text.split_inclusive(|byte| *byte == b'\n') {
         let expected = line(count + 1);
         if found != expected.as_bytes() {
-            ensure!(
-                expected.as_bytes().starts_with(found),
-                "line {} of the journal is wrong",
-                count + 1
-            );
+            ensure!(expected.as_bytes().starts_with(found), "line {} of the journal is wrong", count + 1);
             break;
         }
         count += 1;

@@ -46,18 +46,10 @@ pub fn run(arguments: &DemoArguments) -> Result<()> {
     let mut needs = vec![
         packages::need("tar", "tar", "unpacking the crate sources"),
         packages::need("gzip", "gzip", "unpacking the crate sources"),
-        packages::need(
-            "cc",
-            "gcc",
-            "linking the program that is built in the mount",
-        ),
+        packages::need("cc", "gcc", "linking the program that is built in the mount"),
     ];
     if !rustix::process::geteuid().is_root() {
-        needs.push(packages::need(
-            "fusermount3",
-            "fuse3",
-            "mounting without being root",
-        ));
+        needs.push(packages::need("fusermount3", "fuse3", "mounting without being root"));
     }
     packages::provide(&needs)?;
     if let Some(reason) = packages::no_fuse() {
@@ -79,20 +71,8 @@ pub fn run(arguments: &DemoArguments) -> Result<()> {
         Err(error) if interrupt::requested() => Err(error),
         Err(error) => {
             let log = demo.volume.log();
-            let tail = log
-                .lines()
-                .rev()
-                .take(15)
-                .collect::<Vec<_>>()
-                .into_iter()
-                .rev()
-                .collect::<Vec<_>>()
-                .join("\n  ");
-            Err(if tail.is_empty() {
-                error
-            } else {
-                error.context(format!("the daemon said last:\n  {tail}\n"))
-            })
+            let tail = log.lines().rev().take(15).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n  ");
+            Err(if tail.is_empty() { error } else { error.context(format!("the daemon said last:\n  {tail}\n")) })
         }
     }
 }
@@ -107,20 +87,13 @@ struct Demo {
 impl Demo {
     fn new(programs: &Programs, place: &Place) -> Result<Demo> {
         let spec = VolumeSpec {
-            format: ["--size", "4G", "--profile", "zns", "-L", "demo"]
-                .map(String::from)
-                .to_vec(),
+            format: ["--size", "4G", "--profile", "zns", "-L", "demo"].map(String::from).to_vec(),
             devices: vec!["demo.img".into()],
             ..VolumeSpec::default()
         };
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let volume = Volume::existing(programs, &place.directory, spec)?;
-        Ok(Demo {
-            volume,
-            report: Report::default(),
-            counters: Counters::default(),
-            bar,
-        })
+        Ok(Demo { volume, report: Report::default(), counters: Counters::default(), bar })
     }
 
     fn steps(&mut self, metadata: &serde_json::Value) -> Result<()> {
@@ -134,10 +107,7 @@ impl Demo {
         self.done(&format!(
             "made and mounted {} that poses as a ZNS drive: {} zones",
             human(IMAGE),
-            status
-                .devices()
-                .filter_map(|d| d["zones"].as_u64())
-                .sum::<u64>()
+            status.devices().filter_map(|d| d["zones"].as_u64()).sum::<u64>()
         ));
         self.report.formatted = formatted;
 
@@ -164,10 +134,7 @@ impl Demo {
     /// The crate sources that the build downloaded, unpacked as cargo does it.
     fn crates(&mut self, metadata: &serde_json::Value) -> Result<Tree> {
         let packages = trees::downloaded(metadata);
-        ensure!(
-            !packages.is_empty(),
-            "cargo metadata names no downloaded crates"
-        );
+        ensure!(!packages.is_empty(), "cargo metadata names no downloaded crates");
         self.begin("unpacking the crate sources", Some(packages.len() as u64))?;
         let started = Instant::now();
         let target = self.volume.path("crates");
@@ -179,37 +146,22 @@ impl Demo {
             match &package.archive {
                 Some(archive) => {
                     let mut command = Command::new("tar");
-                    command
-                        .args(["--no-same-owner", "-xzf"])
-                        .arg(archive)
-                        .arg("-C")
-                        .arg(&target);
+                    command.args(["--no-same-owner", "-xzf"]).arg(archive).arg("-C").arg(&target);
                     harness::run(&mut command, Duration::from_secs(120))?.ok()?;
                     tree.add_unpacked(&package.source, &target.join(&package.name))?;
                 }
-                None => tree
-                    .add(&package.source, &target.join(&package.name), |_| true)?
-                    .copy(|_| Ok(()))?,
+                None => tree.add(&package.source, &target.join(&package.name), |_| true)?.copy(|_| Ok(()))?,
             }
             self.bar.inc(1);
         }
-        self.report
-            .unpacked("crate sources", &tree, started.elapsed());
-        self.done(&format!(
-            "unpacked {} crates: {}",
-            packages.len(),
-            tree.summary(started.elapsed())
-        ));
+        self.report.unpacked("crate sources", &tree, started.elapsed());
+        self.done(&format!("unpacked {} crates: {}", packages.len(), tree.summary(started.elapsed())));
         Ok(tree)
     }
 
     /// The Rust toolchain that built us; its compiler is run in the mount later.
     fn toolchain(&mut self) -> Result<Tree> {
-        let sysroot = harness::run(
-            Command::new("rustc").args(["--print", "sysroot"]),
-            Duration::from_secs(60),
-        )?
-        .ok()?;
+        let sysroot = harness::run(Command::new("rustc").args(["--print", "sysroot"]), Duration::from_secs(60))?.ok()?;
         let sysroot = PathBuf::from(sysroot.stdout.trim());
         let target = self.volume.path("toolchain");
         let mut tree = Tree::default();
@@ -223,10 +175,7 @@ impl Demo {
             interrupt::check()
         })?;
         self.report.unpacked("toolchain", &tree, started.elapsed());
-        self.done(&format!(
-            "copied the toolchain: {}",
-            tree.summary(started.elapsed())
-        ));
+        self.done(&format!("copied the toolchain: {}", tree.summary(started.elapsed())));
         Ok(tree)
     }
 
@@ -242,10 +191,7 @@ impl Demo {
         let bytes = trees.iter().map(|t| t.bytes()).sum();
         let files: usize = trees.iter().map(|t| t.files()).sum();
         self.report.compared += bytes;
-        self.done(&format!(
-            "compared {files} files, {}, with the originals: all equal",
-            rate(bytes, started.elapsed())
-        ));
+        self.done(&format!("compared {files} files, {}, with the originals: all equal", rate(bytes, started.elapsed())));
         Ok(())
     }
 
@@ -258,32 +204,15 @@ impl Demo {
         let source = directory.join("hello.rs");
         std::fs::write(&source, include_str!("hello.rs"))?;
         let own = self.volume.path("toolchain/bin/rustc");
-        let (compiler, whose) = if toolchain.holds(&own) {
-            (own, "the compiler that lies in the mount")
-        } else {
-            (PathBuf::from("rustc"), "rustc")
-        };
+        let (compiler, whose) =
+            if toolchain.holds(&own) { (own, "the compiler that lies in the mount") } else { (PathBuf::from("rustc"), "rustc") };
         let mut command = Command::new(compiler);
-        command
-            .args(["--edition", "2021", "-O", "-o"])
-            .arg(directory.join("hello"))
-            .arg(&source);
+        command.args(["--edition", "2021", "-O", "-o"]).arg(directory.join("hello")).arg(&source);
         harness::run(command.current_dir(&directory), Duration::from_secs(120))?.ok()?;
-        let said = harness::run(
-            &mut Command::new(directory.join("hello")),
-            Duration::from_secs(20),
-        )?
-        .ok()?;
-        ensure!(
-            said.stdout == "5050 from inside FerryFS\n",
-            "the program said {:?}",
-            said.stdout
-        );
+        let said = harness::run(&mut Command::new(directory.join("hello")), Duration::from_secs(20))?.ok()?;
+        ensure!(said.stdout == "5050 from inside FerryFS\n", "the program said {:?}", said.stdout);
         self.report.program = whose;
-        self.done(&format!(
-            "built a program with {whose} and ran it in {:.1} s",
-            started.elapsed().as_secs_f64()
-        ));
+        self.done(&format!("built a program with {whose} and ran it in {:.1} s", started.elapsed().as_secs_f64()));
         Ok(())
     }
 
@@ -300,26 +229,19 @@ impl Demo {
         for offset in (0..BIG).step_by(buffer.len()) {
             interrupt::check()?;
             big.fill(offset, &mut buffer);
-            file.write_all_at(&buffer, offset)
-                .context("writing the large file")?;
+            file.write_all_at(&buffer, offset).context("writing the large file")?;
             self.bar.inc(MIB);
         }
         file.sync_all()?;
         churn.fill(|bytes| self.bar.inc(bytes))?;
         let seconds = started.elapsed();
-        self.done(&format!(
-            "filled the volume to 85 %: {} written",
-            rate(BIG + churn.bytes(), seconds)
-        ));
+        self.done(&format!("filled the volume to 85 %: {} written", rate(BIG + churn.bytes(), seconds)));
         Ok(churn)
     }
 
     /// Overwrites and deletes until the cleaner has moved enough.
     fn clean(&mut self, churn: &mut Churn) -> Result<()> {
-        self.begin(
-            "overwriting and deleting until the cleaner has moved 1 GiB",
-            Some(RELOCATE),
-        )?;
+        self.begin("overwriting and deleting until the cleaner has moved 1 GiB", Some(RELOCATE))?;
         let started = Instant::now();
         let before = self.volume.status()?;
         let mut moved = 0;
@@ -363,9 +285,7 @@ impl Demo {
         while from < BIG {
             interrupt::check()?;
             let left = (BIG - from) as usize;
-            let n =
-                rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), left)
-                    .context("copy_file_range")?;
+            let n = rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), left).context("copy_file_range")?;
             ensure!(n > 0, "copy_file_range stopped at {}", human(from));
             calls += 1;
             self.bar.set_position(from);
@@ -373,8 +293,7 @@ impl Demo {
         target.sync_all()?;
         let seconds = started.elapsed();
         let after = self.volume.status()?;
-        let host = after.since(&before, "copy_file_range/host_read")?
-            + after.since(&before, "copy_file_range/host_written")?;
+        let host = after.since(&before, "copy_file_range/host_read")? + after.since(&before, "copy_file_range/host_written")?;
         let offloaded = after.since(&before, "copy_file_range/offloaded")?;
         self.report.copy = Some((seconds, calls, offloaded, host));
         self.done(&format!(
@@ -403,15 +322,9 @@ impl Demo {
         self.begin("mounting after the crash", None)?;
         let recovered = self.volume.mount()?;
         let lines = journal::read(&self.volume.path("journal"))?;
-        ensure!(
-            lines >= acknowledged,
-            "the journal lost lines: {acknowledged} were acknowledged, {lines} are there"
-        );
+        ensure!(lines >= acknowledged, "the journal lost lines: {acknowledged} were acknowledged, {lines} are there");
         self.report.recovered = recovered;
-        self.done(&format!(
-            "mounted after the crash in {:.2} s; the journal has {lines} lines",
-            recovered.as_secs_f64()
-        ));
+        self.done(&format!("mounted after the crash in {:.2} s; the journal has {lines} lines", recovered.as_secs_f64()));
         self.begin("fsck.ferryfs -n", None)?;
         self.counters.add(&self.volume.status()?)?;
         self.volume.umount()?;
@@ -429,37 +342,23 @@ impl Demo {
 
     /// Compares what was written here with what the seeds say.
     fn compare_written(&mut self, big: Pattern, churn: &Churn) -> Result<()> {
-        self.begin(
-            "comparing the checksums of everything written",
-            Some(2 * BIG + churn.bytes()),
-        )?;
+        self.begin("comparing the checksums of everything written", Some(2 * BIG + churn.bytes()))?;
         let started = Instant::now();
         for name in ["big", "big.copy"] {
             let file = File::open(self.volume.path(name))?;
-            ensure!(
-                file.metadata()?.len() == BIG,
-                "{name} has {} bytes",
-                file.metadata()?.len()
-            );
+            ensure!(file.metadata()?.len() == BIG, "{name} has {} bytes", file.metadata()?.len());
             let mut buffer = vec![0; MIB as usize];
             for offset in (0..BIG).step_by(buffer.len()) {
                 interrupt::check()?;
-                file.read_exact_at(&mut buffer, offset)
-                    .with_context(|| format!("reading {name} at {offset}"))?;
-                ensure!(
-                    big.mismatch(offset, &buffer).is_none(),
-                    "{name} differs near {offset}"
-                );
+                file.read_exact_at(&mut buffer, offset).with_context(|| format!("reading {name} at {offset}"))?;
+                ensure!(big.mismatch(offset, &buffer).is_none(), "{name} differs near {offset}");
                 self.bar.inc(MIB);
             }
         }
         churn.compare(|bytes| self.bar.inc(bytes))?;
         let bytes = 2 * BIG + churn.bytes();
         self.report.compared += bytes;
-        self.done(&format!(
-            "compared {} written here with their seeds: all equal",
-            rate(bytes, started.elapsed())
-        ));
+        self.done(&format!("compared {} written here with their seeds: all equal", rate(bytes, started.elapsed())));
         Ok(())
     }
 
@@ -469,19 +368,14 @@ impl Demo {
         self.volume.umount()?;
         let seconds = self.fsck()?;
         self.report.counters = self.counters.clone();
-        self.done(&format!(
-            "unmounted; fsck.ferryfs -n: clean ({seconds:.1} s)"
-        ));
+        self.done(&format!("unmounted; fsck.ferryfs -n: clean ({seconds:.1} s)"));
         Ok(())
     }
 
     fn remount(&mut self) -> Result<()> {
         self.counters.add(&self.volume.status()?)?;
         self.report.remounted = self.volume.remount()?;
-        self.done(&format!(
-            "unmounted and mounted again in {:.2} s",
-            self.report.remounted.as_secs_f64()
-        ));
+        self.done(&format!("unmounted and mounted again in {:.2} s", self.report.remounted.as_secs_f64()));
         Ok(())
     }
 
@@ -489,9 +383,7 @@ impl Demo {
     fn begin(&mut self, what: &str, size: Option<u64>) -> Result<()> {
         interrupt::check()?;
         let template = match size {
-            Some(size) if size > 10_000 => {
-                "{spinner} {prefix} {wide_bar} {bytes}/{total_bytes} {elapsed}"
-            }
+            Some(size) if size > 10_000 => "{spinner} {prefix} {wide_bar} {bytes}/{total_bytes} {elapsed}",
             Some(_) => "{spinner} {prefix} {wide_bar} {pos}/{len} {msg} {elapsed}",
             None => "{spinner} {prefix} {elapsed}",
         };
@@ -519,31 +411,18 @@ struct Place {
 
 impl Place {
     fn new(chosen: Option<&Path>, programs: &Path) -> Result<Place> {
-        let roomy = |path: &Path| {
-            rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail * s.f_frsize > 5 * GIB)
-        };
+        let roomy = |path: &Path| rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail * s.f_frsize > 5 * GIB);
         let parent = match chosen {
             Some(path) => path.to_path_buf(),
-            None => [
-                programs.to_path_buf(),
-                std::env::temp_dir(),
-                "/var/tmp".into(),
-                "/dev/shm".into(),
-            ]
-            .into_iter()
-            .find(|path| roomy(path))
-            .context("no directory with 5 GiB of free space: name one by --dir")?,
+            None => [programs.to_path_buf(), std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()]
+                .into_iter()
+                .find(|path| roomy(path))
+                .context("no directory with 5 GiB of free space: name one by --dir")?,
         };
         ensure!(parent.is_dir(), "{} is not a directory", parent.display());
-        ensure!(
-            roomy(&parent),
-            "{} has less than 5 GiB of free space",
-            parent.display()
-        );
-        let directory =
-            std::path::absolute(&parent)?.join(format!("ferryfs-demo-{}", std::process::id()));
-        std::fs::create_dir(&directory)
-            .with_context(|| format!("making {}", directory.display()))?;
+        ensure!(roomy(&parent), "{} has less than 5 GiB of free space", parent.display());
+        let directory = std::path::absolute(&parent)?.join(format!("ferryfs-demo-{}", std::process::id()));
+        std::fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
         Ok(Place { directory })
     }
 }
@@ -552,10 +431,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         mounts::detach_below(&self.directory);
         if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            eprintln!(
-                "note: {} could not be removed: {error}",
-                self.directory.display()
-            );
+            eprintln!("note: {} could not be removed: {error}", self.directory.display());
         }
     }
 }
@@ -569,9 +445,5 @@ fn sync(root: &Path) -> Result<()> {
 
 fn rate(bytes: u64, time: Duration) -> String {
     let seconds = time.as_secs_f64();
-    format!(
-        "{} in {seconds:.1} s, {}/s",
-        human(bytes),
-        human((bytes as f64 / seconds.max(1e-6)) as u64)
-    )
+    format!("{} in {seconds:.1} s, {}/s", human(bytes), human((bytes as f64 / seconds.max(1e-6)) as u64))
 }

@@ -38,15 +38,8 @@ impl Counters {
         for path in SUMMED {
             *self.sums.entry(path).or_default() += status.number(path)?;
         }
-        self.policy = format!(
-            "{}, placement {}",
-            status.text("gc/policy")?,
-            status.text("gc/placement")?
-        );
-        self.routes = status
-            .devices()
-            .filter_map(|d| d["route"].as_str().map(str::to_owned))
-            .collect();
+        self.policy = format!("{}, placement {}", status.text("gc/policy")?, status.text("gc/placement")?);
+        self.routes = status.devices().filter_map(|d| d["route"].as_str().map(str::to_owned)).collect();
         Ok(())
     }
 
@@ -84,33 +77,12 @@ impl Report {
         let row = |name: &str, text: String| println!("  {name:<22} {text}");
         println!("\nFerryFS demonstration: everything held");
         for (what, files, bytes, time) in &self.unpacked {
-            row(
-                what,
-                format!(
-                    "{files} files, {} in {:.1} s",
-                    human(*bytes),
-                    time.as_secs_f64()
-                ),
-            );
+            row(what, format!("{files} files, {} in {:.1} s", human(*bytes), time.as_secs_f64()));
         }
-        row(
-            "program inside",
-            format!("built with {}, and run", self.program),
-        );
-        row(
-            "compared",
-            format!(
-                "{}, every byte equal, {} checksum errors",
-                human(self.compared),
-                c.of("checks/checksum_errors")
-            ),
-        );
+        row("program inside", format!("built with {}, and run", self.program));
+        row("compared", format!("{}, every byte equal, {} checksum errors", human(self.compared), c.of("checks/checksum_errors")));
         let routes = c.routes.join(", ");
-        let note = if c.simulated {
-            " (simulated: our own process plays the drive)"
-        } else {
-            ""
-        };
+        let note = if c.simulated { " (simulated: our own process plays the drive)" } else { "" };
         row("copy road", format!("{routes}{note}"));
         row(
             "cleaner",
@@ -124,66 +96,20 @@ impl Report {
         );
         let host = c.of("gc/host_read") + c.of("gc/host_written");
         row("  moved by the device", human(c.of("gc/offloaded")));
-        row(
-            "  through the host",
-            format!("{} ({} bytes) of payload", human(host), host),
-        );
+        row("  through the host", format!("{} ({} bytes) of payload", human(host), host));
         row("  metadata for it", human(c.of("gc/meta_written")));
-        row(
-            "write amplification",
-            format!(
-                "{:.2} while overwriting at 85 % full",
-                self.write_amplification
-            ),
-        );
+        row("write amplification", format!("{:.2} while overwriting at 85 % full", self.write_amplification));
         row(
             "written",
-            format!(
-                "{} by programs, {} sent to the device by the host",
-                human(c.of("io/user_written")),
-                human(c.of("io/device_written"))
-            ),
+            format!("{} by programs, {} sent to the device by the host", human(c.of("io/user_written")), human(c.of("io/device_written"))),
         );
         if let Some((time, calls, offloaded, host)) = self.copy {
-            let offload = format!(
-                "{} by the device, {} bytes through the host",
-                human(offloaded),
-                host
-            );
-            row(
-                "copy_file_range",
-                format!(
-                    "512 MiB in {:.2} s, {calls} calls: {offload}",
-                    time.as_secs_f64()
-                ),
-            );
+            let offload = format!("{} by the device, {} bytes through the host", human(offloaded), host);
+            row("copy_file_range", format!("512 MiB in {:.2} s, {calls} calls: {offload}", time.as_secs_f64()));
         }
-        row(
-            "format, mount",
-            format!(
-                "{:.2} s, {:.2} s",
-                self.formatted.as_secs_f64(),
-                self.remounted.as_secs_f64()
-            ),
-        );
-        row(
-            "mount after kill -9",
-            format!(
-                "{:.2} s; nothing that was acknowledged is missing",
-                self.recovered.as_secs_f64()
-            ),
-        );
-        row(
-            "fsck.ferryfs -n",
-            format!("clean, {:.1} s for two runs", self.fsck),
-        );
-        row(
-            "time in all",
-            format!(
-                "{} min {} s after the build",
-                total.as_secs() / 60,
-                total.as_secs() % 60
-            ),
-        );
+        row("format, mount", format!("{:.2} s, {:.2} s", self.formatted.as_secs_f64(), self.remounted.as_secs_f64()));
+        row("mount after kill -9", format!("{:.2} s; nothing that was acknowledged is missing", self.recovered.as_secs_f64()));
+        row("fsck.ferryfs -n", format!("clean, {:.1} s for two runs", self.fsck));
+        row("time in all", format!("{} min {} s after the build", total.as_secs() / 60, total.as_secs() % 60));
     }
 }

@@ -25,28 +25,15 @@ pub struct Package {
 pub fn downloaded(metadata: &serde_json::Value) -> Vec<Package> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     packages
-        .filter(|package| {
-            package["source"]
-                .as_str()
-                .is_some_and(|source| source.starts_with("registry+"))
-        })
+        .filter(|package| package["source"].as_str().is_some_and(|source| source.starts_with("registry+")))
         .filter_map(|package| {
-            let source = Path::new(package["manifest_path"].as_str()?)
-                .parent()?
-                .to_path_buf();
+            let source = Path::new(package["manifest_path"].as_str()?).parent()?.to_path_buf();
             let name = source.file_name()?.to_str()?.to_owned();
             // .../registry/src/INDEX/NAME beside .../registry/cache/INDEX/NAME.crate
             let index = source.parent()?;
             let registry = index.parent()?.parent()?;
-            let archive = registry
-                .join("cache")
-                .join(index.file_name()?)
-                .join(format!("{name}.crate"));
-            Some(Package {
-                name,
-                archive: archive.is_file().then_some(archive),
-                source,
-            })
+            let archive = registry.join("cache").join(index.file_name()?).join(format!("{name}.crate"));
+            Some(Package { name, archive: archive.is_file().then_some(archive), source })
         })
         .collect()
 }
@@ -73,32 +60,23 @@ enum Kind {
 
 impl Tree {
     /// Adds everything below `original` that `wanted` admits, to be copied to `copy`.
-    pub fn add(
-        &mut self,
-        original: &Path,
-        copy: &Path,
-        wanted: impl Fn(&Path) -> bool,
-    ) -> Result<TreePart<'_>> {
+    pub fn add(&mut self, original: &Path, copy: &Path, wanted: impl Fn(&Path) -> bool) -> Result<TreePart<'_>> {
         let from = self.entries.len();
         walk(original, &mut |path, metadata| {
             let relative = path.strip_prefix(original).unwrap_or(path);
             if wanted(relative) {
-                self.entries
-                    .push(Entry::new(path, &copy.join(relative), metadata));
+                self.entries.push(Entry::new(path, &copy.join(relative), metadata));
             }
             Ok(())
         })?;
-        Ok(TreePart {
-            entries: &self.entries[from..],
-        })
+        Ok(TreePart { entries: &self.entries[from..] })
     }
 
     /// Adds a tree that was unpacked at `copy` already: what is there is compared with its original later.
     pub fn add_unpacked(&mut self, original: &Path, copy: &Path) -> Result<()> {
         walk(copy, &mut |path, metadata| {
             let relative = path.strip_prefix(copy).unwrap_or(path);
-            self.entries
-                .push(Entry::new(&original.join(relative), path, metadata));
+            self.entries.push(Entry::new(&original.join(relative), path, metadata));
             Ok(())
         })
     }
@@ -107,26 +85,15 @@ impl Tree {
     pub fn add_within(&mut self, sysroot: &Path, copy: &Path, limit: u64) -> Result<()> {
         let mut all = Vec::new();
         walk(sysroot, &mut |path, metadata| {
-            all.push(Entry::new(
-                path,
-                &copy.join(path.strip_prefix(sysroot).unwrap_or(path)),
-                metadata,
-            ));
+            all.push(Entry::new(path, &copy.join(path.strip_prefix(sysroot).unwrap_or(path)), metadata));
             Ok(())
         })?;
         let rank = |entry: &Entry| {
-            let relative = entry
-                .original
-                .strip_prefix(sysroot)
-                .unwrap_or(&entry.original);
+            let relative = entry.original.strip_prefix(sysroot).unwrap_or(&entry.original);
             let text = relative.to_string_lossy();
             match () {
                 () if entry.kind == Kind::Directory => 0,
-                () if text == "bin/rustc"
-                    || (text.starts_with("lib/") && !text.starts_with("lib/rustlib/")) =>
-                {
-                    1
-                }
+                () if text == "bin/rustc" || (text.starts_with("lib/") && !text.starts_with("lib/rustlib/")) => 1,
                 () if text.starts_with("lib/rustlib/") && text.contains("/lib/") => 2,
                 () if text.starts_with("share/doc") => 4,
                 () => 3,
@@ -136,10 +103,7 @@ impl Tree {
         let mut left = limit;
         let mut used = std::collections::BTreeSet::new();
         let mut kept = Vec::new();
-        for entry in all
-            .iter()
-            .filter(|e| e.kind != Kind::Directory && rank(e) < 4)
-        {
+        for entry in all.iter().filter(|e| e.kind != Kind::Directory && rank(e) < 4) {
             if entry.bytes <= left {
                 left -= entry.bytes;
                 used.extend(entry.original.ancestors().skip(1).map(Path::to_path_buf));
@@ -147,8 +111,7 @@ impl Tree {
             }
         }
         used.extend(kept);
-        self.entries
-            .extend(all.into_iter().filter(|e| used.contains(&e.original)));
+        self.entries.extend(all.into_iter().filter(|e| used.contains(&e.original)));
         Ok(())
     }
 
@@ -164,10 +127,7 @@ impl Tree {
 
     /// Number of files.
     pub fn files(&self) -> usize {
-        self.entries
-            .iter()
-            .filter(|entry| entry.kind == Kind::File)
-            .count()
+        self.entries.iter().filter(|entry| entry.kind == Kind::File).count()
     }
 
     /// One line about it.
@@ -183,10 +143,7 @@ impl Tree {
 
     /// Copies all of it.
     pub fn copy(&self, progress: impl FnMut(u64) -> Result<()>) -> Result<()> {
-        TreePart {
-            entries: &self.entries,
-        }
-        .copy(progress)
+        TreePart { entries: &self.entries }.copy(progress)
     }
 
     /// Compares every entry with its original, with as many threads as there are processors.
@@ -198,10 +155,7 @@ impl Tree {
                 let result = entry.compare().and_then(|()| progress(entry.bytes));
                 if let Err(error) = result {
                     next.store(self.entries.len(), Ordering::Relaxed);
-                    failed
-                        .lock()
-                        .unwrap_or_else(|e| e.into_inner())
-                        .get_or_insert(error);
+                    failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
                 }
             }
         };
@@ -210,10 +164,7 @@ impl Tree {
                 scope.spawn(work);
             }
         });
-        failed
-            .into_inner()
-            .unwrap_or_else(|e| e.into_inner())
-            .map_or(Ok(()), Err)
+        failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 }
 
@@ -227,13 +178,7 @@ impl TreePart<'_> {
     pub fn copy(&self, mut progress: impl FnMut(u64) -> Result<()>) -> Result<()> {
         for entry in self.entries {
             interrupt::check()?;
-            entry.copy().with_context(|| {
-                format!(
-                    "copying {} to {}",
-                    entry.original.display(),
-                    entry.copy.display()
-                )
-            })?;
+            entry.copy().with_context(|| format!("copying {} to {}", entry.original.display(), entry.copy.display()))?;
             progress(entry.bytes)?;
         }
         Ok(())
@@ -247,12 +192,7 @@ impl Entry {
             () if metadata.is_symlink() => (Kind::Link, 0),
             () => (Kind::File, metadata.len()),
         };
-        Entry {
-            original: original.into(),
-            copy: copy.into(),
-            kind,
-            bytes,
-        }
+        Entry { original: original.into(), copy: copy.into(), kind, bytes }
     }
 
     fn copy(&self) -> Result<()> {
@@ -282,28 +222,16 @@ impl Entry {
         let context = || format!("comparing {copy} with {original}");
         let theirs = std::fs::symlink_metadata(&self.original).with_context(context)?;
         let ours = std::fs::symlink_metadata(&self.copy).with_context(context)?;
-        ensure!(
-            ours.file_type() == theirs.file_type(),
-            "{copy} is of another kind than {original}"
-        );
+        ensure!(ours.file_type() == theirs.file_type(), "{copy} is of another kind than {original}");
         match self.kind {
             Kind::Directory => Ok(()),
             Kind::Link => {
-                ensure!(
-                    std::fs::read_link(&self.copy)? == std::fs::read_link(&self.original)?,
-                    "{copy} points elsewhere"
-                );
+                ensure!(std::fs::read_link(&self.copy)? == std::fs::read_link(&self.original)?, "{copy} points elsewhere");
                 Ok(())
             }
             Kind::File => {
-                ensure!(
-                    ours.len() == theirs.len(),
-                    "{copy} has {} bytes, {original} {}",
-                    ours.len(),
-                    theirs.len()
-                );
-                let same = same_bytes(File::open(&self.copy)?, File::open(&self.original)?)
-                    .with_context(context)?;
+                ensure!(ours.len() == theirs.len(), "{copy} has {} bytes, {original} {}", ours.len(), theirs.len());
+                let same = same_bytes(File::open(&self.copy)?, File::open(&self.original)?).with_context(context)?;
                 ensure!(same, "{copy} differs from {original}");
                 Ok(())
             }
@@ -331,9 +259,7 @@ fn walk(path: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> Result<()>) -> 
     }
     visit(path, &metadata)?;
     if metadata.is_dir() {
-        let mut children: Vec<PathBuf> = std::fs::read_dir(path)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?;
+        let mut children: Vec<PathBuf> = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         children.sort();
         for child in children {
             walk(&child, visit)?;
