@@ -261,6 +261,7 @@ impl Volume {
     /// One chunk of cleaning at most, and the checkpoint that it asks for. Returns whether anything was gained or done, and whether there
     /// is more to do at once.
     pub(super) fn clean_chunk(&self, caller: Caller, idle: Duration) -> Result<(bool, bool)> {
+        self.bound_dirty_metadata()?;
         let Some(outcome) = self.with_cleaner(|cleaner| {
             let free_zones = self.free_zones();
             cleaner.poll(&Situation { caller, free_zones, idle })
@@ -281,6 +282,14 @@ impl Volume {
         }
         let worked = matches!(outcome.work, Work::Chunk(_) | Work::Victim(_));
         Ok((worked, outcome.more))
+    }
+
+    /// Moving scattered blocks makes many leaves dirty: a checkpoint comes before they are more than its reserve holds (I8).
+    fn bound_dirty_metadata(&self) -> Result<()> {
+        if self.state.lock().tree.store().dirty_blocks() >= self.dirty_limit {
+            self.checkpoint_for_cleaning()?;
+        }
+        Ok(())
     }
 
     /// A checkpoint that gives emptied zones back; how many.
@@ -304,6 +313,7 @@ impl Volume {
         self.check_writable()?;
         let mut campaign = if until_clean { gc::campaign::Campaign::until_clean() } else { gc::campaign::Campaign::one_victim() };
         loop {
+            self.bound_dirty_metadata()?;
             let Some(step) = self.with_cleaner(|cleaner| campaign.step(cleaner, self.free_zones())) else { break };
             match step {
                 Ok(gc::campaign::CampaignStep::More) => {}
