@@ -22,7 +22,9 @@ use crate::volume::Volume;
 use crate::volume::commit::{Batch, NoCut};
 use crate::volume::members::RunWrite;
 use crate::volume::state::State;
+use gc::trace::Event;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use zns::{AlignedBuf, BufSlice, IoClass, ZoneAction};
 
 /// Blocks named by one header, and where the header goes.
@@ -152,6 +154,7 @@ impl Volume {
     }
 
     fn try_checkpoint(&self, kind: CheckpointKind) -> Result<()> {
+        let started = Instant::now();
         let commit = self.commit_lock.lock();
         let (batch, cut) = self.cut_checkpoint(kind)?;
         let target = cut.batch;
@@ -169,7 +172,13 @@ impl Volume {
         state.flushed = state.flushed.max(target);
         drop(state);
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-        self.reset_dead_zones(&cut.dead);
+        let freed = self.reset_dead_zones(&cut.dead);
+        self.tracer.emit(|| Event::Checkpoint {
+            seq: cut.superblock.generation,
+            freed,
+            blocks: cut.writes.len() as u64,
+            us: micros(started),
+        });
         self.progress.notify_all();
         Ok(())
     }
@@ -288,18 +297,23 @@ impl Volume {
     }
 
     /// Step 5.
-    fn reset_dead_zones(&self, dead: &[Addr]) {
+    fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
+        let mut freed = 0;
         for addr in dead {
             let resettable = self.state.lock().zones.is_resettable(*addr);
             if !resettable {
                 continue;
             }
+            let started = Instant::now();
             let outcome = self.members.manage(*addr, ZoneAction::Reset);
             let mut state = self.state.lock();
             match outcome {
                 Ok(()) => {
                     let was_data = state.zones.entry(*addr).is_some_and(|e| e.role.is_data() || e.role == Role::Metadata);
                     state.zones.note_reset(*addr);
+                    freed += 1;
+                    let zone = gc::SegmentId { device: addr.device(), zone: addr.zone() };
+                    self.tracer.emit(|| Event::Reset { zone, us: micros(started) });
                     self.counters.zones_reclaimed.fetch_add(u64::from(was_data), Ordering::Relaxed);
                 }
                 Err(error) => {
@@ -308,11 +322,16 @@ impl Volume {
                 }
             }
         }
+        freed
     }
 }
 
 /// Summaries removed under one hold of the lock.
 const FORGET_STEP: usize = 256;
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
 
 fn whole(bytes: &[u8; BLOCK]) -> BufSlice {
     BufSlice::whole(AlignedBuf::from_slice(bytes))

@@ -73,6 +73,8 @@ pub struct Volume {
     cache_budget: usize,
     pub(crate) counters: Counters,
     cleaner: Mutex<Option<clean::Cleaner>>,
+    /// What the cleaner decides, copies and resets.
+    tracer: gc::trace::Tracer,
     /// How long writers waited for space.
     pauses: gc::stats::Pauses,
     background: Mutex<Option<background::Background>>,

@@ -50,13 +50,8 @@ impl Volume {
             // No append and no reset before the new epoch is durable.
             volume.checkpoint()?;
         }
-        let tracer = match &volume.options.trace {
-            None => Tracer::off(),
-            Some(path) => Tracer::to_file(path)
-                .map_err(|e| FsError::Volume(format!("cannot write the trace to {}: {e}", path.display())))?,
-        };
         let volume = Arc::new(volume);
-        let cleaner = volume.new_cleaner(tracer);
+        let cleaner = volume.new_cleaner(volume.tracer.clone());
         *volume.cleaner.lock() = Some(cleaner);
         volume.resume_intents()?;
         Ok(volume)
@@ -79,6 +74,11 @@ impl Volume {
             let map_root = MapRoot { addr: p.map_addr, crc: p.map_crc, levels: p.map_levels };
             let roots = Roots { tree_root: p.tree_root, map_root, next_id: p.next_id, free_head: NodeId(p.free_head) };
             Tree::open(roots, raw_pages)?
+        };
+        let tracer = match &options.trace {
+            None => Tracer::off(),
+            Some(path) => Tracer::to_file(path)
+                .map_err(|e| FsError::Volume(format!("cannot write the trace to {}: {e}", path.display())))?,
         };
         let secret = match options.secret {
             Some(secret) => secret,
@@ -126,6 +126,7 @@ impl Volume {
             cache_budget,
             counters: Counters::default(),
             cleaner: Mutex::new(None),
+            tracer,
             pauses: gc::stats::Pauses::default(),
             background: Mutex::new(None),
             wake: Arc::new(Wake::default()),
