@@ -64,11 +64,6 @@ impl Volume {
         }
     }
 
-    /// The inode has lost its last name: its intent is stored, it waits for its last user.
-    pub(crate) fn note_orphan(&self, ino: Ino) {
-        self.state.lock().orphans.insert(ino, Orphan::default());
-    }
-
     /// Frees a small inode at once, a large one in the background or when its space is needed.
     fn free_soon(&self, ino: Ino) {
         match self.free_steps(ino, STEPS_AT_ONCE) {

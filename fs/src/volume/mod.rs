@@ -17,6 +17,7 @@ mod lifetime;
 mod load;
 pub mod log;
 pub mod members;
+mod namespace;
 pub mod open;
 pub mod options;
 pub mod pages;

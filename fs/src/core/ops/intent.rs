@@ -25,33 +25,31 @@ pub enum Step {
 const END: FileBlock = FileBlock(u64::MAX);
 
 /// One step of freeing an inode without names: its extents from the front, then extended attributes and link target, and with the last
-/// of them the inode itself and its intents. The shell takes it when nobody has the inode open. An inode that has a name is left alone.
+/// of them the inode itself and its intents. The shell takes it when nobody has the inode open. An inode that has a name is left alone; what
+/// belongs to an inode that is gone already goes too.
 ///
 /// # Errors
 /// `Need`; `Corrupt`.
 pub fn free_step(txn: &mut Txn, ino: Ino, max_extents: u32) -> Planned<Step> {
-    let Some(value) = txn.get(&Key::inode(ino))? else {
-        forget(txn, ino)?;
-        return Ok(Step::Done);
-    };
-    let mut inode = Inode::decode(ino, &value).ok_or_else(|| damaged("inode"))?;
-    if inode.nlink > 0 {
+    let mut inode = stored(txn, ino)?;
+    if inode.as_ref().is_some_and(|inode| inode.nlink > 0) {
         return Ok(Step::Done);
     }
-    if !unmap_from(txn, &mut inode, FileBlock(0), max_extents)? {
-        txn.put_inode(&inode);
-        return Ok(Step::More);
-    }
+    let mut complete = unmap_from(txn, ino, FileBlock(0), max_extents, &mut inode)?;
     let mut left = STEP_ITEMS;
     for class in [Class::Xattr, Class::XattrValue, Class::Symlink] {
-        if !remove_all(txn, class, ino, &mut left)? {
-            txn.put_inode(&inode);
-            return Ok(Step::More);
-        }
+        complete = complete && remove_all(txn, class, ino, &mut left)?;
     }
-    txn.remove(Key::inode(ino));
-    forget(txn, ino)?;
-    Ok(Step::Done)
+    if complete {
+        for key in [Key::inode(ino), Key::intent(ino), Key::cut(ino)] {
+            if txn.get(&key)?.is_some() {
+                txn.remove(key);
+            }
+        }
+        return Ok(Step::Done);
+    }
+    inode.iter().for_each(|inode| txn.put_inode(inode));
+    Ok(Step::More)
 }
 
 /// One step of cutting off what lies at or beyond the block that the inode's cut intent names.
@@ -60,18 +58,19 @@ pub fn free_step(txn: &mut Txn, ino: Ino, max_extents: u32) -> Planned<Step> {
 /// `Need`; `Corrupt`.
 pub fn cut_step(txn: &mut Txn, ino: Ino, max_extents: u32) -> Planned<Step> {
     let Some(from) = pending_cut(txn, ino)? else { return Ok(Step::Done) };
-    let Some(value) = txn.get(&Key::inode(ino))? else {
-        txn.remove(Key::cut(ino));
-        return Ok(Step::Done);
-    };
-    let mut inode = Inode::decode(ino, &value).ok_or_else(|| damaged("inode"))?;
-    let complete = unmap_from(txn, &mut inode, from, max_extents)?;
-    txn.put_inode(&inode);
+    let mut inode = stored(txn, ino)?;
+    let complete = unmap_from(txn, ino, from, max_extents, &mut inode)?;
+    inode.iter().for_each(|inode| txn.put_inode(inode));
     if !complete {
         return Ok(Step::More);
     }
     txn.remove(Key::cut(ino));
     Ok(Step::Done)
+}
+
+fn stored(txn: &Txn, ino: Ino) -> Planned<Option<Inode>> {
+    let decode = |value: Vec<u8>| Inode::decode(ino, &value).ok_or_else(|| damaged("inode"));
+    txn.get(&Key::inode(ino))?.map(decode).transpose()
 }
 
 /// The first block of what is still to be cut off. Whatever maps or preallocates blocks at or beyond it, or makes the file reach beyond
@@ -103,11 +102,19 @@ pub fn next_intent(txn: &Txn, from: Key) -> Planned<Option<(Key, Intent)>> {
 }
 
 /// Unmaps what a step may of all that lies at or beyond `from`; `blocks` of the inode (which the caller stores) follows. Was that all?
-pub(super) fn unmap_from(txn: &mut Txn, inode: &mut Inode, from: FileBlock, max_extents: u32) -> Planned<bool> {
+pub(super) fn unmap_from<'i>(
+    txn: &mut Txn,
+    ino: Ino,
+    from: FileBlock,
+    max_extents: u32,
+    inode: impl IntoIterator<Item = &'i mut Inode>,
+) -> Planned<bool> {
     let limit = Limit { extents: max_extents.max(1), written: STEP_BLOCKS };
-    let seen = measure(txn, inode.ino, from, END, limit)?;
+    let seen = measure(txn, ino, from, END, limit)?;
     if seen.blocks > 0 {
-        txn.unmap(inode.ino, seen.start, seen.end.0 - seen.start.0);
+        txn.unmap(ino, seen.start, seen.end.0 - seen.start.0);
+    }
+    for inode in inode {
         inode.blocks = inode.blocks.saturating_sub(seen.blocks);
     }
     Ok(seen.complete)
@@ -126,14 +133,4 @@ fn remove_all(txn: &mut Txn, class: Class, ino: Ino, left: &mut u32) -> Planned<
         from = next;
     }
     Ok(true)
-}
-
-/// Removes the intents of an inode, if there are any.
-fn forget(txn: &mut Txn, ino: Ino) -> Planned<()> {
-    for key in [Key::intent(ino), Key::cut(ino)] {
-        if txn.get(&key)?.is_some() {
-            txn.remove(key);
-        }
-    }
-    Ok(())
 }

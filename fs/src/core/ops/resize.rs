@@ -66,7 +66,7 @@ pub fn set_size(txn: &mut Txn, inode: &mut Inode, new: u64) -> Planned<SetSize> 
     }
     inode.size = new;
     // What goes now does not come back; what is left, if anything, the intent remembers.
-    let complete = unmap_from(txn, inode, from, DIRECT_EXTENTS)?;
+    let complete = unmap_from(txn, inode.ino, from, DIRECT_EXTENTS, [&mut *inode])?;
     if !complete {
         txn.put(Key::cut(inode.ino), Intent::Cut { from }.encode());
     } else if pending.is_some() {

@@ -82,6 +82,18 @@ fn nothing_left(shell: &Shell) -> [usize; 2] {
 }
 
 #[test]
+fn what_an_inode_left_behind_goes_even_if_it_is_gone_itself() {
+    let mut shell = Shell::default();
+    let ino = ragged_file(&mut shell, 5);
+    shell.run(|txn| setxattr(txn, ino, b"user.big", &[1; 3000], 0)).expect("set");
+    shell.run(|txn| unlink(txn, Ino::ROOT, b"f")).expect("there");
+    shell.memory.unset(&Key::inode(ino));
+    while shell.run(|txn| free_step(txn, ino, 2)).expect("a step") == Step::More {}
+    let classes = [Class::Extent, Class::Checksum, Class::Xattr, Class::XattrValue, Class::Intent];
+    assert_eq!(classes.map(|class| shell.memory.keys(class).len()), [0; 5]);
+}
+
+#[test]
 fn a_large_cut_leaves_an_intent_that_growing_waits_for() {
     let mut shell = Shell::default();
     let ino = ragged_file(&mut shell, 300);

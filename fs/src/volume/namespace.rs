@@ -1,0 +1,162 @@
+//! Names and attributes: the plans of `core::ops`, run. Nothing is decided here but what a plan may cost and, with the last name of an inode,
+//! that it waits for its last user from the same moment on.
+
+use crate::core::halt::Planned;
+use crate::core::ops::{self, Unlinked};
+use crate::core::txn::Txn;
+use crate::error::Result;
+use crate::format::item::Timestamp;
+use crate::ids::Ino;
+use crate::volume::attr::{Attr, Caller, DirEntry, RenameFlags};
+use crate::volume::load::Cost;
+use crate::volume::state::State;
+use crate::volume::Volume;
+
+impl Volume {
+    /// The inode that `name` leads to in `parent`; `.` and `..` included.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`, `NameTooLong`; those of loading.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.look(|txn| ops::lookup(txn, parent, name))
+    }
+
+    /// The attributes of an inode.
+    ///
+    /// # Errors
+    /// `NotFound`; those of loading.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.look(|txn| ops::getattr(txn, ino))
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` (not a symbolic link); those of loading.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.look(|txn| ops::readlink(txn, ino))
+    }
+
+    /// Entries of a directory behind `cookie` (0: from the start), `.` and `..` first. Fewer than asked for does not mean the end: only an
+    /// empty answer does.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`; those of loading.
+    pub fn readdir(&self, dir: Ino, cookie: u64, max_entries: usize) -> Result<Vec<DirEntry>> {
+        self.look(|txn| ops::readdir(txn, dir, cookie, max_entries))
+    }
+
+    /// Makes a file of any kind but a directory or a symbolic link.
+    ///
+    /// # Errors
+    /// Those of [`ops::mknod`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn mknod(&self, parent: Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr> {
+        self.run(Cost::METADATA, |txn| ops::mknod(txn, parent, name, mode, rdev, caller))
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// Those of [`ops::mkdir`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn mkdir(&self, parent: Ino, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
+        self.run(Cost::METADATA, |txn| ops::mkdir(txn, parent, name, mode, caller))
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// Those of [`ops::symlink()`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn symlink(&self, parent: Ino, name: &[u8], target: &[u8], caller: &Caller) -> Result<Attr> {
+        self.run(Cost::METADATA, |txn| ops::symlink(txn, parent, name, target, caller))
+    }
+
+    /// Gives a file another name.
+    ///
+    /// # Errors
+    /// Those of [`ops::link()`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.run(Cost::METADATA, |txn| ops::link(txn, ino, parent, name))
+    }
+
+    /// Removes a name that does not lead to a directory.
+    ///
+    /// # Errors
+    /// Those of [`ops::unlink()`]; `ReadOnly`; those of loading.
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.run_and_note(Cost::DELETION, |txn| ops::unlink(txn, parent, name), |gone| Some(*gone)).map(drop)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// Those of [`ops::rmdir`]; `ReadOnly`; those of loading.
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.run_and_note(Cost::DELETION, |txn| ops::rmdir(txn, parent, name), |gone| Some(*gone)).map(drop)
+    }
+
+    /// Moves a name, over another one if there is one.
+    ///
+    /// # Errors
+    /// Those of [`ops::rename()`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn rename(&self, parent: Ino, name: &[u8], newparent: Ino, newname: &[u8], flags: RenameFlags) -> Result<()> {
+        let plan = |txn: &mut Txn<'_>| ops::rename(txn, parent, name, newparent, newname, flags);
+        self.run_and_note(Cost::METADATA, plan, |renamed| renamed.replaced).map(drop)
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// Those of [`ops::getxattr`]; those of loading.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.look(|txn| ops::getxattr(txn, ino, name))
+    }
+
+    /// Sets an extended attribute. `flags`: XATTR_CREATE, XATTR_REPLACE or 0.
+    ///
+    /// # Errors
+    /// Those of [`ops::setxattr`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        // Pieces of a value fill a node to three quarters at least, and half a node after a split.
+        let blocks = Cost::METADATA.blocks + (value.len() / (crate::BLOCK / 2)) as u64;
+        self.run(Cost { blocks, deletion: false }, |txn| ops::setxattr(txn, ino, name, value, flags))
+    }
+
+    /// The names of all extended attributes, each with a zero byte behind it.
+    ///
+    /// # Errors
+    /// `NotFound`; those of loading.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.look(|txn| ops::listxattr(txn, ino))
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// Those of [`ops::removexattr`]; `ReadOnly`; those of loading.
+    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.run(Cost::DELETION, |txn| ops::removexattr(txn, ino, name))
+    }
+
+    /// Runs a plan that changes nothing: on a read-only volume too.
+    fn look<T>(&self, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Result<T> {
+        self.ask(|state| plan(&mut Txn::new(&state.tree, Timestamp::default(), state.next_ino, self.identity.hash_key)))
+    }
+
+    /// Runs a plan that may take the last name of an inode. That the inode waits for its last user is noted before anyone else can see that
+    /// the name is gone, so that no release and no forget comes too early to free it.
+    fn run_and_note<T>(
+        &self,
+        cost: Cost,
+        plan: impl Fn(&mut Txn<'_>) -> Planned<T>,
+        gone: impl Fn(&T) -> Option<Unlinked>,
+    ) -> Result<T> {
+        self.admit(cost)?;
+        self.change(|state: &mut State| {
+            let done = self.try_run(state, cost, &plan)?;
+            if let Some(Unlinked { ino, orphaned: true }) = gone(&done) {
+                state.orphans.insert(ino, Default::default());
+            }
+            Ok(done)
+        })
+    }
+}
