@@ -3,6 +3,7 @@
 pub mod background;
 pub mod client;
 pub mod daemon;
+pub mod devices;
 pub mod failure;
 pub mod logging;
 pub mod options;
