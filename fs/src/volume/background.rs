@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::volume::checkpoint::CheckpointKind;
-use crate::volume::{GcMode, MAX_UNLOGGED_BYTES, Volume};
+use crate::volume::{GcMode, Volume};
 use gc::cleaner::Caller;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -49,8 +49,8 @@ impl Wake {
 /// The running threads.
 pub(super) struct Background(Vec<JoinHandle<()>>);
 
-/// Dirty file data that starts a commit in the background, so that writers seldom wait.
-const COMMIT_BYTES: u64 = MAX_UNLOGGED_BYTES / 4;
+/// Dirty file data of this part of its bound starts a commit in the background, so that writers seldom wait.
+const COMMIT_SHARE: u64 = 4;
 /// A checkpoint is made after this long if anything changed, so that a crash mount has little to do.
 const CHECKPOINT_SECONDS: u64 = 30;
 /// Log after which a checkpoint is made.
@@ -109,7 +109,7 @@ impl Volume {
 
     /// Dirty data has grown: begin to write it when there is enough. To be called without the lock.
     pub(crate) fn note_dirty(&self, dirty_bytes: u64) {
-        if dirty_bytes >= COMMIT_BYTES {
+        if dirty_bytes >= self.unlogged_limit / COMMIT_SHARE {
             self.nudge();
         }
     }
@@ -140,7 +140,7 @@ impl Volume {
         if changed && age >= Duration::from_secs(u64::from(self.options.commit_seconds)) {
             self.commit_now(true)?;
             self.state.lock().oldest_change = None;
-        } else if dirty_bytes >= COMMIT_BYTES {
+        } else if dirty_bytes >= self.unlogged_limit / COMMIT_SHARE {
             self.commit_now(false)?;
         }
         let old = last_checkpoint.elapsed() >= Duration::from_secs(CHECKPOINT_SECONDS) && logged > 0;

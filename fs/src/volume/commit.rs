@@ -257,7 +257,11 @@ impl Volume {
         state.pages.landed(generation);
         places.iter().for_each(|addr| state.zones.end_write(*addr));
         state.appended = state.appended.max(number);
+        let low = state.zones.spare_zones() <= NUDGE_ZONES;
         drop(state);
+        if low {
+            self.nudge_cleaner();
+        }
         self.progress.notify_all();
         Ok(())
     }
@@ -309,6 +313,9 @@ impl Volume {
         }
     }
 }
+
+/// The cleaner is told of every batch when no more zones than this are spare; its own marks say whether there is anything to do.
+const NUDGE_ZONES: i64 = 20;
 
 /// The dirty runs cut at the borders of the places they go to.
 fn split_runs(runs: &[(Ino, FileBlock, u32)], places: &[(Addr, u32)]) -> Vec<(Ino, FileBlock, Addr, u32)> {

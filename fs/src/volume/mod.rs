@@ -70,6 +70,9 @@ pub struct Volume {
     ring_mirrored: bool,
     /// Dirty metadata blocks that make operations wait for a checkpoint.
     dirty_limit: u64,
+    /// Bytes of file data that may be acknowledged and not on a device yet. Scattered blocks make up to three leaves each dirty, which must
+    /// fit into the checkpoint reserve: small volumes have less of it.
+    unlogged_limit: u64,
     /// Bytes of metadata kept in memory.
     cache_budget: usize,
     pub(crate) counters: Counters,

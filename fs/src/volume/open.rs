@@ -18,7 +18,7 @@ use crate::volume::options::MountOptions;
 use crate::volume::pages::DirtyPages;
 use crate::volume::ring::RingCursor;
 use crate::volume::state::{Pending, State};
-use crate::volume::Volume;
+use crate::volume::{MAX_UNLOGGED_BYTES, Volume};
 use copy_backend::{CopyEngine, EngineConfig};
 use gc::trace::Tracer;
 use parking_lot::{Condvar, Mutex};
@@ -110,6 +110,7 @@ impl Volume {
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
         let dirty_limit = u64::from(superblock.reserves.dirty_blocks).min(cache_budget as u64 / crate::BLOCK as u64 / 2) * 3 / 4;
+        let unlogged_limit = MAX_UNLOGGED_BYTES.min(u64::from(superblock.reserves.dirty_blocks) / 2 * crate::BLOCK as u64);
         let writable = AtomicBool::new(!options.read_only);
         Ok(Volume {
             state: Mutex::new(state),
@@ -123,6 +124,7 @@ impl Volume {
             rings: Mutex::new(rings),
             ring_mirrored: ring_is_mirrored(active_limit),
             dirty_limit,
+            unlogged_limit,
             cache_budget,
             counters: Counters::default(),
             cleaner: Mutex::new(None),

@@ -14,7 +14,7 @@ use crate::volume::attr::WriteOptions;
 use crate::volume::content::{Content, content, taken};
 use crate::volume::pages::Page;
 use crate::volume::state::State;
-use crate::volume::{Cost, MAX_UNLOGGED_BYTES, Volume};
+use crate::volume::{Cost, Volume};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use zns::{AlignedBuf, BufSlice, IoClass};
@@ -243,7 +243,7 @@ impl Volume {
         let too_much = {
             let state = self.state.lock();
             let unlogged = state.pages.bytes_since_cut().max(state.pages.dirty_bytes());
-            unlogged > 0 && unlogged + blocks * B > MAX_UNLOGGED_BYTES
+            unlogged > 0 && unlogged + blocks * B > self.unlogged_limit
         };
         if too_much {
             self.commit_now(false)?;
