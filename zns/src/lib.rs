@@ -19,6 +19,7 @@ pub mod native_copy;
 pub mod open;
 mod positioned;
 pub mod sim;
+mod sticky_sync;
 mod tickets;
 mod transport;
 pub mod units;

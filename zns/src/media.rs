@@ -3,6 +3,7 @@
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::error::{DeviceError, Result};
 use crate::file_lock::{lock, system, system_io};
+use crate::sticky_sync::StickySync;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -31,6 +32,7 @@ pub(crate) struct Media {
     pub size: u64,
     /// Bytes in a logical block: 512 or 4096.
     pub block_size: u32,
+    sync: StickySync,
 }
 
 impl Media {
@@ -58,7 +60,7 @@ impl Media {
             return unusable(format!("its logical block of {block_size} bytes is neither 512 nor 4096"));
         }
         let size = file.seek(SeekFrom::End(0)).map_err(|error| system_io("read the size of", path, &error))?;
-        Ok(Self { path: path.to_owned(), file, direct, block_device, in_memory, read_only, size, block_size })
+        Ok(Self { path: path.to_owned(), file, direct, block_device, in_memory, read_only, size, block_size, sync: StickySync::default() })
     }
 
     /// The same bytes in as few slices as possible, each of which the device can take as it is: with O_DIRECT every slice
@@ -90,13 +92,8 @@ impl Media {
         if self.read_only {
             return Ok(());
         }
-        loop {
-            match rustix::fs::fdatasync(&self.file) {
-                Ok(()) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(system("flush", &self.path, errno)),
-            }
-        }
+        let synced = self.sync.attempt(|| rustix::fs::fdatasync(&self.file));
+        synced.map_err(|errno| system("flush", &self.path, errno))
     }
 
     /// Tells the device that a range is unused. One that cannot take the hint is no error.

@@ -145,12 +145,7 @@ impl Backing {
 
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> Result<(), Errno> {
-        loop {
-            match fdatasync(&self.file) {
-                Err(Errno::INTR) => {}
-                other => return other,
-            }
-        }
+        fdatasync(&self.file)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::file_lock::{lock, system, system_io};
 use crate::geometry::Geometry;
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::native_copy::NativeCopy;
+use crate::sticky_sync::StickySync;
 use crate::tickets::Tickets;
 use crate::units::{Lba, ZoneId};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
@@ -114,7 +115,7 @@ impl ImageDevice {
         for offset in HEADER_OFFSETS {
             write(offset, &encode_header(layout))?;
         }
-        backing.sync().map_err(|errno| system("sync", path, errno))
+        StickySync::default().attempt(|| backing.sync()).map_err(|errno| system("sync", path, errno))
     }
 
     /// Opens an image; for writing alone, for reading together with other readers.
@@ -151,7 +152,7 @@ impl ImageDevice {
         if !read_only {
             // A predecessor that was killed may have left table blocks that are not on the media yet; the copies they
             // replace must not be overwritten before they are.
-            backing.sync().map_err(failed("sync"))?;
+            StickySync::default().attempt(|| backing.sync()).map_err(failed("sync"))?;
         }
         let loaded = table::load(&backing, &layout).map_err(failed("read the zone table of"))?;
         let geometry = layout.geometry();

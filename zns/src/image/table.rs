@@ -4,6 +4,7 @@ use super::backing::Backing;
 use super::format::{META_BLOCK, TableRead, decode_table, encode_table, slot_of};
 use super::layout::Layout;
 use crate::machine::{Snapshot, ZoneMachine};
+use crate::sticky_sync::StickySync;
 use crate::units::ZoneId;
 use crate::zone::ZoneState;
 use parking_lot::Mutex;
@@ -85,6 +86,7 @@ pub(super) struct TableWriter {
     sequences: Mutex<Vec<u64>>,
     flushes_started: AtomicU64,
     flushes_done: AtomicU64,
+    sync: StickySync,
 }
 
 impl TableWriter {
@@ -94,6 +96,7 @@ impl TableWriter {
             sequences: Mutex::new(sequences),
             flushes_started: AtomicU64::new(0),
             flushes_done: AtomicU64::new(0),
+            sync: StickySync::default(),
         }
     }
 
@@ -114,12 +117,8 @@ impl TableWriter {
             return Ok(());
         }
         let number = self.flushes_started.fetch_add(1, Ordering::SeqCst) + 1;
-        let written = self.write_dirty(&mut sequences, backing, layout, machine)?;
-        if let Err(errno) = backing.sync() {
-            // The kernel may have dropped the pages that failed: write them again next time.
-            written.into_iter().for_each(|index| self.dirty[index as usize].store(true, Ordering::SeqCst));
-            return Err(errno);
-        }
+        self.write_dirty(&mut sequences, backing, layout, machine)?;
+        self.sync.attempt(|| backing.sync())?;
         self.flushes_done.store(number, Ordering::SeqCst);
         Ok(())
     }
@@ -135,8 +134,7 @@ impl TableWriter {
         backing: &Backing,
         layout: &Layout,
         machine: &ZoneMachine,
-    ) -> Result<Vec<u32>, Errno> {
-        let mut written = Vec::new();
+    ) -> Result<(), Errno> {
         for index in 0..layout.table_blocks() {
             // Cleared before the zones are read: a change after that sets it again.
             if !self.dirty[index as usize].swap(false, Ordering::SeqCst) {
@@ -147,12 +145,10 @@ impl TableWriter {
             let block = encode_table(index, sequence, &zones);
             if let Err(stop) = backing.write(layout.table_offset(index, slot_of(sequence)), &block) {
                 self.dirty[index as usize].store(true, Ordering::SeqCst);
-                written.into_iter().for_each(|index: u32| self.dirty[index as usize].store(true, Ordering::SeqCst));
                 return Err(stop.errno);
             }
             sequences[index as usize] = sequence;
-            written.push(index);
         }
-        Ok(written)
+        Ok(())
     }
 }
