@@ -71,6 +71,9 @@ pub fn detect(path: impl AsRef<Path>) -> Result<Detected> {
 
 /// Opens whatever stands at `path` as zones, and locks it.
 ///
+/// Block devices and files without an image header come with a thread and an io_uring of their own: a daemon forks first
+/// and opens then.
+///
 /// # Errors
 /// A sentence for each way in which it cannot be done: missing, not permitted, busy, of the wrong kind, too small, damaged.
 pub fn open_device(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn ZonedDevice>> {
