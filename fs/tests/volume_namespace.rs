@@ -13,8 +13,7 @@ const TIME: Timestamp = Timestamp { sec: 1_700_000_000, nsec: 5 };
 
 fn drive() -> SimDrive {
     let drive = SimDrive::new(SimConfig::zoned(64, 1));
-    let options =
-        FormatOptions { label: "test".into(), uuid: [7; 16], created: TIME, secret: [1; 32], uid: 0, gid: 0 };
+    let options = FormatOptions { label: "test".into(), uuid: [7; 16], created: TIME, secret: [1; 32], uid: 0, gid: 0 };
     Volume::format(vec![drive.open()], &options).expect("a fresh drive takes a volume");
     drive
 }

@@ -7,10 +7,10 @@ use crate::core::txn::Txn;
 use crate::error::Result;
 use crate::format::item::Timestamp;
 use crate::ids::Ino;
+use crate::volume::Volume;
 use crate::volume::attr::{Attr, Caller, DirEntry, RenameFlags};
 use crate::volume::load::Cost;
 use crate::volume::state::State;
-use crate::volume::Volume;
 
 impl Volume {
     /// The inode that `name` leads to in `parent`; `.` and `..` included.
@@ -144,12 +144,7 @@ impl Volume {
 
     /// Runs a plan that may take the last name of an inode. That the inode waits for its last user is noted before anyone else can see that
     /// the name is gone, so that no release and no forget comes too early to free it.
-    fn run_and_note<T>(
-        &self,
-        cost: Cost,
-        plan: impl Fn(&mut Txn<'_>) -> Planned<T>,
-        gone: impl Fn(&T) -> Option<Unlinked>,
-    ) -> Result<T> {
+    fn run_and_note<T>(&self, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>, gone: impl Fn(&T) -> Option<Unlinked>) -> Result<T> {
         self.admit(cost)?;
         self.change(|state: &mut State| {
             let done = self.try_run(state, cost, &plan)?;

@@ -25,8 +25,7 @@ const PIECE_BITS: u32 = 8;
 
 const _: () = assert!(MAX_VALUE.div_ceil(PIECE) <= 1 << PIECE_BITS && HASH_BITS + super::name::SLOT_BITS + PIECE_BITS <= 64);
 
-const INDEX: Index =
-    Index { class: Class::Xattr, hash_bits: HASH_BITS, name_of: Attribute::name_of, what: "extended attribute" };
+const INDEX: Index = Index { class: Class::Xattr, hash_bits: HASH_BITS, name_of: Attribute::name_of, what: "extended attribute" };
 
 /// The value of an attribute.
 ///

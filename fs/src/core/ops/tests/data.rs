@@ -279,7 +279,9 @@ fn refused_ranges_and_modes() {
     let mut offset = 0;
     let mut plans = 0;
     loop {
-        let Fallocate::Done(done) = real.shell.run(|txn| fallocate(txn, real.ino, 0, offset, (16 << 40) - offset)).expect("planned") else { panic!("no cut") };
+        let Fallocate::Done(done) = real.shell.run(|txn| fallocate(txn, real.ino, 0, offset, (16 << 40) - offset)).expect("planned") else {
+            panic!("no cut")
+        };
         plans += 1;
         let Some(next) = done.next else { break };
         assert_eq!(done.inode.size, 0, "the length comes last");

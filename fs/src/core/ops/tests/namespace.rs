@@ -4,8 +4,8 @@ use super::memory::Shell;
 use super::model::{Model, Node, Seen};
 use super::name_of;
 use crate::core::key::Class;
-use crate::core::{Planned, Txn};
 use crate::core::ops::*;
+use crate::core::{Planned, Txn};
 use crate::error::FsError;
 use crate::format::item::Inode;
 use crate::ids::Ino;
@@ -33,7 +33,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn dir() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["/a", "/b"]), 0..4).prop_map(|parts| parts.concat())
+    prop::collection::vec(prop::sample::select(vec!["/a", "/b"]), 0..3).prop_map(|parts| parts.concat())
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -46,7 +46,16 @@ fn flags() -> impl Strategy<Value = RenameFlags> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let kinds = prop::sample::select(vec![0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK, libc::S_IFDIR, libc::S_IFLNK]);
+    let kinds = prop::sample::select(vec![
+        0,
+        libc::S_IFREG,
+        libc::S_IFIFO,
+        libc::S_IFSOCK,
+        libc::S_IFCHR,
+        libc::S_IFBLK,
+        libc::S_IFDIR,
+        libc::S_IFLNK,
+    ]);
     let modes = prop::sample::select(vec![0o644, 0o4755, 0o2755, 0o6711, 0o2644]);
     let id = || prop::option::of(0..3u32);
     prop_oneof![
@@ -74,13 +83,25 @@ fn resolve(shell: &mut Shell, path: &str) -> Result<Ino, FsError> {
 }
 
 fn node_of(inode: &Inode, target: Vec<u8>) -> Node {
-    Node { mode: inode.mode, uid: inode.uid, gid: inode.gid, rdev: inode.rdev, size: inode.size, target, mtime: inode.mtime, ctime: inode.ctime }
+    Node {
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        rdev: inode.rdev,
+        size: inode.size,
+        target,
+        mtime: inode.mtime,
+        ctime: inode.ctime,
+    }
 }
 
 fn walk(shell: &mut Shell, path: String, inode: Inode, out: &mut BTreeMap<String, Seen>) {
     if inode.is_dir() {
         let entries = shell.run(|txn| readdir(txn, inode.ino, 0, 1000)).expect("a listing");
-        assert_eq!((&entries[0].name[..], entries[0].ino, &entries[1].name[..], entries[1].ino), (&b"."[..], inode.ino, &b".."[..], inode.parent));
+        assert_eq!(
+            (&entries[0].name[..], entries[0].ino, &entries[1].name[..], entries[1].ino),
+            (&b"."[..], inode.ino, &b".."[..], inode.parent)
+        );
         for entry in &entries[2..] {
             let child = shell.run(|txn| lookup(txn, inode.ino, &entry.name)).expect("an entry");
             assert_eq!((child.ino, child.mode >> 12), (entry.ino, u32::from(entry.kind)));

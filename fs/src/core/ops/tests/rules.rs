@@ -41,7 +41,8 @@ fn tree() -> Shell {
 }
 
 fn move_it(shell: &mut Shell, from: &str, to: &str, flags: RenameFlags) -> Result<Renamed, FsError> {
-    let split = |path: &str| path.rsplit_once('/').map_or((String::new(), path.to_owned()), |(dir, name)| (dir.to_owned(), name.to_owned()));
+    let split =
+        |path: &str| path.rsplit_once('/').map_or((String::new(), path.to_owned()), |(dir, name)| (dir.to_owned(), name.to_owned()));
     let ((dir, name), (newdir, newname)) = (split(from), split(to));
     let (dir, newdir) = (find(shell, &dir)?.ino, find(shell, &newdir)?.ino);
     shell.run(|txn| rename(txn, dir, name.as_bytes(), newdir, newname.as_bytes(), flags))
@@ -122,7 +123,8 @@ fn renames() {
 fn refused_names() {
     let mut shell = tree();
     let long = vec![b'x'; 256];
-    let table: [(&[u8], &str); 6] = [(b"", "NotFound"), (&long, "NameTooLong"), (b"a/b", "Invalid"), (b"a\0", "Invalid"), (b".", "Exists"), (b"..", "Exists")];
+    let table: [(&[u8], &str); 6] =
+        [(b"", "NotFound"), (&long, "NameTooLong"), (b"a/b", "Invalid"), (b"a\0", "Invalid"), (b".", "Exists"), (b"..", "Exists")];
     let file = find(&mut shell, "file").expect("there").ino;
     for (name, expected) in table {
         let check = |found: Result<Inode, FsError>| assert_eq!(name_of(&found.expect_err("refused")), expected);

@@ -156,7 +156,11 @@ fn seeking_and_allocating_go_on_behind_what_they_looked_at() {
     let mut edges = Vec::new();
     let mut preallocated = 0;
     loop {
-        let Fallocate::Done(done) = shell.run(|txn| fallocate(txn, ino, libc::FALLOC_FL_ZERO_RANGE, offset, end - offset)).expect("planned") else { panic!("no cut") };
+        let Fallocate::Done(done) =
+            shell.run(|txn| fallocate(txn, ino, libc::FALLOC_FL_ZERO_RANGE, offset, end - offset)).expect("planned")
+        else {
+            panic!("no cut")
+        };
         edges.extend(done.edges);
         preallocated += done.preallocated;
         shell.self_check();
