@@ -10,6 +10,7 @@ use crate::fuse::mountpoint::{self, FILESYSTEM_TYPE, MountLine, MountpointError}
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,27 @@ pub fn umount(path: &Path, lazy: bool) -> CommandResult {
         Some((_, None)) | None => wait_for_lock(Path::new(&line.source)),
     }
     synced.map_err(|error| failed(&format!("unmounted, but the last changes may not be on the device: {error}")))
+}
+
+/// As umount(8) calls its helpers: `umount.TYPE MOUNTPOINT [-flnrv] [-N NAMESPACE] [-t TYPE]`.
+///
+/// # Errors
+/// As [`umount`].
+pub fn as_helper(arguments: &[OsString]) -> CommandResult {
+    let mut mountpoint = None;
+    let mut lazy = false;
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("-t" | "-N") => {
+                words.next();
+            }
+            Some(flags) if flags.starts_with('-') => lazy |= flags.contains('l'),
+            _ => mountpoint = Some(PathBuf::from(word)),
+        }
+    }
+    let mountpoint = mountpoint.ok_or_else(|| Failure::new(MOUNT_USAGE, "a mount point is needed"))?;
+    umount(&mountpoint, lazy)
 }
 
 /// The FerryFS mount at `path`. A path whose daemon is dead cannot be looked at, so only what is above it is resolved.

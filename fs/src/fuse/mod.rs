@@ -12,6 +12,7 @@ pub mod mountpoint;
 pub mod served;
 pub mod session;
 pub mod translate;
+mod volume;
 
 pub use adaptor::{Adaptor, AdaptorOptions};
 pub use mountpoint::{MountRequest, MountpointError};

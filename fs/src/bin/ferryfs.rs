@@ -1,0 +1,5 @@
+//! `ferryfs`.
+
+fn main() -> std::process::ExitCode {
+    fs::cli::main()
+}

@@ -1,0 +1,125 @@
+//! The volume behind the adaptor.
+
+use super::control::Request;
+use super::served::Served;
+use crate::error::{FsError, Result};
+use crate::ids::Ino;
+use crate::volume::{Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs, Volume, WriteOptions};
+use serde::Serialize;
+
+fn report(value: impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|_| FsError::Internal("a report that is no JSON"))
+}
+
+impl Served for Volume {
+    type Data = crate::volume::ReadData;
+
+    fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.lookup(parent, name)
+    }
+    fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.getattr(ino)
+    }
+    fn setattr(&self, ino: Ino, change: &SetAttr, caller: &Caller) -> Result<Attr> {
+        self.setattr(ino, change, caller)
+    }
+    fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.readlink(ino)
+    }
+    fn mknod(&self, parent: Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr> {
+        self.mknod(parent, name, mode, rdev, caller)
+    }
+    fn mkdir(&self, parent: Ino, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
+        self.mkdir(parent, name, mode, caller)
+    }
+    fn symlink(&self, parent: Ino, name: &[u8], target: &[u8], caller: &Caller) -> Result<Attr> {
+        self.symlink(parent, name, target, caller)
+    }
+    fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.link(ino, parent, name)
+    }
+    fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.unlink(parent, name)
+    }
+    fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.rmdir(parent, name)
+    }
+    fn rename(&self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        self.rename(parent, name, new_parent, new_name, flags)
+    }
+    fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
+        self.readdir(dir, cookie, max)
+    }
+    fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.getxattr(ino, name)
+    }
+    fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        self.setxattr(ino, name, value, flags)
+    }
+    fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.listxattr(ino)
+    }
+    fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.removexattr(ino, name)
+    }
+    fn open(&self, ino: Ino, truncate: bool) -> Result<()> {
+        // Counted first: from here on the inode cannot go.
+        self.count_open(ino);
+        let opened = if truncate {
+            let empty = SetAttr { size: Some(0), ..SetAttr::default() };
+            self.setattr(ino, &empty, &Caller::default()).map(|_| ())
+        } else {
+            self.getattr(ino).map(|_| ())
+        };
+        if opened.is_err() {
+            self.release(ino);
+        }
+        opened
+    }
+    fn release(&self, ino: Ino) {
+        self.release(ino);
+    }
+    fn forget(&self, ino: Ino) {
+        self.forget(ino);
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        self.statfs()
+    }
+    fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Self::Data> {
+        self.read(ino, offset, len)
+    }
+    fn write(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize> {
+        self.write(ino, offset, data, options)
+    }
+    /// Space for acknowledged data is reserved, so no error can be waiting here but that of a volume that has failed;
+    /// fsync is what reports that.
+    fn flush(&self, _ino: Ino) -> Result<()> {
+        Ok(())
+    }
+    fn fsync(&self, _ino: Ino, _data_only: bool) -> Result<()> {
+        // The log is one for the whole volume (decision 3): what is durable is a prefix of it.
+        self.sync()
+    }
+    fn sync(&self) -> Result<()> {
+        self.sync()
+    }
+    fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.fallocate(ino, mode, offset, len)
+    }
+    fn seek(&self, ino: Ino, offset: u64, whence: i32) -> Result<u64> {
+        self.seek(ino, offset, whence)
+    }
+    fn copy_file_range(&self, _from: Ino, _from_offset: u64, _to: Ino, _to_offset: u64, _len: u64) -> Result<u64> {
+        Err(FsError::Unsupported("copies by the volume"))
+    }
+    fn control(&self, ino: Ino, request: &Request) -> Result<serde_json::Value> {
+        match *request {
+            Request::Status => report(self.status()),
+            Request::Zones => report(self.zones()),
+            Request::Map => report(self.map(ino)?),
+            Request::Gc { until_clean } => report(self.gc(until_clean)?),
+            Request::Sync => self.sync().and_then(|()| report(())),
+            Request::Hello => Err(FsError::Internal("a greeting that the adaptor answers")),
+        }
+    }
+}
