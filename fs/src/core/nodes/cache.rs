@@ -88,6 +88,10 @@ impl Cache {
     pub fn len(&self) -> usize {
         self.slots.len()
     }
+    /// Is nothing resident?
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
     /// The slot of a block, not counted as an access.
     pub fn peek(&self, id: u64) -> Option<&Slot> {
         self.slots.get(&id)

@@ -332,6 +332,10 @@ impl NodeStore {
         if dirty != self.dirty_nodes {
             return Err(format!("{dirty} dirty nodes, counted {}", self.dirty_nodes));
         }
+        let unplaced = self.cache.iter().filter(|(id, slot)| slot.addr.is_none() && *id >> 56 == 0).count() as u64;
+        if unplaced != self.unplaced {
+            return Err(format!("{unplaced} nodes without an address, counted {}", self.unplaced));
+        }
         let listed: std::collections::HashSet<_> = self.dirty.iter().collect();
         for (packed, slot) in self.cache.iter() {
             let id = BlockId::unpack(packed);
