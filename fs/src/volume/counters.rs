@@ -21,4 +21,7 @@ pub struct Counters {
     pub relocated: AtomicU64,
     pub copy_calls: AtomicU64,
     pub copy_bytes: AtomicU64,
+    /// Of copies that go through a file's pages, not through the engine.
+    pub copy_host_read: AtomicU64,
+    pub copy_host_written: AtomicU64,
 }

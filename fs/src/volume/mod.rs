@@ -10,6 +10,7 @@ mod checkpoint;
 mod clean;
 mod commit;
 pub mod content;
+mod copy_range;
 pub mod counters;
 mod held;
 pub mod layout;

@@ -65,7 +65,7 @@ impl Snapshot<'_> {
     /// The parts of `from..to`, which lies within the snapshot.
     pub(super) fn parts_of(&self, from: u64, to: u64) -> Vec<Part> {
         let first = self.parts.partition_point(|part| part.block.0 + part.blocks <= from);
-        let overlapping = self.parts[first..].iter().take_while(|part| part.block.0 < to);
+        let overlapping = self.parts[first..].iter().take_while(|part| part.block.0 < to && from < to);
         overlapping.map(|part| part.clipped(from, to)).collect()
     }
 }

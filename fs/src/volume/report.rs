@@ -112,8 +112,8 @@ impl Volume {
                 calls: get(&c.copy_calls),
                 bytes: get(&c.copy_bytes),
                 offloaded: copying.offloaded,
-                host_read: copying.host_read,
-                host_written: copying.host_written,
+                host_read: copying.host_read + get(&c.copy_host_read),
+                host_written: copying.host_written + get(&c.copy_host_written),
             },
             checks: CheckStatus {
                 checksum_errors: get(&c.checksum_errors),

@@ -1,0 +1,342 @@
+//! copy_file_range(2): whole blocks by the copy engine straight into the log, the rest through host memory (decision 10).
+//!
+//! The source is seen as it was at one moment: pages in memory are shared, blocks on devices are never overwritten in place and their zones
+//! are pinned. What has been copied is published piece by piece, in the order of the file, by mappings that carry the source's checksums; a
+//! call that fails half-way reports what was published. Holes stay holes. A copy is durable with the next fsync, like a write.
+
+use super::read::{B, Snapshot, regular_file};
+use super::write::Attempt;
+use crate::BLOCK;
+use crate::addr::Addr;
+use crate::core::ops::{self, MAX_FILE_SIZE, clear_privileges};
+use crate::error::{FsError, Result};
+use crate::format::segment::Role;
+use crate::ids::{FileBlock, Ino};
+use crate::volume::content::{Content, Part, taken};
+use crate::volume::{Cost, Volume, WriteOptions};
+use copy_backend::{CopyError, CopyRequest, FailureKind, RoadPreference, SourceRange, Target};
+use std::sync::atomic::Ordering;
+use zns::{DeviceId, IoClass};
+
+/// Most bytes that one call moves, so that it can be killed and paced.
+const CALL_BYTES: u64 = 64 << 20;
+/// Most blocks that are copied between two publications.
+const CHUNK_BLOCKS: u64 = 4096;
+/// Most bytes that pass through host memory at once.
+const HOST_BYTES: u64 = 1 << 20;
+
+/// A call under way.
+struct Job<'a> {
+    source: Snapshot<'a>,
+    from: u64,
+    dst: Ino,
+    to: u64,
+    len: u64,
+    /// The device still carries what it can.
+    by_device: bool,
+    /// The block that holds the end of the source may land as a whole: behind that end it holds zeros, and so must the destination.
+    whole_tail: bool,
+}
+
+impl Job<'_> {
+    /// Parts from `done` on that may land as whole blocks; empty if the positions are not at the start of blocks.
+    fn whole_parts(&self, done: u64) -> Vec<Part> {
+        let (from, to, left) = (self.from + done, self.to + done, self.len - done);
+        if !from.is_multiple_of(B) || !to.is_multiple_of(B) {
+            return Vec::new();
+        }
+        let ends_file = self.whole_tail && from + left == self.source.inode.size;
+        let whole = if ends_file { left.div_ceil(B) } else { left / B };
+        self.source.parts_of(from / B, from / B + whole.min(CHUNK_BLOCKS))
+    }
+
+    /// Bytes from `done` on that go through the host next, up to a point where whole blocks may follow.
+    fn host_bytes(&self, done: u64, whole: &[Part]) -> u64 {
+        let (to, left) = (self.to + done, self.len - done);
+        let by_host = |part: &&Part| match part.content {
+            Content::Page(_) => true,
+            Content::Device { .. } => !self.by_device,
+            Content::Hole | Content::Unwritten => false,
+        };
+        let blocks: u64 = whole.iter().take_while(by_host).map(|part| part.blocks).sum();
+        let aligned_together = self.from % B == self.to % B;
+        let to_block_end = B - to % B;
+        let bytes = match (blocks, aligned_together) {
+            (1.., _) => (blocks * B).min(HOST_BYTES),
+            (0, true) => to_block_end,
+            (0, false) => to_block_end + HOST_BYTES - B,
+        };
+        bytes.min(left)
+    }
+}
+
+/// Blocks that were copied, or a hole, on their way into a file.
+struct Publication<'a> {
+    dst: Ino,
+    first: FileBlock,
+    blocks: u64,
+    /// Where the blocks are now and their checksums; `None`: a hole.
+    copied: Option<(Addr, &'a [u32])>,
+    /// The end in bytes: the file is at least so long then.
+    end: u64,
+}
+
+impl Volume {
+    /// Copies up to `len` bytes between files or within one; returns how many (fewer than asked for large copies, at the end of the
+    /// source, and when something fails half-way).
+    ///
+    /// # Errors
+    /// [`FsError::Invalid`] for ranges that overlap; `IsADirectory`, `NotFound`, `FileTooLarge`, [`FsError::NoSpace`],
+    /// [`FsError::ReadOnly`]; a device that fails.
+    pub fn copy_file_range(&self, src: Ino, src_offset: u64, dst: Ino, dst_offset: u64, len: u64) -> Result<u64> {
+        self.check_writable()?;
+        self.counters.copy_calls.fetch_add(1, Ordering::Relaxed);
+        let len = len.min(CALL_BYTES).min(MAX_FILE_SIZE.saturating_sub(src_offset));
+        self.ask(|state| regular_file(&state.tree, dst))?;
+        let last = src_offset.saturating_add(len);
+        // What is on a device needs no host: dirty blocks go there first.
+        let (first, end) = (FileBlock(src_offset / B), FileBlock(last.div_ceil(B)));
+        let has_pages = self.state.lock().pages.range(src, first, end).next().is_some();
+        if has_pages {
+            self.commit_now(false)?;
+        }
+        let source = self.snapshot(src, |inode| first.0..last.min(inode.size).div_ceil(B))?;
+        let len = last.min(source.inode.size).saturating_sub(src_offset);
+        if src == dst && src_offset < dst_offset.saturating_add(len) && dst_offset < src_offset + len {
+            return Err(FsError::Invalid("the ranges of a copy within one file overlap"));
+        }
+        if len > 0 && dst_offset >= MAX_FILE_SIZE {
+            return Err(FsError::FileTooLarge);
+        }
+        let len = len.min(MAX_FILE_SIZE.saturating_sub(dst_offset));
+        let mut job = Job { source, from: src_offset, dst, to: dst_offset, len, by_device: true, whole_tail: true };
+        let mut done = 0;
+        let mut changes_of_road = 0;
+        while done < len {
+            match self.copy_step(&mut job, done) {
+                // Only a step that changes the road may bring nothing: from device to host, from a whole last block to a part of it.
+                Ok(0) if changes_of_road == 2 => return Err(FsError::Internal("a copy makes no progress")),
+                Ok(0) => changes_of_road += 1,
+                Ok(bytes) => done += bytes,
+                Err(error) if done > 0 => {
+                    tracing::warn!("a copy from inode {src} to inode {dst} ends early: {error}");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.counters.copy_bytes.fetch_add(done, Ordering::Relaxed);
+        Ok(done)
+    }
+
+    /// Copies what comes next by one road; returns how many bytes, perhaps none when the road changed.
+    fn copy_step(&self, job: &mut Job<'_>, done: u64) -> Result<u64> {
+        let whole = job.whole_parts(done);
+        let bytes = |blocks: u64| (blocks * B).min(job.len - done);
+        let first = FileBlock((job.to + done) / B);
+        match whole.first().map(|part| &part.content) {
+            Some(Content::Hole | Content::Unwritten) => {
+                let blocks = whole.iter().take_while(|part| part.content.is_zeros()).map(|part| part.blocks).sum();
+                let end = job.to + done + bytes(blocks);
+                let published = self.publish_copy(&Publication { dst: job.dst, first, blocks, copied: None, end })?;
+                let reached = bytes(published);
+                job.whole_tail &= published == blocks;
+                Ok(reached)
+            }
+            Some(Content::Device { addr, .. }) if job.by_device => {
+                let device = addr.device();
+                let near = |part: &&Part| matches!(&part.content, Content::Device { addr, .. } if addr.device() == device);
+                let parts: Vec<Part> = whole.iter().take_while(near).cloned().collect();
+                let end = |blocks: u64| job.to + done + bytes(blocks);
+                let (published, copied) = self.copy_by_device(device, parts, job.dst, first, end)?;
+                let reached = bytes(published);
+                job.whole_tail &= published == copied;
+                job.by_device = copied > 0;
+                Ok(reached)
+            }
+            _ => self.copy_by_host(job, done, &whole),
+        }
+    }
+
+    /// Reads from the snapshot and writes.
+    fn copy_by_host(&self, job: &Job<'_>, done: u64, whole: &[Part]) -> Result<u64> {
+        let n = job.host_bytes(done, whole);
+        let from = job.from + done;
+        let parts = job.source.parts_of(from / B, (from + n).div_ceil(B));
+        let buf = self.fetch(job.source.ino, &parts, IoClass::Copy).inspect_err(|error| {
+            if let FsError::DataChecksum { .. } = error {
+                self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            tracing::error!("reading inode {} for a copy failed: {error}", job.source.ino);
+        })?;
+        let read: u64 = parts.iter().filter(|part| matches!(part.content, Content::Device { .. })).map(|part| part.blocks * B).sum();
+        self.counters.copy_host_read.fetch_add(read, Ordering::Relaxed);
+        let options = WriteOptions { kill_suid: true, ..WriteOptions::default() };
+        let written = self.write(job.dst, job.to + done, &buf[(from % B) as usize..][..n as usize], &options)? as u64;
+        self.counters.copy_host_written.fetch_add(written, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    /// Copies parts that lie on one device into a zone for copies, and publishes what arrived: how many blocks were published, and how many
+    /// were copied (none: the host must do it).
+    fn copy_by_device(
+        &self,
+        device: DeviceId,
+        mut parts: Vec<Part>,
+        dst: Ino,
+        first: FileBlock,
+        end: impl Fn(u64) -> u64,
+    ) -> Result<(u64, u64)> {
+        if self.engine.road_for(device, device)? == RoadPreference::Host {
+            return Ok((0, 0));
+        }
+        let wanted: u64 = parts.iter().map(|part| part.blocks).sum();
+        self.admit_copy(dst, first, wanted)?;
+        let Some((id, addr, granted)) = self.hold_space(Role::CopiedByDevice, wanted as u32) else { return Ok((0, 0)) };
+        match self.engine.road_for(device, addr.device()) {
+            Ok(RoadPreference::Offload) => {}
+            other => {
+                self.let_go_space(id, 0, false);
+                return other.map(|_| (0, 0)).map_err(FsError::from);
+            }
+        }
+        cut_to(&mut parts, granted.into());
+        let request = self.copy_request(&parts, addr);
+        let result = match self.engine.copy(request) {
+            Ok(result) => result,
+            Err(error) => {
+                // A request that was refused has not touched the zone; after anything else nobody knows what lies in it (I9).
+                let untouched = matches!(error, CopyError::NoOffload { .. } | CopyError::Invalid(_));
+                self.members.mark_dirty(addr.device());
+                self.let_go_space(id, 0, !untouched);
+                return Err(error.into());
+            }
+        };
+        self.members.mark_dirty(addr.device());
+        parts.truncate(result.sources_done);
+        let copied: u64 = parts.iter().map(|part| part.blocks).sum();
+        let checksums: Vec<u32> = parts.iter().flat_map(|part| checksums_of(part).iter().copied()).collect();
+        let published = match copied {
+            0 => Ok(0),
+            blocks => {
+                let publication = Publication { dst, first, blocks, copied: Some((addr, &checksums)), end: end(blocks) };
+                self.publish_copy(&publication)
+            }
+        };
+        self.let_go_space(id, copied as u32, result.end_zone);
+        if copied == 0 && result.failure == Some(FailureKind::SourceMedia) {
+            tracing::warn!("the device cannot read the source of a copy at {}", parts.first().map_or(Addr::NONE, address_of));
+        }
+        published.map(|published| (published, copied))
+    }
+
+    fn copy_request(&self, parts: &[Part], to: Addr) -> CopyRequest {
+        let source = |part: &Part| {
+            let addr = address_of(part);
+            let blocks = self.members.device_blocks(addr.device(), part.blocks as u32);
+            SourceRange { device: addr.device(), lba: self.members.lba(addr), blocks }
+        };
+        CopyRequest {
+            sources: parts.iter().map(source).collect(),
+            target: Target { device: to.device(), lba: self.members.lba(to) },
+            class: IoClass::Copy,
+            checksums: parts.iter().flat_map(|part| checksums_of(part).iter().copied()).collect(),
+            road: RoadPreference::Offload,
+        }
+    }
+
+    /// Space for a copy, before anything is copied (I8).
+    fn admit_copy(&self, dst: Ino, first: FileBlock, blocks: u64) -> Result<()> {
+        self.admit(Cost::METADATA)?;
+        let to = FileBlock(first.0 + blocks);
+        let fits = self.ask(|state| {
+            let new = blocks - taken(&state.tree, &state.pages, dst, first, to, usize::MAX)?.0;
+            Ok(new == 0 || new <= state.available())
+        })?;
+        if !fits {
+            return Err(FsError::NoSpace);
+        }
+        self.wait_for_space(blocks)
+    }
+
+    /// Maps what was copied, or makes a hole; returns how many blocks were published. That is one fewer if the last block would cover bytes
+    /// of the file behind the end of the copy.
+    fn publish_copy(&self, publication: &Publication<'_>) -> Result<u64> {
+        let Publication { dst, first, copied, .. } = *publication;
+        loop {
+            self.admit(Cost::METADATA)?;
+            let attempt = self.change(|state| {
+                let mut inode = regular_file(&state.tree, dst)?;
+                let (mut blocks, mut end) = (publication.blocks, publication.end);
+                if !end.is_multiple_of(B) && end < inode.size {
+                    blocks -= 1;
+                    end = (first.0 + blocks) * B;
+                }
+                if blocks == 0 {
+                    return Ok(Attempt::Done(0));
+                }
+                let to = FileBlock(first.0 + blocks);
+                let (before, _) = taken(&state.tree, &state.pages, dst, first, to, usize::MAX)?;
+                if copied.is_some() && blocks > before && state.available() < blocks - before {
+                    return Err(FsError::NoSpace.into());
+                }
+                inode.blocks = (inode.blocks + if copied.is_some() { blocks } else { 0 }).saturating_sub(before);
+                inode.size = inode.size.max(end);
+                inode.mtime = self.options.clock.now();
+                inode.ctime = inode.mtime;
+                clear_privileges(&mut inode);
+                let cut_first = self.try_run(state, Cost::NOTHING, |txn| {
+                    if ops::pending_cut(txn, dst)?.is_some_and(|cut| to > cut) {
+                        return Ok(true);
+                    }
+                    match copied {
+                        Some((addr, checksums)) => txn.map(dst, first, addr, checksums[..blocks as usize].to_vec()),
+                        None if before > 0 => txn.unmap(dst, first, blocks),
+                        None => {}
+                    }
+                    txn.put_inode(&inode);
+                    Ok(false)
+                })?;
+                if cut_first {
+                    return Ok(Attempt::CutFirst);
+                }
+                state.pages.drop_range(dst, first, to);
+                state.sync_promised();
+                if copied.is_some() {
+                    state.zones.advance_clock(blocks);
+                }
+                Ok(Attempt::Done(blocks))
+            })?;
+            match attempt {
+                Attempt::Done(blocks) => return Ok(blocks),
+                Attempt::CutFirst => self.finish_cut(dst)?,
+                Attempt::Again | Attempt::NoRoom => {}
+            }
+        }
+    }
+}
+
+/// Keeps the first `blocks` blocks of parts.
+fn cut_to(parts: &mut Vec<Part>, blocks: u64) {
+    let Some(from) = parts.first().map(|part| part.block.0) else { return };
+    parts.retain(|part| part.block.0 < from + blocks);
+    if let Some(last) = parts.last_mut() {
+        *last = last.clipped(from, from + blocks);
+    }
+}
+
+fn address_of(part: &Part) -> Addr {
+    match &part.content {
+        Content::Device { addr, .. } => *addr,
+        _ => Addr::NONE,
+    }
+}
+
+fn checksums_of(part: &Part) -> &[u32] {
+    match &part.content {
+        Content::Device { checksums, .. } => checksums,
+        _ => &[],
+    }
+}
+
+const _: () = assert!(CHUNK_BLOCKS * (BLOCK as u64) <= CALL_BYTES && HOST_BYTES > B);
