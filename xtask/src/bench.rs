@@ -24,7 +24,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     if let Some(reason) = packages::no_fuse() {
         anyhow::bail!("{reason}");
     }
-    let programs = build::programs(true)?;
+    let programs = build::programs(true, &["fs", "mkfs", "bench"])?;
     let out = build::root().join("bench/out");
     std::fs::create_dir_all(&out)?;
     let names = match &arguments.name {

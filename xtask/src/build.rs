@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use harness::Programs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The project's root directory.
 pub fn root() -> PathBuf {
@@ -18,10 +19,12 @@ pub fn cargo() -> Command {
     command
 }
 
-/// What is to be known of the project from `cargo metadata`.
+/// What is to be known of the project from `cargo metadata`, for the platform that we run on: what others need was not downloaded.
 pub fn metadata() -> Result<serde_json::Value> {
+    let compiler = harness::run(Command::new("rustc").arg("-vV"), Duration::from_secs(60))?.ok()?;
+    let host = compiler.stdout.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
     let output = cargo()
-        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", host])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -30,10 +33,13 @@ pub fn metadata() -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")
 }
 
-/// Builds all programs and says where they are.
-pub fn programs(release: bool) -> Result<Programs> {
+/// Builds the programs of `packages` and says where they are.
+pub fn programs(release: bool, packages: &[&str]) -> Result<Programs> {
     let mut command = cargo();
-    command.args(["build", "--workspace", "--bins", "--locked"]);
+    command.args(["build", "--bins", "--locked"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
     if release {
         command.arg("--release");
     }

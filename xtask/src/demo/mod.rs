@@ -56,7 +56,7 @@ pub fn run(arguments: &DemoArguments) -> Result<()> {
         anyhow::bail!("{reason}");
     }
     println!("Building FerryFS in release mode (not counted in the time below)");
-    let programs = build::programs(true)?;
+    let programs = build::programs(true, &["fs", "mkfs"])?;
     let metadata = build::metadata()?;
     let place = Place::new(arguments.dir.as_deref(), programs.directory())?;
     let started = Instant::now();
@@ -235,7 +235,7 @@ impl Demo {
         file.sync_all()?;
         churn.fill(|bytes| self.bar.inc(bytes))?;
         let seconds = started.elapsed();
-        self.done(&format!("filled the volume to 85 %: {} written", rate(BIG + churn.bytes(), seconds)));
+        self.done(&format!("filled the volume to 85 %, {}", rate(BIG + churn.bytes(), seconds)));
         Ok(churn)
     }
 
@@ -358,7 +358,7 @@ impl Demo {
         churn.compare(|bytes| self.bar.inc(bytes))?;
         let bytes = 2 * BIG + churn.bytes();
         self.report.compared += bytes;
-        self.done(&format!("compared {} written here with their seeds: all equal", rate(bytes, started.elapsed())));
+        self.done(&format!("compared what was written here with its seeds, {}: all equal", rate(bytes, started.elapsed())));
         Ok(())
     }
 
