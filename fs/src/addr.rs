@@ -51,6 +51,12 @@ impl fmt::Display for Addr {
         write!(f, "{}:{}:{}", self.device(), self.zone(), self.block())
     }
 }
+impl serde::Serialize for Addr {
+    /// As it is displayed: device, zone and block within the zone.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 impl fmt::Debug for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -5,6 +5,7 @@
 //! recovery, cleaning. `fuse` translates and nothing else.
 
 pub mod addr;
+pub mod check;
 pub mod cli;
 pub mod core;
 pub mod error;

@@ -189,7 +189,13 @@ impl Volume {
             let (batch, missing) = match self.try_cut(&mut self.state.lock(), kind) {
                 Ok(cut) => return Ok(cut),
                 Err(NoSnapshot { batch, why: NoCut::Need(ids) }) => (batch, ids),
-                Err(NoSnapshot { why: NoCut::Fail(error), .. }) => return Err(error),
+                Err(NoSnapshot { batch, why: NoCut::Fail(error) }) => {
+                    // What was cut is mapped where it is to be: it must get there although there is no checkpoint.
+                    if let Some(batch) = batch {
+                        self.write_batch(*batch)?;
+                    }
+                    return Err(error);
+                }
                 Err(NoSnapshot { why: NoCut::NoZone | NoCut::LogFull, .. }) => return Err(self.no_zone()),
             };
             if let Some(batch) = batch {
@@ -222,10 +228,10 @@ impl Volume {
                 state.zones.end_zone(addr);
             }
         }
-        let failed = |why| NoSnapshot { batch: None, why };
+        let failed = |batch, why| NoSnapshot { batch: Some(Box::new(batch)), why: NoCut::Fail(FsError::Internal(why)) };
         let State { tree, zones, .. } = state;
         let mut placer = Placer { zones, groups: Vec::new(), next: Addr::NONE, exhausted: false };
-        let cut = tree.store_mut().cut(&mut placer).map_err(|_| failed(NoCut::Fail(FsError::Internal("a cut that was ready"))))?;
+        let Ok(cut) = tree.store_mut().cut(&mut placer) else { return Err(failed(batch, "a cut that was ready")) };
         let Placer { groups, exhausted, .. } = placer;
         let mut places: Vec<Addr> = groups.iter().map(|g| g.header.zone_base()).collect();
         places.dedup();
@@ -233,7 +239,7 @@ impl Volume {
         if exhausted {
             places.iter().for_each(|addr| zones.end_write(*addr));
             tree.store_mut().cut_done(false);
-            return Err(failed(NoCut::Fail(FsError::Internal("the checkpoint reserve was too small"))));
+            return Err(failed(batch, "the checkpoint reserve was too small"));
         }
         state.settle_released();
         state.force_checkpoint = false;

@@ -57,6 +57,10 @@ impl Volume {
                     if let Some(fetch) = state.tree.store().fetch_for(*id)?
                         && seen.insert(fetch.id)
                     {
+                        if !state.zones.contains(fetch.addr, 1) {
+                            let detail = format!("{:?} lies outside the volume", fetch.id);
+                            return Err(FsError::Corrupt { what: "metadata block", addr: fetch.addr, detail });
+                        }
                         fetches.push(fetch);
                     }
                 }

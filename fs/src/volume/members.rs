@@ -121,33 +121,38 @@ impl Members {
         Ok(self.device(addr.device()).read(self.lba(addr), AlignedBuf::zeroed(BLOCK), class)?)
     }
 
-    /// Reads runs of blocks (each within a zone), all at once.
+    /// Reads runs of blocks (each within a zone), all at once. Runs that a device does not take at once go in pieces.
     pub fn read_runs(&self, runs: &[(Addr, u32)], class: IoClass) -> Vec<Result<AlignedBuf>> {
         let mut results: Vec<Option<Result<AlignedBuf>>> = runs.iter().map(|_| None).collect();
         for (d, member) in self.members.iter().enumerate() {
-            let mine: Vec<usize> = (0..runs.len()).filter(|&i| usize::from(runs[i].0.device().0) == d).collect();
-            if mine.is_empty() {
+            let mut batch = Vec::new();
+            let mut owners = Vec::new();
+            for (i, &(addr, blocks)) in runs.iter().enumerate().filter(|(_, run)| usize::from(run.0.device().0) == d) {
+                let mut at = 0;
+                while at < blocks {
+                    let n = (blocks - at).min(member.max_blocks);
+                    let bytes = n as usize * BLOCK;
+                    self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+                    batch.push(Io::Read { lba: self.lba(addr.plus(at)), buf: AlignedBuf::zeroed(bytes) });
+                    owners.push((i, at));
+                    at += n;
+                }
+            }
+            if batch.is_empty() {
                 continue;
             }
-            let batch = mine
-                .iter()
-                .map(|&i| {
-                    let bytes = runs[i].1 as usize * BLOCK;
-                    self.read.fetch_add(bytes as u64, Ordering::Relaxed);
-                    Io::Read { lba: self.lba(runs[i].0), buf: AlignedBuf::zeroed(bytes) }
-                })
-                .collect();
             match member.device.submit(batch, class) {
                 Ok(ticket) => {
-                    for (i, done) in mine.iter().zip(member.device.complete(ticket)) {
-                        results[*i] = Some(match done {
+                    for ((i, at), done) in owners.into_iter().zip(member.device.complete(ticket)) {
+                        let piece = match done {
                             Ok(Some(buf)) => Ok(buf),
                             Ok(None) => Err(FsError::Internal("a read came back without its buffer")),
                             Err(error) => Err(error.into()),
-                        });
+                        };
+                        gather(&mut results[i], runs[i].1, at, piece);
                     }
                 }
-                Err(error) => mine.iter().for_each(|&i| results[i] = Some(Err(error.clone().into()))),
+                Err(error) => owners.iter().for_each(|&(i, _)| results[i] = Some(Err(error.clone().into()))),
             }
         }
         let lost = || Err(FsError::Internal("a device lost a completion"));
@@ -226,6 +231,26 @@ impl Members {
     pub fn manage(&self, addr: Addr, action: ZoneAction) -> Result<()> {
         self.mark_dirty(addr.device());
         Ok(self.device(addr.device()).manage(addr.zone(), action)?)
+    }
+}
+
+/// Puts a piece of a run, which starts at block `at` of it, into the run's result; the first failure stays.
+fn gather(result: &mut Option<Result<AlignedBuf>>, blocks: u32, at: u32, piece: Result<AlignedBuf>) {
+    let bytes = blocks as usize * BLOCK;
+    match (piece, &mut *result) {
+        (Ok(buf), None) if buf.len() == bytes => *result = Some(Ok(buf)),
+        (Ok(buf), None) => {
+            let mut whole = AlignedBuf::zeroed(bytes);
+            whole[at as usize * BLOCK..][..buf.len()].copy_from_slice(&buf);
+            *result = Some(Ok(whole));
+        }
+        (Ok(buf), Some(Ok(whole))) => whole[at as usize * BLOCK..][..buf.len()].copy_from_slice(&buf),
+        (Ok(_), Some(Err(_))) => {}
+        (Err(error), result) => {
+            if !matches!(result, Some(Err(_))) {
+                *result = Some(Err(error));
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod content;
 mod copy_range;
 pub mod counters;
 mod held;
+pub(crate) mod inspect;
 pub mod layout;
 mod lifetime;
 mod load;

@@ -139,33 +139,42 @@ impl Volume {
 
     /// Loads the segment table.
     fn load_zone_table(&self) -> Result<()> {
-        let pages = ZoneTable::page_count(&self.identity.members);
-        for page in 0..pages {
-            let id = BlockId::Node(NodeId(u64::from(page) + 1));
-            loop {
-                let fetch = self.state.lock().tree.store().fetch_for(id)?;
-                let Some(fetch) = fetch.filter(|f| f.id == id) else {
-                    match fetch {
-                        Some(above) => self.load(above.id)?,
-                        None => return Err(FsError::Internal("a segment table page is resident as a node")),
-                    }
-                    continue;
-                };
-                let buf = self.members.read_block(fetch.addr, IoClass::Foreground)?;
-                let corrupt = |detail: String| FsError::Corrupt { what: "segment table", addr: fetch.addr, detail };
-                if crc32c::crc32c(&buf) != fetch.crc {
-                    return Err(corrupt(format!("page {page} fails its checksum")));
-                }
-                self.state.lock().zones.load_page(page, &buf).map_err(corrupt)?;
-                break;
-            }
-        }
-        self.state.lock().zones.loaded(self.identity.clock, self.identity.unwritten);
+        (0..ZoneTable::page_count(&self.identity.members)).try_for_each(|page| self.load_zone_page(page))?;
+        self.zone_table_loaded();
         Ok(())
     }
 
+    /// All pages of the segment table that can be had are loaded.
+    pub(super) fn zone_table_loaded(&self) {
+        self.state.lock().zones.loaded(self.identity.clock, self.identity.unwritten);
+    }
+
+    /// Loads one page of the segment table.
+    pub(super) fn load_zone_page(&self, page: u32) -> Result<()> {
+        let id = BlockId::Node(NodeId(u64::from(page) + 1));
+        loop {
+            let fetch = self.state.lock().tree.store().fetch_for(id)?;
+            let Some(fetch) = fetch.filter(|f| f.id == id) else {
+                match fetch {
+                    Some(above) => self.load(above.id)?,
+                    None => return Err(FsError::Internal("a segment table page is resident as a node")),
+                }
+                continue;
+            };
+            let corrupt = |detail: String| FsError::Corrupt { what: "segment table", addr: fetch.addr, detail };
+            if !self.state.lock().zones.contains(fetch.addr, 1) {
+                return Err(corrupt(format!("page {page} lies outside the volume")));
+            }
+            let buf = self.members.read_block(fetch.addr, IoClass::Foreground)?;
+            if crc32c::crc32c(&buf) != fetch.crc {
+                return Err(corrupt(format!("page {page} fails its checksum")));
+            }
+            return self.state.lock().zones.load_page(page, &buf).map_err(corrupt);
+        }
+    }
+
     /// What the devices say of their zones; nothing for those whose zones are software.
-    fn read_reports(&self) -> Result<Vec<Vec<ZoneInfo>>> {
+    pub(crate) fn read_reports(&self) -> Result<Vec<Vec<ZoneInfo>>> {
         let mut reports = Vec::new();
         for (device, member) in self.members.devices().zip(&self.identity.members) {
             let software = device.geometry().software_zones;

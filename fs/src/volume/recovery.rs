@@ -16,7 +16,7 @@ use zns::{AlignedBuf, IoClass};
 
 /// What roll-forward found.
 #[derive(Debug, Default)]
-pub(super) struct Replay {
+pub(crate) struct Replay {
     /// The volume was unmounted cleanly and nothing was replayed.
     pub clean: bool,
     /// Something acknowledged is lost: the volume must not be written to.

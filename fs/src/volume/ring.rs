@@ -91,6 +91,16 @@ pub fn probe(device: &Arc<dyn ZonedDevice>) -> Result<Probe> {
     }
 }
 
+/// Reads all slots of zone `zone` of a device's ring.
+///
+/// # Errors
+/// The device's.
+pub(crate) fn read_zone(device: &Arc<dyn ZonedDevice>, zone: u32) -> Result<Vec<u8>> {
+    let g = device.geometry();
+    let slots = (g.zone_capacity_bytes() / BLOCK as u64).min(u64::from(RING_SLOTS)) as u32;
+    read_ring_zone(device, g.zone_start(ZoneId(zone)), slots)
+}
+
 fn read_ring_zone(device: &Arc<dyn ZonedDevice>, start: Lba, slots: u32) -> Result<Vec<u8>> {
     let g = device.geometry();
     let total = slots as usize * BLOCK;

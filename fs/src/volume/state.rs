@@ -146,8 +146,8 @@ impl State {
         {
             let existed = self.tree.get(key)?.is_some();
             let exists = matches!(delta, Delta::Put { .. });
-            self.inodes = self.inodes + u64::from(exists && !existed) - u64::from(existed && !exists);
-            self.next_ino = self.next_ino.max(key.a + 1);
+            self.inodes = (self.inodes + u64::from(exists && !existed)).saturating_sub(u64::from(existed && !exists));
+            self.next_ino = self.next_ino.max(key.a.saturating_add(1));
         }
         let change = extents::apply(&mut self.tree, &mut self.zones, delta)?;
         self.settle_released();

@@ -16,6 +16,11 @@ pub const ENTRY_SIZE: u64 = 32;
 
 const INDEX: Index = Index { class: Class::Dirent, hash_bits: HASH_BITS, name_of: |value| value.get(9..), what: "directory entry" };
 
+/// The smallest cookie that an entry with this name can have; the largest is 63 more.
+pub fn first_cookie(hash_key: &[u8; 16], name: &[u8]) -> u64 {
+    INDEX.first(hash_key, name)
+}
+
 /// An entry and its key.
 pub(super) struct Entry {
     pub key: Key,

@@ -21,7 +21,8 @@ pub const MAX_LIST: usize = 65_536;
 const MAX_INLINE_ITEM: usize = 1000;
 /// Bits of the name's hash in a key: six bits for the slot and eight for the piece remain.
 const HASH_BITS: u32 = 50;
-const PIECE_BITS: u32 = 8;
+/// Bits of the number of a piece in the key of a piece of a long value.
+pub const PIECE_BITS: u32 = 8;
 
 const _: () = assert!(MAX_VALUE.div_ceil(PIECE) <= 1 << PIECE_BITS && HASH_BITS + super::name::SLOT_BITS + PIECE_BITS <= 64);
 
@@ -175,6 +176,11 @@ fn value_of(txn: &Txn, key: Key, attribute: Attribute) -> Planned<Vec<u8>> {
         value.extend_from_slice(&piece);
     }
     if value.len() == len { Ok(value) } else { Err(damaged("value of an extended attribute")) }
+}
+
+/// The smallest slot that an attribute with this name can have; the largest is 63 more.
+pub fn first_slot(hash_key: &[u8; 16], name: &[u8]) -> u64 {
+    INDEX.first(hash_key, name)
 }
 
 fn piece_count(attribute: &Attribute) -> u64 {

@@ -125,7 +125,7 @@ impl Tree {
 }
 
 /// Do the keys of a page lie within the bounds that its parent gives it? Inner nodes begin exactly at the lower one.
-fn lies_between(page: &Page, low: SortKey, high: Option<SortKey>) -> bool {
+pub(crate) fn lies_between(page: &Page, low: SortKey, high: Option<SortKey>) -> bool {
     if page.is_empty() {
         return page.level() == 0;
     }

@@ -279,6 +279,10 @@ impl ZoneTable {
 
     /// `blocks` blocks of one zone became live.
     pub fn add_live(&mut self, addr: Addr, blocks: u32) {
+        // An extent that a damaged volume has outside of itself counts nowhere (I10).
+        if self.zone(addr).is_none() {
+            return;
+        }
         let zone = self.zone_mut(addr);
         zone.entry.live += blocks;
         match zone.entry.role {
@@ -289,6 +293,9 @@ impl ZoneTable {
 
     /// `blocks` blocks of one zone died.
     pub fn sub_live(&mut self, addr: Addr, blocks: u32) {
+        if self.zone(addr).is_none() {
+            return;
+        }
         let zone = self.zone_mut(addr);
         debug_assert!(zone.entry.live >= blocks, "live count of {addr} below zero");
         let gone = blocks.min(zone.entry.live);

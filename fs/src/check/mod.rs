@@ -1,0 +1,153 @@
+//! `fsck`: walks everything that a volume holds and checks every invariant and every checksum. It never writes.
+//!
+//! The volume is opened by the steps of a mount, the log rolled forward in memory, and what results is checked in passes, each over
+//! one kind of structure: superblocks, node map, tree, names, contents, blocks (twice owned, summaries, checksums, data), zones and totals.
+//! Damage costs what it hits and no more: a node that is lost makes one finding, and what it may have held is not missed elsewhere.
+//!
+//! Memory: the metadata cache, a fixed number of bytes per inode and extent of a window (larger volumes take more passes),
+//! and 16 bytes per directory and metadata node.
+
+mod blocks;
+mod contents;
+mod finding;
+mod names;
+mod nodemap;
+mod paths;
+mod report;
+mod rings;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod zones;
+
+pub use finding::{Finding, Severity};
+pub use report::{CheckReport, Counts, Found, MAX_FINDINGS};
+
+use crate::addr::Addr;
+use crate::core::key::{Class, Key};
+use crate::error::Result;
+use crate::volume::Volume;
+use crate::volume::inspect::Inspected;
+use scan::Scanner;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use zns::ZonedDevice;
+
+/// How far a check has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being looked at.
+    pub what: &'static str,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much there is, where that is known.
+    pub total: Option<u64>,
+}
+
+/// How to check.
+pub struct CheckOptions {
+    /// Read all data and compare it with its checksums.
+    pub read_data: bool,
+    /// Bytes of metadata kept in memory.
+    pub cache_size: u64,
+    /// Inodes, and extents, looked at in one pass.
+    pub window: usize,
+    /// Is told how far the check has come.
+    pub progress: Option<Box<dyn FnMut(Progress)>>,
+}
+
+impl Default for CheckOptions {
+    fn default() -> Self {
+        Self { read_data: true, cache_size: 128 << 20, window: 1 << 20, progress: None }
+    }
+}
+
+/// A check under way.
+struct Checker<'a> {
+    volume: &'a Volume,
+    scan: Rc<Scanner<'a>>,
+    report: CheckReport,
+    options: CheckOptions,
+    /// Nothing that depends on the zone table can be said.
+    zones_unknown: bool,
+}
+
+impl Checker<'_> {
+    fn add(&mut self, finding: Finding) {
+        self.report.add(finding);
+    }
+
+    fn progress(&mut self, what: &'static str, done: u64, total: Option<u64>) {
+        if let Some(progress) = &mut self.options.progress {
+            progress(Progress { what, done, total });
+        }
+    }
+}
+
+/// Checks the volume on `devices`.
+///
+/// # Errors
+/// When there is no volume to be checked: [`crate::FsError::Volume`] with the reason, or a superblock that leads nowhere. Everything else is in
+/// the report.
+pub fn check(devices: Vec<Arc<dyn ZonedDevice>>, options: CheckOptions) -> Result<CheckReport> {
+    let mut report = CheckReport::default();
+    let rings = rings::read(&devices);
+    let Inspected { volume, bad_zone_pages, replay } = Volume::inspect(devices, options.cache_size, true)?;
+    let identity = volume.identity();
+    report.label = identity.label.clone();
+    report.uuid = uuid::Uuid::from_bytes(identity.uuid).to_string();
+    report.generation = identity.generation;
+    rings::judge(&rings, identity.generation, &mut report);
+    let zones_unknown = !bad_zone_pages.is_empty();
+    let mut checker = Checker { volume: &volume, scan: Rc::new(Scanner::new(&volume)), report, options, zones_unknown };
+    for (page, error) in bad_zone_pages {
+        checker.add(Finding::SegmentPage { page, reason: error.to_string() });
+    }
+    match replay {
+        Some(Ok(replay)) => {
+            if let Some(reason) = replay.damage {
+                checker.add(Finding::LogDamaged { reason });
+            }
+        }
+        Some(Err(error)) => checker.add(Finding::NotReplayed { reason: error.to_string() }),
+        None => checker.add(Finding::NotReplayed { reason: "the segment table is damaged".into() }),
+    }
+    checker.report.replayed = volume.counters().replayed.load(Ordering::Relaxed);
+    checker.all();
+    let Checker { mut report, .. } = checker;
+    report.clean = report.suppressed == 0 && report.findings.iter().all(|found| found.severity == Severity::Info);
+    report.counts.bytes_read = volume.members().read.load(Ordering::Relaxed);
+    Ok(report)
+}
+
+impl Checker<'_> {
+    fn all(&mut self) {
+        self.progress("tree", 0, None);
+        let reached = self.check_tree();
+        self.progress("node map", 0, None);
+        let metadata = self.check_map(&reached);
+        drop(reached);
+        let contents = self.check_inodes();
+        let live = self.check_blocks(&contents, &metadata);
+        self.check_zones(&live, metadata.complete);
+        self.check_totals();
+        self.name_findings();
+    }
+}
+
+/// A key in words.
+pub(crate) fn show(key: &Key) -> String {
+    let what = match key.class {
+        Class::Inode => "inode",
+        Class::Xattr => "attribute",
+        Class::XattrValue => "attribute value",
+        Class::Dirent => "entry",
+        Class::Symlink => "link target",
+        Class::Extent => "extent",
+        Class::Checksum => "checksums",
+        Class::Summary => return format!("summary {}", Addr(key.a)),
+        Class::Intent => "intent",
+    };
+    format!("{what} {}/{}", key.a, key.b)
+}

@@ -1,0 +1,123 @@
+//! Zones and totals: live counts, write pointers, what the devices say, what the superblock says.
+
+use super::blocks::Live;
+use super::{Checker, Finding};
+use crate::addr::Addr;
+use crate::core::key::Class;
+use crate::format::segment::{Phase, Role, SegmentEntry};
+use std::collections::BTreeMap;
+use zns::{ZoneInfo, ZoneState};
+
+impl Checker<'_> {
+    /// Compares the segment table with what was counted (I4) and with what the devices say. `live`: what is live in each zone; without a
+    /// whole node map it is less than that.
+    pub(super) fn check_zones(&mut self, live: &BTreeMap<Addr, Live>, map_complete: bool) {
+        let reports = self.zone_reports();
+        if self.zones_unknown {
+            return;
+        }
+        self.check_log_start(&reports);
+        let counted_all = !self.scan.is_class_lost(Class::Extent) && map_complete;
+        let entries: Vec<(Addr, SegmentEntry)> = self.volume.state.lock().zones.iter().map(|(addr, entry)| (addr, *entry)).collect();
+        for (zone, entry) in entries {
+            let counted = live.get(&zone).copied().unwrap_or_default();
+            self.check_entry(zone, &entry);
+            let short = counted.blocks < entry.live && !counted_all;
+            if counted.blocks != entry.live && !short {
+                self.add(Finding::LiveCount { zone, counted: counted.blocks, recorded: entry.live });
+            }
+            if counted.end > entry.written {
+                self.add(Finding::BeyondWritten { zone, block: counted.end - 1, written: entry.written });
+            }
+            let report = reports.get(usize::from(zone.device().0)).and_then(|zones| zones.get(zone.zone().0 as usize));
+            if let Some(info) = report {
+                self.check_report(zone, &entry, counted, info);
+            }
+        }
+    }
+
+    /// What each device says of its zones; nothing for those whose zones are software.
+    fn zone_reports(&mut self) -> Vec<Vec<ZoneInfo>> {
+        let members = self.volume.identity().members.clone();
+        let devices: Vec<_> = self.volume.members().devices().cloned().collect();
+        let mut reports = Vec::new();
+        for (n, (device, member)) in devices.iter().zip(&members).enumerate() {
+            let software = device.geometry().software_zones;
+            let report = if software { Ok(Vec::new()) } else { device.report(0..member.zones) };
+            reports.push(report.unwrap_or_else(|error| {
+                self.add(Finding::NoZoneReport { device: n as u8, reason: error.to_string() });
+                Vec::new()
+            }));
+        }
+        reports
+    }
+
+    fn check_entry(&mut self, zone: Addr, e: &SegmentEntry) {
+        let clock = self.volume.state.lock().zones.clock();
+        let reason = match (e.role, e.phase) {
+            (Role::Ring, Phase::Open) => None,
+            (Role::Ring, _) => Some("belongs to the superblock ring and is not open"),
+            (_, Phase::Empty) if e.live > 0 || e.written > 0 || e.role != Role::None => Some("is empty and has a use"),
+            (Role::None | Role::Log, _) if e.live > 0 => Some("holds no data and has live blocks"),
+            (Role::None, Phase::Open) => Some("is open without a use"),
+            _ if e.live > e.written => Some("has more live blocks than were written"),
+            _ if e.written_at > clock => Some("was last written in the future"),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            self.add(Finding::Zone { zone, reason });
+        }
+    }
+
+    fn check_report(&mut self, zone: Addr, entry: &SegmentEntry, counted: Live, info: &ZoneInfo) {
+        let pointer = self.volume.members().fs_blocks(zone.device(), info.written);
+        let live = counted.blocks;
+        match info.state {
+            ZoneState::Offline if live > 0 => self.add(Finding::ZoneFailed { zone, state: "offline", live }),
+            ZoneState::Offline | ZoneState::ReadOnly => {}
+            _ if entry.phase == Phase::Retired => {}
+            _ if counted.end > pointer => self.add(Finding::WritePointer { zone, block: counted.end - 1, pointer }),
+            _ => {}
+        }
+    }
+
+    /// The log must go on in a zone of the log, and no more of it can be gone than was ever there.
+    fn check_log_start(&mut self, reports: &[Vec<ZoneInfo>]) {
+        let addr = self.volume.identity().log.addr;
+        if addr.is_none() {
+            return;
+        }
+        let report = reports.get(usize::from(addr.device().0)).and_then(|zones| zones.get(addr.zone().0 as usize));
+        let pointer = report.map_or(u32::MAX, |info| self.volume.members().fs_blocks(addr.device(), info.written));
+        let (inside, entry) = {
+            let state = self.volume.state.lock();
+            (state.zones.contains(addr.zone_base(), 1), state.zones.entry(addr).copied())
+        };
+        let reason = match entry {
+            Some(_) if !inside => Some("lies outside the volume"),
+            None => Some("lies outside the volume"),
+            Some(e) if e.role != Role::Log || e.phase == Phase::Empty => Some("is no zone of the log"),
+            Some(e) if e.written < addr.block() => Some("was never written"),
+            Some(_) if pointer < addr.block() => Some("lies beyond the write pointer of the device: what was there is gone"),
+            Some(_) => None,
+        };
+        if let Some(reason) = reason {
+            self.add(Finding::LogStart { addr, reason });
+        }
+    }
+
+    /// Totals that the superblock keeps.
+    pub(super) fn check_totals(&mut self) {
+        let (inodes, unwritten) = {
+            let state = self.volume.state.lock();
+            (state.inodes, state.zones.unwritten())
+        };
+        let counts = self.report.counts;
+        if inodes != counts.inodes && !self.scan.is_class_lost(Class::Inode) {
+            self.add(Finding::Total { what: "inodes", recorded: inodes, counted: counts.inodes });
+        }
+        if unwritten != counts.unwritten && !self.scan.is_class_lost(Class::Extent) {
+            self.add(Finding::Total { what: "preallocated blocks", recorded: unwritten, counted: counts.unwritten });
+        }
+    }
+}
