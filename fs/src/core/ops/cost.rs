@@ -32,6 +32,30 @@ const VALUE_PIECES: u32 = (super::xattr::MAX_VALUE.div_ceil(PIECE)) as u32;
 /// A piece with its delta.
 const PIECE_DELTA: u32 = PIECE as u32 + 2 + Key::LEN as u32 + 1;
 
+/// Leaves that any one plan may make dirty: operations wait for a checkpoint once three quarters of the dirty metadata that the checkpoint
+/// reserve allows are there, and the smallest volume allows 256 blocks.
+const MOST_LEAVES: u32 = 256 / 4;
+
+const _: () = {
+    let all = [
+        Cost::CREATE,
+        Cost::SYMLINK,
+        Cost::LINK,
+        Cost::UNLINK,
+        Cost::RENAME,
+        Cost::SETATTR,
+        Cost::SET_SIZE,
+        Cost::XATTR,
+        Cost::STEP,
+        Cost::FALLOCATE,
+    ];
+    let mut n = 0;
+    while n < all.len() {
+        assert!(all[n].leaves <= MOST_LEAVES, "a plan must fit between the limit and the reserve");
+        n += 1;
+    }
+};
+
 impl Cost {
     /// mknod, mkdir: inode, entry, parent.
     pub const CREATE: Cost = Cost { leaves: 3, log_bytes: 2 * INODE + NAMED };
@@ -49,7 +73,7 @@ impl Cost {
     pub const SET_SIZE: Cost = Self::unmap(super::resize::DIRECT_EXTENTS).and(2, INODE + INTENT);
     /// setxattr, removexattr: inode, totals, attribute, the pieces of the old value and the new.
     pub const XATTR: Cost =
-        Cost { leaves: 3 + pieces(2 * VALUE_PIECES), log_bytes: INODE + 2 * PIECE_DELTA + VALUE_PIECES * (PIECE_DELTA + REMOVAL) };
+        Cost { leaves: 3 + pieces(VALUE_PIECES), log_bytes: INODE + 2 * PIECE_DELTA + VALUE_PIECES * (PIECE_DELTA + REMOVAL) };
     /// One step of freeing or cutting, with `STEP_EXTENTS`.
     pub const STEP: Cost = Self::unmap(STEP_EXTENTS).and(3 + pieces(STEP_ITEMS) + 6, INODE + 2 * REMOVAL + STEP_ITEMS * REMOVAL);
     /// One plan of fallocate: unmapped and preallocated extents, the inode.

@@ -5,7 +5,7 @@
 //! scratch. Rights are the kernel's business (`default_permissions`); what only the filesystem can know is checked here.
 //!
 //! Every plan touches a bounded number of items ([`cost`]). Work without such a bound (freeing a file of a million extents) is left
-//! behind as an intent and done in steps ([`intent`]), or handed back with the place to go on from (fallocate, seek, readdir).
+//! behind as an intent and done in steps ([`intent`]), or handed back with the place to go on from (fallocate, readdir).
 //!
 //! A plan that maps, unmaps or preallocates stores the inode with `blocks` counted anew: applying deltas to extents does not do that.
 
@@ -22,7 +22,6 @@ pub mod name;
 pub mod readdir;
 pub mod rename;
 pub mod resize;
-pub mod seek;
 pub mod symlink;
 pub mod unlink;
 pub mod xattr;
@@ -38,7 +37,6 @@ pub use mapped::{Mapped, count_mapped};
 pub use readdir::readdir;
 pub use rename::{Renamed, rename};
 pub use resize::{Resize, SetSize, set_size};
-pub use seek::{Seek, Whence, seek};
 pub use symlink::{readlink, symlink};
 pub use unlink::{Unlinked, rmdir, unlink};
 pub use xattr::{getxattr, listxattr, removexattr, setxattr};
@@ -56,11 +54,11 @@ pub const MAX_LINKS: u32 = 65_000;
 /// Bytes in one piece of a long value (link target, extended attribute).
 pub const PIECE: usize = 1000;
 /// Extents that one plan changes at most: what the shell gives to [`free_step`] and [`cut_step`].
-pub const STEP_EXTENTS: u32 = 512;
+pub const STEP_EXTENTS: u32 = 256;
 /// Written blocks that one plan unmaps at most (their checksums go with them).
-pub const STEP_BLOCKS: u64 = 1 << 15;
+pub const STEP_BLOCKS: u64 = 1 << 13;
 /// Other items that one step removes at most.
-pub const STEP_ITEMS: u32 = 256;
+pub const STEP_ITEMS: u32 = 40;
 
 /// A refused operation.
 fn fail<T>(error: FsError) -> Planned<T> {

@@ -93,16 +93,6 @@ impl Naive {
             self.size = self.size.max(end);
         }
     }
-    fn seek(&self, from: u64, data: bool) -> Result<u64, &'static str> {
-        if from >= self.size {
-            return Err("NoSuchOffset");
-        }
-        let found = (from..self.size).find(|sector| (self.blocks[(sector / PER) as usize] == State::Written) == data);
-        match found {
-            None if data => Err("NoSuchOffset"),
-            found => Ok(found.unwrap_or(self.size)),
-        }
-    }
 }
 
 /// The file under test: its content lies here, as on a device.
@@ -196,18 +186,12 @@ impl Real {
             }
         }
     }
-    fn seek(&mut self, from: u64, whence: Whence) -> Result<u64, String> {
-        match self.shell.run(|txn| seek(txn, self.ino, from * SECTOR, whence)).map_err(|error| name_of(&error))? {
-            Seek::Found(offset) => Ok(offset / SECTOR),
-            Seek::More(_) => panic!("so few extents"),
-        }
-    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn a_file_is_as_its_naive_twin(ops in prop::collection::vec(op(), 1..25), seeks in prop::collection::vec(0..SECTORS + 3, 5)) {
+    fn a_file_is_as_its_naive_twin(ops in prop::collection::vec(op(), 1..25)) {
         let mut real = Real::new();
         let mut naive = Naive { sectors: vec![false; SECTORS as usize], blocks: vec![State::Hole; BLOCKS as usize], size: 0 };
         for op in ops {
@@ -243,11 +227,6 @@ proptest! {
                     prop_assert_eq!(&content[..], &naive.sectors[(block * PER) as usize..][..PER as usize], "block {}", block);
                 }
             }
-            for &from in &seeks {
-                for (whence, data) in [(Whence::Data, true), (Whence::Hole, false)] {
-                    prop_assert_eq!(real.seek(from, whence), naive.seek(from, data).map_err(str::to_owned), "{:?} {}", whence, from);
-                }
-            }
         }
         real.finish_cut();
         let blocks = naive.blocks.iter().filter(|state| **state != State::Hole).count();
@@ -274,7 +253,6 @@ fn refused_ranges_and_modes() {
         assert_eq!(name_of(&found.expect_err("refused")), expected);
     }
     assert_eq!(name_of(&real.shell.run(|txn| fallocate(txn, Ino::ROOT, 0, 0, 1)).expect_err("refused")), "IsADirectory");
-    assert_eq!(name_of(&real.shell.run(|txn| seek(txn, Ino::ROOT, 0, Whence::Data)).expect_err("refused")), "IsADirectory");
     // The largest range takes several plans, since an extent counts its blocks in 32 bits.
     let mut offset = 0;
     let mut plans = 0;

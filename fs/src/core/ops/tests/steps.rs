@@ -56,7 +56,8 @@ fn freeing_takes_bounded_steps_and_each_leaves_a_sound_tree() {
             break;
         }
     }
-    assert_eq!(steps, 13);
+    // The last but one takes four extents and some of the 62 items of attributes.
+    assert_eq!(steps, 14);
     assert!(intents(&mut shell).is_empty() && shell.memory.inode(ino).is_none());
     assert_eq!(shell.run(|txn| free_step(txn, ino, 8)).expect("a step"), Step::Done, "once more does no harm");
 }
@@ -134,7 +135,7 @@ fn a_small_cut_is_done_at_once_and_ends_an_earlier_one() {
 }
 
 #[test]
-fn seeking_and_allocating_go_on_behind_what_they_looked_at() {
+fn allocating_goes_on_behind_what_it_looked_at() {
     let mut shell = Shell::default();
     let ino = ragged_file(&mut shell, 0);
     let many = u64::from(STEP_EXTENTS) * 2 + 10;
@@ -142,16 +143,6 @@ fn seeking_and_allocating_go_on_behind_what_they_looked_at() {
         shell.memory.write(ino, n, 1, Addr::new(DeviceId(0), ZoneId(1), 2 * n as u32));
     }
     truncate(&mut shell, ino, many * 4096);
-    let mut offset = 5;
-    let mut rounds = 0;
-    let hole = loop {
-        match shell.run(|txn| seek(txn, ino, offset, Whence::Hole)).expect("a hole") {
-            Seek::Found(hole) => break hole,
-            Seek::More(next) => offset = next,
-        }
-        rounds += 1;
-    };
-    assert_eq!((hole, rounds), (many * 4096, 2));
     let (mut offset, end) = (100, many * 4096 - 100);
     let mut edges = Vec::new();
     let mut preallocated = 0;
