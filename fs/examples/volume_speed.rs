@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     timed("4 KiB write and fsync", 1e4, "fsyncs", || -> fs::Result<()> {
         for _ in 0..10_000 {
             volume.write(file, random() % blocks * 4096, &payload[..4096], &options)?;
-            volume.fsync(file, false)?;
+            volume.sync()?;
         }
         Ok(())
     })?;
