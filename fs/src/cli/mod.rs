@@ -8,6 +8,7 @@ pub mod client;
 pub mod daemon;
 pub mod devices;
 pub mod failure;
+pub mod fsck;
 pub mod install;
 pub mod logging;
 pub mod mount;

@@ -109,8 +109,8 @@ impl Served for Volume {
     fn seek(&self, ino: Ino, offset: u64, whence: i32) -> Result<u64> {
         self.seek(ino, offset, whence)
     }
-    fn copy_file_range(&self, _from: Ino, _from_offset: u64, _to: Ino, _to_offset: u64, _len: u64) -> Result<u64> {
-        Err(FsError::Unsupported("copies by the volume"))
+    fn copy_file_range(&self, from: Ino, from_offset: u64, to: Ino, to_offset: u64, len: u64) -> Result<u64> {
+        self.copy_file_range(from, from_offset, to, to_offset, len)
     }
     fn control(&self, ino: Ino, request: &Request) -> Result<serde_json::Value> {
         match *request {

@@ -1,0 +1,145 @@
+//! `fsck.ferryfs`: the checker of [`crate::check`] with the exit status of fsck(8).
+
+use super::devices::{Access, mountpoint_of, open_devices};
+use crate::check::{CheckOptions, Progress, check};
+use clap::Parser;
+use clap::error::ErrorKind;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Nothing is wrong.
+const CLEAN: u8 = 0;
+/// Something is wrong and stays so.
+const ERRORS_LEFT: u8 = 4;
+/// The check could not be made.
+const COULD_NOT_RUN: u8 = 8;
+/// Called wrongly.
+const USAGE: u8 = 16;
+
+/// Checks a FerryFS volume that is not mounted: every structure, every invariant, every checksum. It never writes.
+///
+/// Exit status: 0 clean, 4 errors left, 8 could not run, 16 called wrongly.
+#[derive(Debug, Parser)]
+#[command(name = "fsck.ferryfs", version, max_term_width = 100)]
+struct Line {
+    /// Do not change anything (this is always so in this version).
+    #[arg(short = 'n', conflicts_with = "yes")]
+    no: bool,
+
+    /// Repair what can be repaired. This version finds damage and repairs none.
+    #[arg(short = 'y')]
+    yes: bool,
+
+    /// As the boot process calls it: a volume whose superblock is sound is left to the mount, which rolls its log forward.
+    #[arg(short = 'a', short_alias = 'p')]
+    automatic: bool,
+
+    /// Check even with -a.
+    #[arg(short = 'f', long)]
+    force: bool,
+
+    /// Look at structures only; do not read the data of files.
+    #[arg(long)]
+    no_data: bool,
+
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+
+    /// Show how far the check has come; without it this is done on a terminal.
+    #[arg(short = 'C', value_name = "FD", num_args = 0..=1)]
+    progress: Option<Option<i32>>,
+
+    /// All devices of the volume.
+    #[arg(required = true, value_name = "DEVICE")]
+    devices: Vec<PathBuf>,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    match Line::try_parse() {
+        Ok(line) => ExitCode::from(run(line)),
+        Err(error) => {
+            let _ = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            ExitCode::from(if asked_for { 0 } else { USAGE })
+        }
+    }
+}
+
+fn could_not_run(error: impl std::fmt::Display) -> u8 {
+    eprintln!("fsck.ferryfs: {error}");
+    COULD_NOT_RUN
+}
+
+fn run(line: Line) -> u8 {
+    for device in &line.devices {
+        if let Some(at) = mountpoint_of(device) {
+            return could_not_run(format!("{} is mounted on {}: unmount it first", device.display(), at.display()));
+        }
+    }
+    let devices = match open_devices(&line.devices, Access::read_only()) {
+        Ok(devices) => devices,
+        Err(error) => return could_not_run(error),
+    };
+    if line.automatic && !line.force {
+        return match crate::volume::assemble::assemble(devices) {
+            Ok(_) => CLEAN,
+            Err(error) => could_not_run(error),
+        };
+    }
+    let show = line.progress.is_some() || std::io::stderr().is_terminal();
+    let progress: Option<Box<dyn FnMut(Progress)>> = if show { Some(Box::new(show_progress)) } else { None };
+    let report = match check(devices, CheckOptions { read_data: !line.no_data, progress, ..CheckOptions::default() }) {
+        Ok(report) => report,
+        Err(error) => return could_not_run(error),
+    };
+    if show {
+        eprint!("\r\x1b[K");
+    }
+    let text = if line.json { serde_json::to_string_pretty(&report).map(|text| text + "\n") } else { Ok(report.to_string()) };
+    // Whoever reads may have gone away; the exit status says it as well.
+    let _ = text.map_err(std::io::Error::other).and_then(|text| std::io::stdout().write_all(text.as_bytes()));
+    if report.clean {
+        return CLEAN;
+    }
+    if line.yes {
+        eprintln!("fsck.ferryfs: this version finds damage and repairs none");
+    }
+    ERRORS_LEFT
+}
+
+fn show_progress(progress: Progress) {
+    match progress.total {
+        Some(total) if total > 0 => eprint!("\r\x1b[K{}: {} %", progress.what, progress.done * 100 / total),
+        _ => eprint!("\r\x1b[K{}: {}", progress.what, progress.done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Line, ErrorKind> {
+        Line::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_contract_s_command_lines() {
+        assert!(parse("fsck.ferryfs -n a b").is_ok_and(|line| line.no && line.devices.len() == 2));
+        assert!(parse("fsck.ferryfs -y --json a").is_ok_and(|line| line.yes && line.json));
+        assert!(parse("fsck.ferryfs -a a").is_ok_and(|line| line.automatic));
+        assert!(parse("fsck.ferryfs -p a").is_ok_and(|line| line.automatic));
+        assert_eq!(parse("fsck.ferryfs -n -y a").err(), Some(ErrorKind::ArgumentConflict));
+        assert!(parse("fsck.ferryfs").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_checked_says_so() {
+        let line = |device: &str| Line::try_parse_from(["fsck.ferryfs", "-n", device]).unwrap();
+        assert_eq!(run(line("/no/such/device")), COULD_NOT_RUN);
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(run(line(&directory.path().display().to_string())), COULD_NOT_RUN);
+    }
+}
