@@ -62,6 +62,7 @@ fn counters_count_what_was_written_and_read() {
     let since = |name: &str| after.since(&before, name).unwrap();
     assert_eq!(since("io/user_written"), size as u64);
     let device = since("io/device_written");
+    drop(file);
     assert!(device >= size as u64 && device < size as u64 * 11 / 10, "{device} bytes for {size}");
     assert!(since("space/used") >= size as u64);
     mounted.remount();
@@ -85,6 +86,7 @@ fn map_and_zones_say_where_things_are() {
     (&file).write_all(&vec![3; 6 << 20]).unwrap();
     file.set_len(8 << 20).unwrap();
     file.sync_all().unwrap();
+    drop(file);
     let volume = mounted.volume().unwrap();
     let root = volume.root().to_path_buf();
     let json = |arguments: &[&std::ffi::OsStr]| -> Value {

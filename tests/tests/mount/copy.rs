@@ -159,6 +159,7 @@ fn within_one_file_ranges_may_not_overlap() {
     model.extend_from_within(..);
     model.copy_within(0..524_288, 524_288);
     assert!(fs::read(mounted.path("f")).unwrap() == model);
+    drop(file);
     mounted.finish();
 }
 
@@ -180,6 +181,7 @@ fn the_end_of_the_source_ends_the_copy() {
     assert_eq!(read.len(), 110_000);
     assert!(read[2000..100_000].iter().all(|b| *b == 0));
     assert_eq!(Pattern(1).mismatch(0, &read[100_000..]), None);
+    drop((from, to));
     mounted.finish();
 }
 
@@ -199,6 +201,7 @@ fn what_linux_refuses_is_refused() {
     assert_eq!(errno(once(&from, 0, &append, 0, 10)), libc::EBADF);
     let refused = errno(once(&directory, 0, &to, 0, 10));
     assert!(refused == libc::EISDIR || refused == libc::EINVAL, "{refused}");
+    drop((from, to, read_only, write_only, append, directory));
     mounted.finish();
 }
 
@@ -253,5 +256,6 @@ fn a_copy_sees_one_state_of_a_source_that_is_overwritten() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+    drop(from);
     mounted.finish();
 }

@@ -110,6 +110,7 @@ fn sparse_files_reach_16_tib() {
     let mut hole = vec![1; 8192];
     file.read_exact_at(&mut hole, 3 * TIB).unwrap();
     assert!(hole.iter().all(|b| *b == 0));
+    drop(file);
     mounted.finish();
 }
 
@@ -139,6 +140,7 @@ fn holes_and_data_are_found() {
     full.write_all_at(&[1; 5000], 0).unwrap();
     full.sync_all().unwrap();
     assert_eq!(seek(&full, Seek::Hole(0)).unwrap(), 5000, "a hole is at every end");
+    drop((file, full));
     mounted.finish();
 }
 
@@ -185,6 +187,7 @@ fn opening_with_truncate_empties_the_file_for_all() {
     let mut text = Vec::new();
     early.read_to_end(&mut text).unwrap();
     assert_eq!(text, b"new");
+    drop(early);
     mounted.finish();
 }
 

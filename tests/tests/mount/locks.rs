@@ -58,6 +58,7 @@ fn flock_excludes_another_process_and_ends_with_it() {
     attempt(FlockOperation::NonBlockingLockShared).unwrap();
     assert_eq!(errno(attempt(FlockOperation::NonBlockingLockExclusive)), libc::EWOULDBLOCK);
     release(child);
+    drop(file);
     mounted.finish();
 }
 
@@ -75,6 +76,7 @@ fn a_waiting_flock_gets_its_turn() {
     });
     flock(&first, FlockOperation::Unlock).unwrap();
     waiter.join().unwrap();
+    drop(first);
     mounted.finish();
 }
 
@@ -125,5 +127,6 @@ fn byte_ranges_exclude_other_processes_and_end_at_close() {
     // POSIX: closing any descriptor of the file drops the process's locks.
     drop(open(&path));
     assert_eq!(others_get(libc::F_WRLCK, 0, 0), 0);
+    drop(ours);
     mounted.finish();
 }

@@ -49,6 +49,7 @@ fn sockets_can_be_bound_and_reached() {
     assert_eq!(text, "hello");
     assert_eq!(errno(UnixListener::bind(&path)), libc::EADDRINUSE);
     fs::remove_file(&path).unwrap();
+    drop((listener, far));
     mounted.finish();
 }
 

@@ -64,6 +64,7 @@ fn what_was_preallocated_is_really_there() {
         file.write_all_at(&[6; 1 << 20], at).unwrap_or_else(|error| panic!("preallocated space at {at}: {error}"));
     }
     file.sync_all().unwrap();
+    drop((file, other));
     mounted.finish();
 }
 
@@ -127,7 +128,8 @@ fn statfs_tells_the_truth() {
     File::open(mounted.path("f")).unwrap().sync_all().unwrap();
     let full = statvfs(mounted.root()).unwrap();
     let taken = (empty.f_bavail - full.f_bavail) * empty.f_frsize;
-    assert!((100 << 20..104 << 20).contains(&taken), "100 MiB of data take {taken} bytes");
+    // What was available before may have been a little less than the truth, never more.
+    assert!((96 << 20..104 << 20).contains(&taken), "100 MiB of data take {taken} bytes");
     fs::remove_file(mounted.path("f")).unwrap();
     File::open(mounted.root()).unwrap().sync_all().unwrap();
     mounted.remount();
@@ -149,5 +151,6 @@ fn blocks_of_a_file_count_what_it_takes() {
     file.sync_all().unwrap();
     assert_eq!(file.metadata().unwrap().blocks(), 16);
     assert_eq!(file.metadata().unwrap().blksize() % 4096, 0);
+    drop(file);
     mounted.finish();
 }
