@@ -159,10 +159,19 @@ impl Volume {
             return Ok(());
         };
         let said_before = self.log().len();
-        let outcome = run(self.programs.command("ferryfs")?.arg("umount").arg(&self.mountpoint), LIMIT)?;
-        if !outcome.success() {
-            self.daemon = Some(daemon);
-            bail!("{outcome}\n{}", self.log()[said_before..].trim());
+        // A process that is being started elsewhere holds copies of our files between fork and exec, for a moment: a mount that is in
+        // use only so long is none to complain of.
+        let patience = Instant::now() + Duration::from_secs(5);
+        loop {
+            let outcome = run(self.programs.command("ferryfs")?.arg("umount").arg(&self.mountpoint), LIMIT)?;
+            if outcome.success() {
+                break;
+            }
+            if !outcome.stderr.contains("in use") || Instant::now() > patience {
+                self.daemon = Some(daemon);
+                bail!("{outcome}\n{}", self.log()[said_before..].trim());
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let ended = wait(&mut daemon.child, Duration::from_secs(10))?;
         let Some(status) = ended else {
