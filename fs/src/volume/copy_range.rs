@@ -16,7 +16,7 @@ use crate::volume::content::{Content, Part, taken};
 use crate::volume::{Cost, Volume, WriteOptions};
 use copy_backend::{CopyError, CopyRequest, FailureKind, RoadPreference, SourceRange, Target};
 use std::sync::atomic::Ordering;
-use zns::{DeviceId, IoClass};
+use zns::{AlignedBuf, DeviceId, IoClass};
 
 /// Most bytes that one call moves, so that it can be killed and paced.
 const CALL_BYTES: u64 = 64 << 20;
@@ -158,23 +158,33 @@ impl Volume {
         }
     }
 
-    /// Reads from the snapshot and writes.
+    /// Reads from the snapshot and writes. What cannot be read is approached block by block, so that all before it is copied.
     fn copy_by_host(&self, job: &Job<'_>, done: u64, whole: &[Part]) -> Result<u64> {
-        let n = job.host_bytes(done, whole);
         let from = job.from + done;
-        let parts = job.source.parts_of(from / B, (from + n).div_ceil(B));
-        let buf = self.fetch(job.source.ino, &parts, IoClass::Copy).inspect_err(|error| {
-            if let FsError::DataChecksum { .. } = error {
-                self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
-            }
-            tracing::error!("reading inode {} for a copy failed: {error}", job.source.ino);
-        })?;
-        let read: u64 = parts.iter().filter(|part| matches!(part.content, Content::Device { .. })).map(|part| part.blocks * B).sum();
-        self.counters.copy_host_read.fetch_add(read, Ordering::Relaxed);
+        let n = job.host_bytes(done, whole);
+        let to_block_end = n.min(B - from % B);
+        let (buf, n) = match self.read_for_copy(job, from, n) {
+            Ok(buf) => (buf, n),
+            Err(_) if n > to_block_end => (self.read_for_copy(job, from, to_block_end)?, to_block_end),
+            Err(error) => return Err(error),
+        };
         let options = WriteOptions { kill_suid: true, ..WriteOptions::default() };
         let written = self.write(job.dst, job.to + done, &buf[(from % B) as usize..][..n as usize], &options)? as u64;
         self.counters.copy_host_written.fetch_add(written, Ordering::Relaxed);
         Ok(written)
+    }
+
+    /// The blocks that hold `n` bytes of the source.
+    fn read_for_copy(&self, job: &Job<'_>, from: u64, n: u64) -> Result<AlignedBuf> {
+        let parts = job.source.parts_of(from / B, (from + n).div_ceil(B));
+        let read: u64 = parts.iter().filter(|part| matches!(part.content, Content::Device { .. })).map(|part| part.blocks * B).sum();
+        self.counters.copy_host_read.fetch_add(read, Ordering::Relaxed);
+        self.fetch(job.source.ino, &parts, IoClass::Copy).inspect_err(|error| {
+            if let FsError::DataChecksum { .. } = error {
+                self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            tracing::error!("reading inode {} for a copy failed: {error}", job.source.ino);
+        })
     }
 
     /// Copies parts that lie on one device into a zone for copies, and publishes what arrived: how many blocks were published, and how many

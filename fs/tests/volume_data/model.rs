@@ -1,41 +1,14 @@
-//! File data on a simulated drive against a model of bytes: what is read, how long files are, how many blocks they take.
+//! Files against a model of bytes, with the blocks they take and where their data is.
 
-use fs::core::ops;
-use fs::format::item::Timestamp;
-use fs::volume::{Caller, Clock, Cost, FormatOptions, MountOptions, SetAttr, Volume, WriteOptions};
+use super::{B, make, mount, fresh};
+use fs::volume::{Caller, Cost, SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use zns::ZonedDevice;
-use zns::sim::{SimConfig, SimDrive};
+use zns::sim::SimDrive;
 
-const B: u64 = BLOCK as u64;
 const SPAN: u64 = 40 * B;
-
-fn options(secret: u8) -> MountOptions {
-    let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
-    MountOptions { clock, secret: Some([secret; 32]), ..MountOptions::default() }
-}
-
-fn fresh() -> SimDrive {
-    let drive = SimDrive::new(SimConfig::zoned(64, 1));
-    let created = Timestamp { sec: 1_700_000_000, nsec: 0 };
-    let options = FormatOptions { label: "data".into(), uuid: [7; 16], created, secret: [1; 32], uid: 0, gid: 0 };
-    Volume::format(vec![drive.open()], &options).expect("a fresh drive takes a volume");
-    drive
-}
-
-fn mount(drive: &SimDrive, secret: u8) -> Arc<Volume> {
-    let device: Arc<dyn ZonedDevice> = drive.open();
-    Volume::open(vec![device], options(secret)).expect("mounts")
-}
-
-fn make(volume: &Volume, name: &str) -> Ino {
-    let mode = libc::S_IFREG | 0o644;
-    let made = volume.run(Cost::METADATA, |txn| ops::mknod(txn, Ino::ROOT, name.as_bytes(), mode, 0, &Caller::default()));
-    made.expect("made").ino
-}
 
 /// A file as bytes, with the blocks that it takes and those of them that hold data.
 #[derive(Clone, Default)]
@@ -246,22 +219,4 @@ proptest! {
             world.check();
         }
     }
-}
-
-#[test]
-fn a_copy_of_whole_blocks_never_passes_through_the_host() {
-    let drive = fresh();
-    let volume = mount(&drive, 2);
-    let (a, b) = (make(&volume, "a"), make(&volume, "b"));
-    let bytes: Vec<u8> = (0..5 << 20).map(|i: u32| (i / 5) as u8).collect();
-    volume.write(a, 0, &bytes, &WriteOptions::default()).expect("written");
-    let mut done = 0;
-    while done < bytes.len() as u64 {
-        done += volume.copy_file_range(a, done, b, done, bytes.len() as u64 - done).expect("copied");
-    }
-    for (i, chunk) in bytes.chunks(1 << 20).enumerate() {
-        assert!(volume.read(b, (i as u64) << 20, 1 << 20).expect("read")[..] == *chunk);
-    }
-    let status = volume.status().copy_file_range;
-    assert_eq!((status.bytes, status.offloaded, status.host_read, status.host_written), (done, done, 0, 0));
 }
