@@ -261,7 +261,7 @@ impl Volume {
         let to = FileBlock(first.0 + blocks);
         let fits = self.ask(|state| {
             let new = blocks - taken(&state.tree, &state.pages, dst, first, to, usize::MAX)?.0;
-            Ok(new == 0 || new <= state.available())
+            Ok(new == 0 || new <= state.admissible())
         })?;
         if !fits {
             return Err(FsError::NoSpace);
@@ -287,7 +287,7 @@ impl Volume {
                 }
                 let to = FileBlock(first.0 + blocks);
                 let (before, _) = taken(&state.tree, &state.pages, dst, first, to, usize::MAX)?;
-                if copied.is_some() && blocks > before && state.available() < blocks - before {
+                if copied.is_some() && blocks > before && state.admissible() < blocks - before {
                     return Err(FsError::NoSpace.into());
                 }
                 inode.blocks = (inode.blocks + if copied.is_some() { blocks } else { 0 }).saturating_sub(before);

@@ -148,7 +148,7 @@ impl Volume {
 
     /// One attempt of [`Volume::run`] under the lock.
     pub(super) fn try_run<T>(&self, state: &mut State, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Planned<T> {
-        if !cost.deletion && state.available() < cost.blocks {
+        if !cost.deletion && state.admissible() < cost.blocks {
             return Err(FsError::NoSpace.into());
         }
         let mut txn = Txn::new(&state.tree, self.options.clock.now(), state.next_ino, self.identity.hash_key);

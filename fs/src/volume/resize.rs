@@ -124,7 +124,7 @@ impl Volume {
         if state.pages.has_dirty(ino, from, to) {
             return Ok(Attempt::Again);
         }
-        let available = state.available();
+        let available = state.admissible();
         let planned = self.try_run(state, Cost::DELETION, |txn| {
             let planned = ops::fallocate(txn, ino, mode, at, end - at)?;
             match &planned {

@@ -175,8 +175,19 @@ impl State {
     ///
     /// One part in 32 of what is free stays for the metadata of the rest, so that a request within it does not fail (I8).
     pub fn available(&self) -> u64 {
-        let free = self.zones.total().saturating_sub(self.zones.used(self.unplaced()));
+        let free = self.free();
         (free - free / 32).saturating_sub(64)
+    }
+
+    /// Blocks that may still be taken: more than is called available, so that a request for all of that is not refused because the
+    /// metadata of others has grown meanwhile.
+    pub fn admissible(&self) -> u64 {
+        let free = self.free();
+        (free - free / 64).saturating_sub(32)
+    }
+
+    fn free(&self) -> u64 {
+        self.zones.total().saturating_sub(self.zones.used(self.unplaced()))
     }
 }
 

@@ -153,7 +153,7 @@ impl Volume {
             return Ok(Attempt::NoRoom);
         }
         let new = blocks - taken(&state.tree, &state.pages, ino, from, to, usize::MAX)?.0;
-        if new > 0 && state.available() < new {
+        if new > 0 && state.admissible() < new {
             return Err(FsError::NoSpace.into());
         }
         inode.size = inode.size.max(end);

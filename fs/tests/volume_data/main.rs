@@ -1,6 +1,7 @@
 //! File data on simulated drives, without a mount point.
 
 mod faults;
+mod full;
 mod model;
 mod threads;
 
@@ -20,7 +21,11 @@ fn options(secret: u8) -> MountOptions {
 }
 
 fn fresh() -> SimDrive {
-    let drive = SimDrive::new(SimConfig::zoned(64, 1));
+    fresh_on(SimConfig::zoned(64, 1))
+}
+
+fn fresh_on(config: SimConfig) -> SimDrive {
+    let drive = SimDrive::new(config);
     let created = Timestamp { sec: 1_700_000_000, nsec: 0 };
     let options = FormatOptions { label: "data".into(), uuid: [7; 16], created, secret: [1; 32], uid: 0, gid: 0 };
     Volume::format(vec![drive.open()], &options).expect("a fresh drive takes a volume");

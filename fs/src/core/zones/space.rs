@@ -17,6 +17,10 @@ pub struct SpaceCounts {
     pub reserved: u64,
 }
 
+/// Zones that heads have begun and nobody else can fill: what users write needs a zone of its own while those of relocated blocks and of
+/// metadata have room.
+const PARTLY_FILLED: u32 = 3;
+
 impl ZoneTable {
 
     /// Live blocks of metadata.
@@ -46,7 +50,8 @@ impl ZoneTable {
             .filter(|(_, e)| e.phase == Phase::Retired)
             .map(|(a, e)| u64::from(self.capacity(a.device()) - e.live))
             .sum();
-        let kept = self.reserves.log_zones + self.reserves.gc_zones + self.reserves.checkpoint_zones;
+        let reserves = self.reserves.log_zones + self.reserves.gc_zones + self.reserves.checkpoint_zones;
+        let kept = reserves + PARTLY_FILLED;
         let ring: u64 = self.devices.iter().map(|d| u64::from(RING_ZONES) * u64::from(d.capacity)).sum();
         let largest = u64::from(self.devices.iter().map(|d| d.capacity).max().unwrap_or(0));
         let usable = capacity.saturating_sub(ring + u64::from(kept) * largest);
