@@ -1,5 +1,6 @@
 //! File data on simulated drives, without a mount point.
 
+mod crash;
 mod faults;
 mod full;
 mod model;
