@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod fragments;
 mod full;
 mod model;
 mod threads;
@@ -34,8 +35,12 @@ fn fresh_on(config: SimConfig) -> SimDrive {
 }
 
 fn mount(drive: &SimDrive, secret: u8) -> Arc<Volume> {
+    mount_with(drive, options(secret))
+}
+
+fn mount_with(drive: &SimDrive, options: MountOptions) -> Arc<Volume> {
     let device: Arc<dyn ZonedDevice> = drive.open();
-    Volume::open(vec![device], options(secret)).expect("mounts")
+    Volume::open(vec![device], options).expect("mounts")
 }
 
 fn make(volume: &Volume, name: &str) -> Ino {

@@ -1,12 +1,12 @@
 //! Files against a model of bytes, with the blocks they take and where their data is.
 
-use super::{B, make, mount, fresh};
-use fs::volume::{Caller, Cost, SetAttr, Volume, WriteOptions};
+use super::{B, fresh_on, make, mount_with, options};
+use fs::volume::{Caller, Cost, MountOptions, SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use zns::sim::SimDrive;
+use zns::sim::{SimConfig, SimDrive};
 
 const SPAN: u64 = 40 * B;
 
@@ -113,6 +113,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 struct World {
     drive: SimDrive,
+    options: MountOptions,
     volume: Option<Arc<Volume>>,
     files: [Ino; 2],
     models: [Model; 2],
@@ -121,12 +122,16 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let drive = fresh();
-        let volume = mount(&drive, 2);
+    fn new(conventional: bool, small_cache: bool) -> Self {
+        let drive = fresh_on(if conventional { SimConfig::conventional(64, 1) } else { SimConfig::zoned(64, 1) });
+        let mut options = options(2);
+        if small_cache {
+            options.cache_size = 64 << 10;
+        }
+        let volume = mount_with(&drive, options.clone());
         let files = [make(&volume, "a"), make(&volume, "b")];
         volume.sync().expect("synced");
-        Self { drive, volume: Some(volume), files, models: Default::default(), synced: Default::default(), stamp: 2 }
+        Self { drive, options, volume: Some(volume), files, models: Default::default(), synced: Default::default(), stamp: 2 }
     }
     fn volume(&self) -> &Volume {
         self.volume.as_ref().expect("mounted")
@@ -180,7 +185,8 @@ impl World {
                 self.drive.cut_power();
                 self.drive.power_cycle();
                 self.stamp = self.stamp.wrapping_add(1);
-                self.volume = Some(mount(&self.drive, self.stamp));
+                self.options.secret = Some([self.stamp; 32]);
+                self.volume = Some(mount_with(&self.drive, self.options.clone()));
             }
         }
     }
@@ -212,8 +218,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]
-    fn agrees_with_a_model_of_bytes(ops in prop::collection::vec(op(), 1..40)) {
-        let mut world = World::new();
+    fn agrees_with_a_model_of_bytes(ops in prop::collection::vec(op(), 1..40), conventional: bool, small_cache: bool) {
+        let mut world = World::new(conventional, small_cache);
         for op in &ops {
             world.apply(op);
             world.check();
