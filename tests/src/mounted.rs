@@ -1,7 +1,7 @@
 //! A volume of its own for each test, formatted and mounted by the built programs, gone with the test.
 //!
 //! With `FERRYFS_TEST_PEER=DIR` the same tests run in a directory of another filesystem instead: whatever fails there is wrong
-//! in the test, or a place where systems may differ. Tests that need the programs then skip.
+//! in the test, or a place where systems may differ. Tests that need the programs then skip. With `FERRYFS_KEEP=1` images stay for a look.
 
 use harness::{Programs, Status, Volume, VolumeSpec};
 use std::path::{Path, PathBuf};
@@ -59,7 +59,11 @@ impl Builder {
             crate::skip::skip(reason);
             return None;
         }
-        let directory = TempDir::new().expect("a temporary directory");
+        let mut directory = TempDir::new().expect("a temporary directory");
+        if std::env::var_os("FERRYFS_KEEP").is_some() {
+            eprintln!("kept: {}", directory.path().display());
+            directory.disable_cleanup(true);
+        }
         match Volume::create(programs(), directory.path(), self.spec) {
             Ok(volume) => Some((directory, volume)),
             Err(error) => panic!("{error:#}"),

@@ -29,9 +29,9 @@ pub struct Access {
 }
 
 impl Access {
-    /// Only to look.
+    /// Only to look. The lock of a daemon that was killed goes only when the kernel has taken its io_uring down, a moment after its end.
     pub fn read_only() -> Self {
-        Self { read_only: true, ..Self::default() }
+        Self { read_only: true, patience: Duration::from_secs(3), ..Self::default() }
     }
 }
 

@@ -167,10 +167,11 @@ impl Volume {
             self.change(|state| {
                 state.prepare(delta)?;
                 if let Delta::Map { addr, checksums, .. } = delta {
-                    // The zone was opened after the checkpoint; what filled it is told by what it holds.
+                    // The zone was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by
+                    // the part it played before it was freed, of a log zone say: what it holds now is file data.
                     let end = addr.block() + checksums.len() as u32;
                     let entry = *state.zones.entry(*addr).ok_or(FsError::Internal("a zone outside the volume"))?;
-                    let role = if entry.role == Role::None { Role::User } else { entry.role };
+                    let role = if entry.role.is_data() { entry.role } else { Role::User };
                     let phase = if entry.phase == Phase::Empty { Phase::Open } else { entry.phase };
                     let entry = SegmentEntry { role, phase, written: entry.written.max(end), ..entry };
                     state.zones.set_entry(*addr, entry);

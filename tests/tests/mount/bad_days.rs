@@ -77,7 +77,10 @@ fn devices_that_are_missing_empty_or_no_volume() {
         let fsck = run("fsck.ferryfs", &[Path::new("-n"), &at(device)]);
         assert_eq!(fsck.code, Some(8), "could not run: {fsck}");
         refused(&fsck, words);
-        refused(&run("ferryfs", &[Path::new("status"), &at(device)]), &["not a", "no ", "too small", "not mounted", "directory", "empty"]);
+        refused(
+            &run("ferryfs", &[Path::new("status"), &at(device)]),
+            &["not a", "no ", "too small", "not mounted", "directory", "empty", "does not exist"],
+        );
         refused(&run("ferryfs", &[Path::new("dump"), &at(device)]), words);
     }
     refused(&run("mkfs.ferryfs", &[Path::new("--force"), &at("missing-directory/x")]), &["no such file", "--size", "size"]);
