@@ -8,6 +8,7 @@ pub mod addr;
 pub mod check;
 pub mod cli;
 pub mod core;
+pub mod dump;
 pub mod error;
 pub mod format;
 pub mod fuse;

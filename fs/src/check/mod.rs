@@ -98,6 +98,7 @@ pub fn check(devices: Vec<Arc<dyn ZonedDevice>>, options: CheckOptions) -> Resul
     report.label = identity.label.clone();
     report.uuid = uuid::Uuid::from_bytes(identity.uuid).to_string();
     report.generation = identity.generation;
+    report.unmounted_cleanly = identity.clean;
     rings::judge(&rings, identity.generation, &mut report);
     let zones_unknown = !bad_zone_pages.is_empty();
     let mut checker = Checker { volume: &volume, scan: Rc::new(Scanner::new(&volume)), report, options, zones_unknown };

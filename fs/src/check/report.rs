@@ -53,6 +53,8 @@ pub struct CheckReport {
     pub uuid: String,
     /// Generation of the checkpoint that was checked.
     pub generation: u64,
+    /// The last mount ended with a checkpoint of its own.
+    pub unmounted_cleanly: bool,
     /// Batches of the log that were rolled forward, in memory only.
     pub replayed: u64,
     /// Nothing is wrong: there are neither errors nor warnings.

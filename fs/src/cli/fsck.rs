@@ -2,14 +2,20 @@
 
 use super::devices::{Access, mountpoint_of, open_devices};
 use crate::check::{CheckOptions, Progress, check};
+use crate::error::Result;
+use crate::volume::{MountOptions, Volume};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use zns::ZonedDevice;
 
 /// Nothing is wrong.
 const CLEAN: u8 = 0;
+/// Something was left to be done and is done.
+const REPAIRED: u8 = 1;
 /// Something is wrong and stays so.
 const ERRORS_LEFT: u8 = 4;
 /// The check could not be made.
@@ -17,17 +23,17 @@ const COULD_NOT_RUN: u8 = 8;
 /// Called wrongly.
 const USAGE: u8 = 16;
 
-/// Checks a FerryFS volume that is not mounted: every structure, every invariant, every checksum. It never writes.
+/// Checks a FerryFS volume that is not mounted: every structure, every invariant, every checksum. It writes nothing but what -y asks for.
 ///
-/// Exit status: 0 clean, 4 errors left, 8 could not run, 16 called wrongly.
+/// Exit status: 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 called wrongly.
 #[derive(Debug, Parser)]
 #[command(name = "fsck.ferryfs", version, max_term_width = 100)]
 struct Line {
-    /// Do not change anything (this is always so in this version).
+    /// Do not change anything (the default).
     #[arg(short = 'n', conflicts_with = "yes")]
     no: bool,
 
-    /// Repair what can be repaired. This version finds damage and repairs none.
+    /// Finish what a crash left: roll the log forward, free what waits for it, make a checkpoint. Damage is found and not repaired.
     #[arg(short = 'y')]
     yes: bool,
 
@@ -89,11 +95,35 @@ fn run(line: Line) -> u8 {
             Err(error) => could_not_run(error),
         };
     }
+    let (status, unmounted_cleanly) = look(&line, devices);
+    if !line.yes || status != CLEAN || unmounted_cleanly {
+        if line.yes && status == ERRORS_LEFT {
+            eprintln!("fsck.ferryfs: this version repairs no damage: mount with -o ro, copy what is readable, and format anew");
+        }
+        return status;
+    }
+    match finish(&line.devices) {
+        Ok(()) => {
+            eprintln!("fsck.ferryfs: the log is rolled forward, a checkpoint is made");
+            REPAIRED
+        }
+        Err(error) => could_not_run(error),
+    }
+}
+
+/// Mounts and unmounts, which is all that a sound volume needs after a crash.
+fn finish(devices: &[PathBuf]) -> Result<()> {
+    let volume = Volume::open(open_devices(devices, Access::default())?, MountOptions::default())?;
+    volume.shutdown()
+}
+
+/// Checks and prints. Also tells whether the last mount ended as it should.
+fn look(line: &Line, devices: Vec<Arc<dyn ZonedDevice>>) -> (u8, bool) {
     let show = line.progress.is_some() || std::io::stderr().is_terminal();
     let progress: Option<Box<dyn FnMut(Progress)>> = if show { Some(Box::new(show_progress)) } else { None };
     let report = match check(devices, CheckOptions { read_data: !line.no_data, progress, ..CheckOptions::default() }) {
         Ok(report) => report,
-        Err(error) => return could_not_run(error),
+        Err(error) => return (could_not_run(error), true),
     };
     if show {
         eprint!("\r\x1b[K");
@@ -101,13 +131,7 @@ fn run(line: Line) -> u8 {
     let text = if line.json { serde_json::to_string_pretty(&report).map(|text| text + "\n") } else { Ok(report.to_string()) };
     // Whoever reads may have gone away; the exit status says it as well.
     let _ = text.map_err(std::io::Error::other).and_then(|text| std::io::stdout().write_all(text.as_bytes()));
-    if report.clean {
-        return CLEAN;
-    }
-    if line.yes {
-        eprintln!("fsck.ferryfs: this version finds damage and repairs none");
-    }
-    ERRORS_LEFT
+    (if report.clean { CLEAN } else { ERRORS_LEFT }, report.unmounted_cleanly)
 }
 
 fn show_progress(progress: Progress) {
@@ -121,7 +145,7 @@ fn show_progress(progress: Progress) {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Line, ErrorKind> {
+    fn parse(line: &str) -> std::result::Result<Line, ErrorKind> {
         Line::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
     }
 

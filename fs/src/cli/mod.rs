@@ -7,6 +7,7 @@ pub mod background;
 pub mod client;
 pub mod daemon;
 pub mod devices;
+pub mod dump;
 pub mod failure;
 pub mod fsck;
 pub mod install;
@@ -83,6 +84,8 @@ enum Command {
         #[arg(value_name = "MOUNTPOINT|DEVICE", required = true)]
         targets: Vec<PathBuf>,
     },
+    /// Superblocks, checkpoints, zones, nodes and log records, from the raw devices.
+    Dump(dump::DumpArguments),
     /// Put the names by which mount(8), umount(8), mkfs(8) and fsck(8) find FerryFS into a directory such as /sbin.
     InstallHelpers {
         /// Where.
@@ -120,6 +123,7 @@ fn run(command: Command) -> ExitCode {
         Command::Gc { until_clean, json, mountpoint } => finish(report::gc(&mountpoint, until_clean, json), "ferryfs gc"),
         Command::Map { json, file } => finish(report::map(&file, json), "ferryfs map"),
         Command::Zones { json, targets } => finish(report::zones(&targets, json), "ferryfs zones"),
+        Command::Dump(arguments) => finish(dump::run(&arguments), "ferryfs dump"),
         Command::InstallHelpers { directory } => finish(install::install(&directory), "ferryfs install-helpers"),
     }
 }

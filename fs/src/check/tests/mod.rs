@@ -1,5 +1,7 @@
 //! Every kind of damage is found, and found as what it is.
 
+mod damage;
+mod media;
 mod sound;
 
 use super::{CheckOptions, CheckReport, Finding, check};
@@ -120,7 +122,9 @@ fn populate(volume: &Volume) -> Ino {
     volume.mknod(Ino::ROOT, b"fifo", libc::S_IFIFO | 0o600, 0, &caller).expect("made");
     for n in 0..300 {
         if n % 4 == 0 {
+            let ino = volume.lookup(deep, format!("file {n}").as_bytes()).expect("there").ino;
             volume.unlink(deep, format!("file {n}").as_bytes()).expect("gone");
+            volume.forget(ino);
         }
     }
     big
