@@ -251,3 +251,22 @@ fn zones_and_totals() {
     let totals: Vec<_> = found.iter().filter(|f| matches!(f, Finding::Total { recorded, counted, .. } if recorded > counted)).collect();
     assert_eq!((totals.len(), found.len()), (2, 2), "{found:?}");
 }
+
+#[test]
+fn nodes_that_nothing_leads_to() {
+    let s = Scene::new();
+    let mut lost = 0;
+    let found = s.with(|state| {
+        lost = state.tree.store_mut().alloc(0).0;
+        Ok(())
+    });
+    assert!(matches!(found[..], [Finding::UnreachableNode { id, .. }] if id == lost), "{found:?}");
+}
+
+#[test]
+fn no_root() {
+    let s = Scene::new();
+    let found = s.remove(Key::inode(Ino::ROOT));
+    assert!(found.contains(&Finding::NoRoot), "{found:?}");
+    assert!(found.contains(&Finding::EntryOfNothing { dir: Ino::ROOT, name: "fifo".into() }), "{found:?}");
+}

@@ -137,6 +137,19 @@ fn superblocks() {
 }
 
 #[test]
+fn a_lost_header_hides_metadata_from_cleaning_and_nothing_else() {
+    let (rig, _) = unmounted(SimConfig::zoned(64, 1));
+    let metadata = live(&rig).metadata;
+    let zone = metadata[metadata.len() - 1].zone();
+    let named = |block: u32| crate::format::batch::decode(&rig.drives[0].peek(Lba(u64::from(zone.0) * 256 + u64::from(block)), Blocks(1)));
+    let (header, ids) = (0..256).filter_map(|block| named(block).map(|ids| (block, ids))).last().expect("a header");
+    let behind = |addr: &&Addr| addr.zone() == zone && (header + 1..=header + ids.len() as u32).contains(&addr.block());
+    let expected: Vec<Finding> = metadata.iter().filter(behind).map(|&addr| Finding::NotInHeader { addr }).collect();
+    assert!(!expected.is_empty());
+    assert_eq!(flipped(&rig, Addr::new(zns::DeviceId(0), zone, header), 50, 2).problems(), expected);
+}
+
+#[test]
 fn no_volume_at_all_is_an_error_with_a_reason() {
     let drive = SimDrive::new(SimConfig::zoned(64, 1));
     let error = check(vec![drive.open()], CheckOptions::default()).expect_err("nothing there");
