@@ -1,6 +1,6 @@
 //! Flush, loss of power, and what is left afterwards.
 
-use super::Survival;
+use super::{SimOp, Survival};
 use super::fault::Asking;
 use super::media::{Event, State, Zone};
 use super::store::ZoneBytes;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 impl State {
     pub fn flush(&mut self) -> Result<()> {
-        let op = self.start()?;
+        let op = self.start(SimOp::Flush, None)?;
         if op.torn {
             if self.rng(op.number, 30).random() {
                 self.make_durable();

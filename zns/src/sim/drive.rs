@@ -1,7 +1,7 @@
 //! The drive as its owner and as its host see it.
 
 use super::media::State;
-use super::{Fault, FaultPlan, POWER_LOSS_STATUS, SimConfig, SimStats, Survival, Violation};
+use super::{CutPoint, Fault, FaultPlan, POWER_LOSS_STATUS, SimConfig, SimOp, SimStats, Survival, Violation};
 use crate::buffer::AlignedBuf;
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 use crate::error::{DeviceError, Result};
@@ -69,6 +69,11 @@ impl SimDrive {
         self.state.lock().powered = false;
     }
 
+    /// What the planned cut struck, the last time: which kind of operation, in which zone.
+    pub fn cut_point(&self) -> Option<CutPoint> {
+        self.state.lock().cut_point
+    }
+
     /// Is there power?
     pub fn powered(&self) -> bool {
         self.state.lock().powered
@@ -130,6 +135,11 @@ impl SimDrive {
         if let Some((zone, offset)) = locate(&state, lba, (bytes.len() / state.block()) as u64) {
             state.poke(zone, offset, bytes);
         }
+    }
+
+    /// The shape of the drive.
+    pub fn geometry(&self) -> Geometry {
+        self.state.lock().geometry.clone()
     }
 
     /// State of a zone, without an operation.
@@ -298,7 +308,7 @@ impl NativeCopy for SimDevice {
             rest -= source.blocks.0;
             let done = (|| {
                 if index > 0 {
-                    op = state.start().map_err(|_| POWER_LOSS_STATUS)?;
+                    op = state.start(SimOp::Copy, Some(zone)).map_err(|_| POWER_LOSS_STATUS)?;
                 }
                 state.copy_range(op, *source, at, rest)
             })();

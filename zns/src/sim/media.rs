@@ -2,7 +2,7 @@
 
 use super::fault::{Asking, Fault, REFUSALS};
 use super::store::ZoneBytes;
-use super::{Breach, POWER_LOSS_STATUS, SimConfig, SimStats, Violation};
+use super::{Breach, CutPoint, POWER_LOSS_STATUS, SimConfig, SimOp, SimStats, Violation};
 use crate::error::{DeviceError, Result};
 use crate::geometry::Geometry;
 use crate::native_copy::{CopySource, NvmeStatus};
@@ -63,6 +63,8 @@ pub(super) struct State {
     pub geometry: Geometry,
     pub powered: bool,
     pub cut_at: Option<u64>,
+    /// What the power was cut in, the last time.
+    pub cut_point: Option<CutPoint>,
     pub ops: u64,
     /// As the host sees it.
     pub zones: Vec<Zone>,
@@ -93,6 +95,7 @@ impl State {
             config,
             powered: true,
             cut_at: None,
+            cut_point: None,
             ops: 0,
             durable: zones.clone(),
             zones,
@@ -121,7 +124,7 @@ impl State {
     }
 
     /// Numbers an operation. `Err`: there is no power (any more).
-    pub fn start(&mut self) -> Result<Op> {
+    pub fn start(&mut self, what: SimOp, zone: Option<u32>) -> Result<Op> {
         if !self.powered {
             return Err(DeviceError::PowerLost);
         }
@@ -131,7 +134,9 @@ impl State {
             return Ok(Op { number, torn: false });
         }
         self.powered = false;
-        if self.rng(number, 1).random() { Ok(Op { number, torn: true }) } else { Err(DeviceError::PowerLost) }
+        let torn = self.rng(number, 1).random();
+        self.cut_point = Some(CutPoint { what, zone: zone.map(ZoneId), torn });
+        if torn { Ok(Op { number, torn }) } else { Err(DeviceError::PowerLost) }
     }
 
     pub fn fault(&mut self, op: Op, asking: Asking) -> Option<Fault> {
@@ -265,6 +270,10 @@ impl State {
 
     // ---- operations --------------------------------------------------------------------------------------------
 
+    pub fn zone_of(&self, lba: Lba) -> Option<u32> {
+        u32::try_from(lba.0 / self.config.zone_size.0).ok()
+    }
+
     fn span(&self, lba: Lba, bytes: usize) -> Result<Span> {
         let blocks = (bytes / self.block()) as u64;
         let bad = |reason| Err(DeviceError::BadRange { lba, blocks, reason });
@@ -290,7 +299,7 @@ impl State {
     }
 
     pub fn read(&mut self, lba: Lba, out: &mut [u8]) -> Result<()> {
-        let op = self.start()?;
+        let op = self.start(SimOp::Read, self.zone_of(lba))?;
         if op.torn {
             return Err(DeviceError::PowerLost);
         }
@@ -309,7 +318,7 @@ impl State {
     }
 
     pub fn write(&mut self, lba: Lba, data: &[u8], others_in_flight: bool) -> Result<()> {
-        let op = self.start()?;
+        let op = self.start(SimOp::Write, self.zone_of(lba))?;
         let span = self.span(lba, data.len()).map_err(|error| self.refuse(op, error))?;
         let fault = self.fault(op, Asking::Write);
         let zone = ZoneId(span.zone);
@@ -367,7 +376,12 @@ impl State {
     }
 
     pub fn manage(&mut self, zone: ZoneId, action: ZoneAction) -> Result<()> {
-        let op = self.start()?;
+        let what = match action {
+            ZoneAction::Reset => SimOp::Reset,
+            ZoneAction::Finish => SimOp::Finish,
+            ZoneAction::Open | ZoneAction::Close => SimOp::Other,
+        };
+        let op = self.start(what, Some(zone.0))?;
         // A command that power interrupts happened or not; the host cannot tell.
         let lost = op.torn && self.rng(op.number, 22).random();
         if lost {
@@ -437,7 +451,7 @@ impl State {
     }
 
     pub fn report(&mut self, zones: std::ops::Range<u32>) -> Result<Vec<ZoneInfo>> {
-        let op = self.start()?;
+        let op = self.start(SimOp::Other, None)?;
         if op.torn {
             return Err(DeviceError::PowerLost);
         }
@@ -465,7 +479,7 @@ impl State {
 
     /// Checks a Copy as a whole. Counts as the beginning of its first range.
     pub fn copy_start(&mut self, sources: &[CopySource], target: Lba) -> std::result::Result<Op, NvmeStatus> {
-        let op = self.start().map_err(|_| POWER_LOSS_STATUS)?;
+        let op = self.start(SimOp::Copy, self.zone_of(target)).map_err(|_| POWER_LOSS_STATUS)?;
         self.stats.copies += 1;
         if let Some(Fault::CopyRefused(status)) = self.fault(op, Asking::CopyStart) {
             return Err(status);

@@ -125,6 +125,36 @@ pub enum Survival {
     Random,
 }
 
+/// Kinds of operations of a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SimOp {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// A range of a Copy.
+    Copy,
+    /// Flushing.
+    Flush,
+    /// Resetting a zone.
+    Reset,
+    /// Finishing a zone.
+    Finish,
+    /// Opening or closing a zone, reporting zones.
+    Other,
+}
+
+/// The operation that a planned loss of power struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutPoint {
+    /// What it was.
+    pub what: SimOp,
+    /// Where, if it was about one zone.
+    pub zone: Option<crate::units::ZoneId>,
+    /// It was done in part. Otherwise nothing of it happened.
+    pub torn: bool,
+}
+
 /// Counters of a drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SimStats {
