@@ -161,6 +161,8 @@ impl Campaign {
             Work::Victim(report) => self.add_victim(&report),
             Work::Starved if outcome.emptied == 0 || self.starved => {
                 cleaner.abandon();
+                // The same victim would be chosen again, and again in vain.
+                self.finishing = true;
                 return Err(CleanError::NoSpace);
             }
             Work::Starved => {
