@@ -282,7 +282,9 @@ impl Volume {
             .map(|g| RunWrite { addr: g.header, data: vec![whole(&batch::encode(generation, &g.ids))] })
             .chain(cut.writes.iter().map(|w| RunWrite { addr: w.addr, data: vec![whole(w.page.bytes())] }))
             .collect();
-        runs.sort_by_key(|run| run.addr);
+        // In the order of allocation: a zone is filled before the next one is opened.
+        let order = |addr: Addr| cut.places.iter().position(|place| *place == addr.zone_base());
+        runs.sort_by_key(|run| (order(run.addr), run.addr));
         let bytes = (runs.len() * BLOCK) as u64;
         let places: Vec<Addr> = runs.iter().map(|r| r.addr).collect();
         let results = self.members.write_runs(runs, IoClass::Log);

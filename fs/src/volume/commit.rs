@@ -227,9 +227,8 @@ impl Volume {
     pub(super) fn write_batch(&self, batch: Batch) -> Result<()> {
         let Batch { number, generation, data, places, log, log_bytes } = batch;
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
-        let mut runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
-        runs.extend(log);
-        let mut results = self.members.write_runs(runs, IoClass::Foreground);
+        let runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
+        let mut results = self.members.write_heads(vec![runs, log], IoClass::Foreground);
         let log_results = results.split_off(data.len());
         self.counters.log_appends.fetch_add(u64::from(!log_at.is_empty()), Ordering::Relaxed);
         self.counters.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);

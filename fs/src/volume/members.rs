@@ -159,23 +159,37 @@ impl Members {
         results.into_iter().map(|r| r.unwrap_or_else(lost)).collect()
     }
 
-    /// Writes runs. Runs of one zone are written in the order given, one at a time (I1); zones go in parallel. The result of each run in
-    /// the order given; after a failure in a zone the later runs of that zone fail too.
+    /// Writes runs of one head of the log: see [`Members::write_heads`].
     pub fn write_runs(&self, runs: Vec<RunWrite>, class: IoClass) -> Vec<Result<()>> {
-        let count = runs.len();
+        self.write_heads(vec![runs], class)
+    }
+
+    /// Writes runs of several heads of the log side by side. Runs of one zone are written in the order given, one at a time (I1), and so are
+    /// the zones of a head: it has one active zone, as the limits of devices demand. The result of each run in the order given; after a
+    /// failure in a zone the later runs of that zone fail too.
+    pub fn write_heads(&self, heads: Vec<Vec<RunWrite>>, class: IoClass) -> Vec<Result<()>> {
+        let count = heads.iter().map(Vec::len).sum();
         let mut results: Vec<Result<()>> = (0..count).map(|_| Ok(())).collect();
         let mut zones: BTreeMap<Addr, VecDeque<(Vec<usize>, RunWrite)>> = BTreeMap::new();
-        for (i, run) in runs.into_iter().enumerate() {
+        let mut lanes: Vec<VecDeque<Addr>> = heads.iter().map(|_| VecDeque::new()).collect();
+        let lane_of_run = heads.into_iter().enumerate().flat_map(|(lane, runs)| runs.into_iter().map(move |run| (lane, run)));
+        for (i, (lane, run)) in lane_of_run.enumerate() {
             let limit = self.members[usize::from(run.addr.device().0)].max_blocks;
-            let queue = zones.entry(run.addr.zone_base()).or_default();
+            let zone = run.addr.zone_base();
+            let queue = zones.entry(zone).or_insert_with(|| {
+                lanes[lane].push_back(zone);
+                VecDeque::new()
+            });
             enqueue(queue, i, run, limit);
         }
         while !zones.is_empty() {
             let mut tickets = Vec::new();
+            let now: Vec<Addr> = lanes.iter().filter_map(|lane| lane.front().copied()).collect();
             for (d, member) in self.members.iter().enumerate() {
                 let mut batch = Vec::new();
                 let mut owners = Vec::new();
-                for (zone, queue) in zones.iter_mut().filter(|(zone, _)| usize::from(zone.device().0) == d) {
+                let mine = |zone: &Addr| usize::from(zone.device().0) == d && now.contains(zone);
+                for (zone, queue) in zones.iter_mut().filter(|(zone, _)| mine(zone)) {
                     if let Some((indices, run)) = queue.pop_front() {
                         self.written.fetch_add(run.bytes() as u64, Ordering::Relaxed);
                         batch.push(Io::Write { lba: self.lba(run.addr), data: run.data });
@@ -202,6 +216,11 @@ impl Members {
                 }
             }
             zones.retain(|_, queue| !queue.is_empty());
+            for lane in &mut lanes {
+                if lane.front().is_some_and(|zone| !zones.contains_key(zone)) {
+                    lane.pop_front();
+                }
+            }
         }
         results
     }
