@@ -41,12 +41,13 @@ impl Volume {
         let volume = Self::build(devices, rings, superblock, options)?;
         volume.load_zone_table()?;
         let reports = volume.read_reports()?;
-        let replay = volume.replay()?;
+        let replay = volume.replay(&reports)?;
         volume.settle_zones(&reports, replay.clean)?;
         if let Some(damage) = replay.damage {
             volume.fail(damage);
         }
         if volume.is_writable() {
+            volume.bring_rings_up_to_date()?;
             // No append and no reset before the new epoch is durable.
             volume.checkpoint()?;
         }
@@ -238,7 +239,10 @@ impl Volume {
                 zones.set_entry(addr, stale);
                 zones.end_zone(addr);
             }
-            (_, Phase::Open) if written != entry.written || info.state == ZoneState::Full => zones.end_zone(addr),
+            // A block that was written in part moved the pointer too: no other one fits behind it.
+            (_, Phase::Open) if info.written != self.members.device_blocks(device, entry.written) || info.state == ZoneState::Full => {
+                zones.end_zone(addr);
+            }
             // Closed in the table, still open on the device: finishing did not get through before the crash.
             (state, Phase::Closed) if state.is_active() => zones.finish_again(addr),
             _ => {}

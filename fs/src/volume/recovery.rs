@@ -12,7 +12,7 @@ use crate::format::record::Delta;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::volume::Volume;
 use std::sync::atomic::Ordering;
-use zns::{AlignedBuf, IoClass};
+use zns::{AlignedBuf, IoClass, ZoneInfo};
 
 /// What roll-forward found.
 #[derive(Debug, Default)]
@@ -31,7 +31,8 @@ struct Found {
 
 impl Volume {
     /// Follows the log and applies what it holds, in memory.
-    pub(super) fn replay(&self) -> Result<Replay> {
+    /// `reports`: what the devices say of their zones, where these are not software.
+    pub(super) fn replay(&self, reports: &[Vec<ZoneInfo>]) -> Result<Replay> {
         let start = self.identity.log;
         if start.addr.is_none() {
             return Ok(Replay { clean: self.identity.clean, damage: None });
@@ -51,7 +52,7 @@ impl Volume {
             }
             let batch = found.fragment.batch;
             let deltas = self.decode_batch(&body, found.addr)?;
-            if batch > flushed && !self.payload_is_there(&deltas) {
+            if batch > flushed && !self.payload_is_there(&deltas, reports) {
                 break;
             }
             self.apply_batch(batch, &deltas)?;
@@ -144,8 +145,12 @@ impl Volume {
         Ok(deltas)
     }
 
-    /// Is the file data of a batch what its checksums say?
-    fn payload_is_there(&self, deltas: &[Delta]) -> bool {
+    /// Is the file data of a batch what its checksums say? Behind a write pointer is nothing, not even the zeros that may be read there (I9).
+    fn payload_is_there(&self, deltas: &[Delta], reports: &[Vec<ZoneInfo>]) -> bool {
+        let is_written = |addr: Addr, blocks: u32| {
+            let report = reports.get(usize::from(addr.device().0)).and_then(|zones| zones.get(addr.zone().0 as usize));
+            report.is_none_or(|info| addr.block() + blocks <= self.members.fs_blocks(addr.device(), info.written))
+        };
         let runs: Vec<(Addr, &[u32])> = deltas
             .iter()
             .filter_map(|delta| match delta {
@@ -153,7 +158,7 @@ impl Volume {
                 _ => None,
             })
             .collect();
-        runs.chunks(16).all(|some| {
+        runs.iter().all(|(addr, sums)| is_written(*addr, sums.len() as u32)) && runs.chunks(16).all(|some| {
             let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
             let content = self.members.read_runs(&reads, IoClass::Foreground);
             content.into_iter().zip(some).all(|(buf, (_, sums))| {

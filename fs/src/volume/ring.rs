@@ -21,6 +21,8 @@ pub struct RingCursor {
     slots: u32,
     /// The zone with the newest record.
     current: usize,
+    /// Generation of the newest record.
+    generation: u64,
 }
 
 /// What a probe of a device found.
@@ -35,7 +37,7 @@ pub struct Probe {
 impl RingCursor {
     /// A ring without records.
     pub fn new(zone_capacity: u32) -> Self {
-        Self { next: [0; 2], slots: RING_SLOTS.min(zone_capacity), current: 0 }
+        Self { next: [0; 2], slots: RING_SLOTS.min(zone_capacity), current: 0, generation: 0 }
     }
     /// Next slot of each ring zone.
     pub fn next(&self) -> [u32; RING_ZONES as usize] {
@@ -81,11 +83,16 @@ pub fn probe(device: &Arc<dyn ZonedDevice>) -> Result<Probe> {
             }
         }
         let by_content = last_valid.map_or(0, |(_, next)| next);
-        let by_pointer = (reports[zone as usize].written.0 * u64::from(g.block_size)).div_ceil(BLOCK as u64) as u32;
+        let written = reports[zone as usize].written.0 * u64::from(g.block_size);
+        // Behind a record that was written in part no other one fits: such a zone is full.
+        let by_pointer = if written.is_multiple_of(BLOCK as u64) { (written / BLOCK as u64) as u32 } else { cursor.slots };
         cursor.next[zone as usize] = if g.software_zones { by_content } else { by_pointer.min(cursor.slots) };
     }
     match (newest, failure) {
-        (Some(superblock), _) => Ok(Probe { superblock, cursor }),
+        (Some(superblock), _) => {
+            cursor.generation = superblock.generation;
+            Ok(Probe { superblock, cursor })
+        }
         (None, Some(error)) => Err(error),
         (None, None) => Err(FsError::Volume(format!("{}: {worst}", device.label()))),
     }
@@ -179,6 +186,20 @@ fn append_to(members: &Members, device: DeviceId, cursor: &mut RingCursor, zone:
 }
 
 impl Volume {
+    /// Gives the newest superblock to devices that a power cut left one generation behind. Without that, a power cut during the next
+    /// checkpoint could leave them two behind, as old copies are.
+    ///
+    /// # Errors
+    /// The first device whose ring did not take it.
+    pub(super) fn bring_rings_up_to_date(&self) -> Result<()> {
+        let mut rings = self.rings.lock();
+        for (d, cursor) in rings.iter_mut().enumerate().filter(|(_, cursor)| cursor.generation < self.identity.generation) {
+            let record = Superblock { device: d as u8, ..self.identity.clone() }.encode();
+            append(&self.members, DeviceId(d as u8), cursor, &record, self.ring_mirrored)?;
+        }
+        Ok(())
+    }
+
     /// Writes a superblock to every device.
     ///
     /// # Errors

@@ -1,6 +1,5 @@
 //! Every kind of damage is found, and found as what it is.
 
-mod crashes;
 mod damage;
 mod media;
 mod sound;
