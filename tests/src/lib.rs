@@ -5,6 +5,7 @@ pub mod errno;
 pub mod golden;
 pub mod lines;
 pub mod mounted;
+pub mod sim;
 pub mod skip;
 pub mod tree;
 
