@@ -19,6 +19,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use zns::{DeviceId, IoClass};
 
+/// A live block of metadata counts as so many of data when victims are compared.
+const METADATA_WEIGHT: u32 = 2;
+/// A writer that finds no room cleans about so many blocks before it asks for a checkpoint: small zones share one.
+const BLOCKED_BLOCKS: u32 = 2048;
+
 /// The cleaner of a volume.
 pub(super) type Cleaner = gc::cleaner::Cleaner<Space, Arc<CopyEngine>>;
 
@@ -55,12 +60,15 @@ impl LogSpace for Space {
     fn segments(&self) -> Vec<SegmentInfo> {
         let Ok(volume) = self.volume() else { return Vec::new() };
         let state = volume.state.lock();
-        let info = |(addr, e): (Addr, &crate::format::segment::SegmentEntry)| SegmentInfo {
-            id: SegmentId { device: addr.device(), zone: addr.zone() },
-            stream: stream_of(e.role),
-            live: e.live,
-            capacity: state.zones.capacity(addr.device()),
-            written_at: e.written_at,
+        let info = |(addr, e): (Addr, &crate::format::segment::SegmentEntry)| {
+            let capacity = state.zones.capacity(addr.device());
+            // Data is moved by the device, metadata by the host, which writes what is live anew: it has to be worth that.
+            let live = match e.role {
+                Role::Metadata => (e.live.saturating_mul(METADATA_WEIGHT)).min(capacity.saturating_sub(1)).max(e.live),
+                _ => e.live,
+            };
+            let id = SegmentId { device: addr.device(), zone: addr.zone() };
+            SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at: e.written_at }
         };
         state.zones.victims().map(info).collect()
     }
@@ -249,7 +257,10 @@ impl Volume {
     pub(super) fn new_cleaner(self: &Arc<Self>, tracer: Tracer) -> Cleaner {
         let zones = self.identity.members.iter().map(|m| m.zones).sum();
         // Free zones are counted above the floor of users: the reserve is not among them.
-        let config = CleanerConfig::new(self.options.policy, 0, zones);
+        let mut config = CleanerConfig::new(self.options.policy, 0, zones);
+        // A band of free zones that grows with the reserve lets the background run ahead of writers, and victims share checkpoints.
+        config.pacer.high += self.identity.reserves.gc_zones / 2;
+        config.checkpoint_batch = config.pacer.high - config.pacer.low;
         Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
     }
 
@@ -344,6 +355,8 @@ impl Volume {
     }
 
     fn clean_until_writable(&self, blocks: u64) -> Result<()> {
+        let smallest = self.identity.members.iter().map(|m| m.zone_capacity).min().unwrap_or(1);
+        let shared = BLOCKED_BLOCKS / smallest;
         let mut fruitless = 0;
         loop {
             self.check_writable()?;
@@ -353,7 +366,11 @@ impl Volume {
             if self.free_waiting()? {
                 continue;
             }
-            let (worked, _) = self.clean_chunk(Caller::Blocked, Duration::ZERO)?;
+            let emptied = self.with_cleaner(|cleaner| cleaner.emptied()).unwrap_or(0);
+            let mut worked = emptied < shared && self.clean_chunk(Caller::Manual, Duration::ZERO)?.0;
+            if !worked {
+                worked = self.clean_chunk(Caller::Blocked, Duration::ZERO)?.0;
+            }
             if worked {
                 fruitless = 0;
                 continue;

@@ -22,7 +22,6 @@ pub struct SpaceCounts {
 const PARTLY_FILLED: u32 = 3;
 
 impl ZoneTable {
-
     /// Live blocks of metadata.
     pub fn live_metadata(&self) -> u64 {
         self.live_metadata
@@ -45,13 +44,11 @@ impl ZoneTable {
 
     pub(super) fn compute_total(&self) -> u64 {
         let capacity: u64 = self.devices.iter().map(|d| d.zones.len() as u64 * u64::from(d.capacity)).sum();
-        let retired: u64 = self
-            .iter()
-            .filter(|(_, e)| e.phase == Phase::Retired)
-            .map(|(a, e)| u64::from(self.capacity(a.device()) - e.live))
-            .sum();
+        let retired: u64 =
+            self.iter().filter(|(_, e)| e.phase == Phase::Retired).map(|(a, e)| u64::from(self.capacity(a.device()) - e.live)).sum();
         let reserves = self.reserves.log_zones + self.reserves.gc_zones + self.reserves.checkpoint_zones;
-        let kept = reserves + PARTLY_FILLED;
+        // The cleaner keeps some zones free ahead of writers: half of its band on average.
+        let kept = reserves + PARTLY_FILLED + self.reserves.gc_zones / 4;
         let ring: u64 = self.devices.iter().map(|d| u64::from(RING_ZONES) * u64::from(d.capacity)).sum();
         let largest = u64::from(self.devices.iter().map(|d| d.capacity).max().unwrap_or(0));
         let usable = capacity.saturating_sub(ring + u64::from(kept) * largest);
