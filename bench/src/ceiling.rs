@@ -312,7 +312,7 @@ impl Served for Ceiling {
     fn getattr(&self, ino: Ino) -> Result<Attr> {
         Ok(self.get(ino)?.read().attr.clone())
     }
-    fn setattr(&self, ino: Ino, change: &SetAttr, _caller: &Caller) -> Result<Attr> {
+    fn setattr(&self, ino: Ino, change: &SetAttr, caller: &Caller) -> Result<Attr> {
         if let Some(size) = change.size {
             self.file(ino, |bytes, attr| Self::resize(bytes, attr, size))?;
         }
@@ -320,6 +320,9 @@ impl Served for Ceiling {
         let mut node = node.write();
         let attr = &mut node.attr;
         let time = now();
+        if change.uid.is_some() || change.gid.is_some() || (change.size.is_some() && caller.uid != 0) {
+            fs::core::ops::clear_privileges(attr);
+        }
         let at = |t: SetTime| match t {
             SetTime::Now => time,
             SetTime::At(t) => t,
@@ -525,7 +528,7 @@ impl Served for Ceiling {
             attr.mtime = now();
             attr.ctime = attr.mtime;
             if options.kill_suid {
-                attr.mode &= !libc::S_ISUID;
+                fs::core::ops::clear_privileges(attr);
             }
             Ok(data.len())
         })

@@ -26,7 +26,12 @@ impl Mount {
     fn new() -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let served = Arc::new(Ceiling::default());
-        let request = MountRequest { mountpoint: directory.path().canonicalize().expect("it exists"), source: "ceiling".into(), ..MountRequest::default() };
+        let request = MountRequest {
+            mountpoint: directory.path().canonicalize().expect("it exists"),
+            source: "ceiling".into(),
+            allow_other: rustix::process::geteuid().is_root(),
+            ..MountRequest::default()
+        };
         match Mounted::start(served.clone(), &request, AdaptorOptions::default()) {
             Ok(mounted) => Some(Self { mounted: Some(mounted), directory, served }),
             Err(error) => {
@@ -209,6 +214,67 @@ fn modes_owners_and_set_id_bits() {
         let metadata = std::fs::metadata(mount.path("program")).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (7, 8));
         assert_eq!(metadata.mode() & 0o7777, 0o755, "a change of owner clears the set-id bits");
+    }
+}
+
+#[test]
+fn programs_lose_their_set_id_bits_when_others_change_them() {
+    let Some(mount) = Mount::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::fs::write(mount.path("source"), vec![7; 8192]).unwrap();
+    let program = mount.path("program");
+    let fresh = || {
+        std::fs::write(&program, vec![1; 8192]).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o6777)).unwrap();
+        // What the kernel knows and has in memory is what it must forget.
+        assert_eq!(std::fs::metadata(&program).unwrap().mode() & 0o7777, 0o6777);
+    };
+    let mode = || std::fs::metadata(&program).unwrap().mode() & 0o7777;
+    let nobody = |script: &str| {
+        use std::os::unix::process::CommandExt;
+        let done = std::process::Command::new("sh").args(["-ec", script]).current_dir(mount.directory.path()).uid(65534).gid(65534).status().unwrap();
+        assert!(done.success(), "{script}");
+    };
+    for script in [
+        "printf x >> program",
+        "printf x 1<> program",
+        "dd if=source of=program bs=4096 count=1 conv=notrunc oflag=direct status=none",
+        "truncate -s 10 program",
+        "truncate -s 100000 program",
+        ": > program",
+        "fallocate -l 100000 program",
+        "cp --reflink=auto source program",
+    ] {
+        fresh();
+        nobody(script);
+        assert_eq!(mode(), 0o777, "after: {script}");
+        // What is on the filesystem agrees with what the kernel remembers.
+        let attr = fs::fuse::Served::lookup(&*mount.served, fs::Ino::ROOT, b"program").unwrap();
+        assert_eq!(attr.mode & 0o7777, 0o777, "after: {script}");
+    }
+    fresh();
+    OpenOptions::new().append(true).open(&program).unwrap().write_all(b"root may").unwrap();
+    assert_eq!(mode(), 0o6777, "root keeps them");
+    fresh();
+    std::os::unix::fs::chown(&program, Some(65534), None).unwrap();
+    assert_eq!(mode(), 0o777);
+
+    // Capabilities of a file go when anybody writes to it.
+    let (path, name) = (c(&program), CString::new("security.capability").unwrap());
+    let capability: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for _ in 0..2 {
+        // SAFETY: pointers to live memory of the given length.
+        assert_eq!(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), capability.as_ptr().cast(), capability.len(), 0) }, 0);
+        let get = || {
+            let mut value = [0u8; 64];
+            // SAFETY: as above.
+            unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) }
+        };
+        assert_eq!(get(), 20);
+        OpenOptions::new().append(true).open(&program).unwrap().write_all(b"x").unwrap();
+        assert_eq!(get(), -1);
     }
 }
 

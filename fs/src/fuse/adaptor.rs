@@ -235,8 +235,9 @@ impl<S: Served> Filesystem for Adaptor<S> {
     /// * POSIX_LOCKS, FLOCK_LOCKS: all lockers of a file share this kernel, which then keeps the locks itself, rightly
     ///   and without asking us.
     /// * SETXATTR_EXT: makes fuser 0.18.0 misread the request and panic.
-    /// * HANDLE_KILLPRIV, HANDLE_KILLPRIV_V2: without them the kernel itself clears set-id bits and file capabilities on
-    ///   write, truncate and chown, with setattr and removexattr. fuser 0.18.0 hides from us when V2 asks us to do it.
+    /// * ATOMIC_O_TRUNC: the reply to an open carries no attributes, so the kernel would go on believing in the set-id bits
+    ///   that a truncation takes away. Without it the kernel truncates by a setattr of its own.
+    /// * HANDLE_KILLPRIV: the kernel asks for `security.capability` before every single write, with or without it.
     /// * AUTO_INVAL_DATA: it throws cached pages away when the mtime is not what the kernel expects, which is after each
     ///   of our own writes; EXPLICIT_INVAL_DATA is its opposite.
     /// * WRITEBACK_CACHE: makes stat after create five times slower.
@@ -249,7 +250,6 @@ impl<S: Served> Filesystem for Adaptor<S> {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
@@ -257,6 +257,9 @@ impl<S: Served> Filesystem for Adaptor<S> {
             // An old kernel lacks some; none is needed for correctness.
             let _ = config.add_capabilities(wanted);
         }
+        // With it the kernel remembers that a file has nothing to lose, and a write is one request instead of two.
+        // Without it the kernel clears set-id bits itself. See `lost_privileges`.
+        let _ = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
         let _ = config.set_max_write(self.state.options.max_write);
         // As much as the kernel offers (128 KiB); whoever mounts as root raises it afterwards through sysfs.
         if let Err(most) = config.set_max_readahead(self.state.options.max_write) {
@@ -329,8 +332,18 @@ impl<S: Served> Filesystem for Adaptor<S> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(from_system_time) };
-        match self.call("setattr", node, |s| attr_of(&s.setattr(ino(node), &change, &caller(request))?)) {
+        let mut change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(from_system_time) };
+        let changed = self.call("setattr", node, |s| {
+            if change == SetAttr::default() {
+                let attr = s.getattr(ino(node))?;
+                change.mode = lost_privileges(&attr);
+                if change.mode.is_none() {
+                    return attr_of(&attr);
+                }
+            }
+            attr_of(&s.setattr(ino(node), &change, &caller(request))?)
+        });
+        match changed {
             Ok(attr) => reply.attr(&REMEMBER, &attr),
             Err(error) => reply.error(error),
         }
@@ -623,6 +636,24 @@ impl<S: Served> Filesystem for Adaptor<S> {
             }
         });
     }
+}
+
+/// The mode of a file without its set-id bits, if it has any to lose.
+///
+/// When somebody without the right to keep them changes a file with set-id bits (by write, fallocate or
+/// copy_file_range), a kernel with HANDLE_KILLPRIV_V2 first sends a setattr without a single attribute, and then sets a
+/// flag in the write. fuser 0.18.0 hides the corresponding flag of setattr; but nothing else comes without attributes
+/// (utimensat with two UTIME_OMIT ends in the kernel, and a chown to nobody means the same), so the empty setattr is
+/// the order. It is also the one that matters: its reply tells the kernel the new mode, which it would otherwise
+/// remember, and run the changed program with the old rights. Truncating and changing the owner are orders in
+/// themselves, which the filesystem follows.
+fn lost_privileges(attr: &Attr) -> Option<u32> {
+    if attr.is_dir() {
+        return None;
+    }
+    let executable_by_group = attr.mode & libc::S_IXGRP != 0;
+    let lost = libc::S_ISUID | if executable_by_group { libc::S_ISGID } else { 0 };
+    (attr.mode & lost != 0).then_some(attr.mode & 0o7777 & !lost)
 }
 
 /// The name of an extended attribute. Access control lists are not taken as long as they are not enforced.
