@@ -248,6 +248,14 @@ impl Volume {
             }
             log.ensure_zones(zones);
         }
+        if !failed.is_empty() {
+            // All of them before the first run goes elsewhere, lest it goes into one of them.
+            let mut state = self.state.lock();
+            failed.iter().for_each(|run| state.zones.retire(run.addr));
+            state.force_checkpoint = true;
+            drop(state);
+            self.finish_ended_zones();
+        }
         for run in failed {
             self.write_elsewhere(run)?;
         }
@@ -265,22 +273,18 @@ impl Volume {
         Ok(())
     }
 
-    /// A data run could not be written where it was mapped: its zone is retired, the run goes to another, and only a checkpoint
+    /// A data run could not be written where it was mapped, in a zone that is retired now: the run goes to another, and only a checkpoint
     /// makes it durable, because the log names the old place.
     fn write_elsewhere(&self, run: DataRun) -> Result<()> {
         let mut rest = run;
         tracing::warn!("writing {} blocks at {} failed: the zone is retired, the data goes elsewhere", rest.blocks, rest.addr);
-        {
-            let mut state = self.state.lock();
-            state.zones.retire(rest.addr);
-            state.force_checkpoint = true;
-        }
         for _ in 0..1000 {
             let Some((to, blocks)) = self.state.lock().zones.allocate(Role::User, rest.blocks) else { return Err(self.no_zone()) };
             let (mine, others) = split_slices(&rest.data, blocks);
             let written = self.members.write_runs(vec![RunWrite { addr: to, data: mine }], IoClass::Foreground);
             if written.iter().any(Result::is_err) {
                 self.state.lock().zones.retire(to);
+                self.finish_ended_zones();
                 continue;
             }
             let moved = Relocation { ino: rest.ino, block: rest.block, blocks, from: rest.addr, to };

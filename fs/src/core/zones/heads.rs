@@ -231,7 +231,10 @@ impl ZoneTable {
             device.empty.set(addr.zone().0 as usize, false);
             device.empty_count -= 1;
         }
-        self.to_finish.retain(|a| *a != addr.zone_base());
+        // Until it is finished it counts as active on its device, if it still can be finished.
+        if !was_empty && !self.to_finish.contains(&addr.zone_base()) {
+            self.to_finish.push(addr.zone_base());
+        }
         self.total = self.compute_total();
     }
 
