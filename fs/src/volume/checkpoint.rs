@@ -167,6 +167,8 @@ impl Volume {
         if let Err(error) = outcome {
             state.zones.dirty_all_pages();
             state.force_checkpoint = true;
+            // No superblock has this generation: devices may be one apart, never two.
+            state.generation -= 1;
             return Err(error);
         }
         state.flushed = state.flushed.max(target);
@@ -301,7 +303,8 @@ impl Volume {
         }
         self.finish_ended_zones();
         self.flush_devices()?;
-        self.write_superblock(&cut.superblock)
+        // Whether the superblock is durable is not known any more then: nothing may be built on either answer.
+        self.write_superblock(&cut.superblock).inspect_err(|error| self.fail(format!("a superblock could not be written: {error}")))
     }
 
     /// Step 5.

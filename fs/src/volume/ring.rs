@@ -161,6 +161,7 @@ pub fn append(members: &Members, device: DeviceId, cursor: &mut RingCursor, reco
         if let Err(error) = members.manage(full, ZoneAction::Finish) {
             tracing::debug!("finishing ring zone {full}: {error}");
         }
+        cursor.next[current] = cursor.slots;
     }
     cursor.current = first;
     Ok(())
@@ -179,10 +180,11 @@ fn append_to(members: &Members, device: DeviceId, cursor: &mut RingCursor, zone:
     }
     let data = vec![BufSlice::whole(AlignedBuf::from_slice(record))];
     let at = base.plus(cursor.next[zone]);
-    // A failed write may have used the slot: the next record goes behind it.
-    cursor.next[zone] += 1;
     members.written.fetch_add(BLOCK as u64, std::sync::atomic::Ordering::Relaxed);
-    Ok(members.device(device).write(members.lba(at), data, IoClass::Log)?)
+    let written = members.device(device).write(members.lba(at), data, IoClass::Log);
+    // After a failed write nobody knows where the write pointer stands: no other record follows before the zone is reset.
+    cursor.next[zone] = if written.is_ok() { cursor.next[zone] + 1 } else { cursor.slots };
+    Ok(written?)
 }
 
 impl Volume {
