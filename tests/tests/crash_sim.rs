@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tests::sim::crash::Log;
-use tests::sim::{Coverage, Failure, crash_run, guarded};
+use tests::sim::{Coverage, Failure, crash_run, fault_run, guarded};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -70,10 +70,32 @@ fn power_cuts() {
 }
 
 #[test]
-fn replay() {
+fn faults_quick() {
+    let first = number("FERRYFS_FIRST_SEED").unwrap_or(1);
+    run(first..first + number("FERRYFS_SEEDS").unwrap_or(300).min(300), fault_run);
+}
+
+#[test]
+#[ignore = "takes minutes: run by the full suite"]
+fn faults() {
+    let first = number("FERRYFS_FIRST_SEED").unwrap_or(1000);
+    run(first..first + number("FERRYFS_SEEDS").unwrap_or(10_000), fault_run);
+}
+
+fn again(simulation: Simulation) {
     let Some(seed) = number("FERRYFS_SEED") else { return };
-    match guarded(seed, crash_run) {
+    match guarded(seed, simulation) {
         Ok(coverage) => println!("{coverage}"),
         Err(failure) => panic!("{failure}"),
     }
+}
+
+#[test]
+fn replay() {
+    again(crash_run);
+}
+
+#[test]
+fn replay_faults() {
+    again(fault_run);
 }

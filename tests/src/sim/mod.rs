@@ -5,6 +5,7 @@
 
 pub mod coverage;
 pub mod crash;
+pub mod faults;
 pub mod model;
 pub mod operation;
 pub mod scenario;
@@ -13,3 +14,4 @@ pub mod world;
 
 pub use coverage::Coverage;
 pub use crash::{Failure, crash_run, guarded};
+pub use faults::fault_run;

@@ -32,7 +32,7 @@ pub enum Refusal {
 }
 
 /// A block of a file that is not all zeros.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     bytes: Arc<[u8]>,
     hash: u32,
