@@ -83,7 +83,7 @@ pub fn fault_run(seed: u64, log: Log) -> Result<Coverage, String> {
     }
     log.lock().push(format!("{theme:?} on {}: {scenario:?}", scenario.name));
     let chooser = Chooser::new(scenario.habits.clone());
-    let mut run = FaultRun { world: World::new(scenario, seed), rng, chooser, theme, history: Vec::new(), floor: 0, log };
+    let mut run = FaultRun { world: World::new(scenario, seed), rng, chooser, theme, history: Vec::new(), floor: 0, read_error: 0.0, log };
     run.world.coverage.note("faults", format!("{theme:?}"));
     run.run()?;
     run.world.note_drives();
@@ -97,6 +97,8 @@ struct FaultRun {
     theme: Theme,
     history: Vec<Model>,
     floor: usize,
+    /// The chance of a read to fail, in runs about that.
+    read_error: f64,
     log: Log,
 }
 
@@ -131,7 +133,10 @@ impl FaultRun {
         let mut plan = FaultPlan::default();
         match self.theme {
             Theme::WriteErrors => plan.write_error = often / 3.0,
-            Theme::ReadErrors => plan.read_error = often,
+            Theme::ReadErrors => {
+                plan.read_error = often;
+                self.read_error = often;
+            }
             Theme::CopiesFail if self.rng.random() => plan.copy_refused = often,
             Theme::CopiesFail => plan.copy_partial = often,
             Theme::CopiesLie | Theme::CopiesLieUnverified => plan.copy_wrong = 0.5,
@@ -246,7 +251,15 @@ impl FaultRun {
     /// An operation failed: it has happened or it has not, and a copy has happened in part.
     fn settle(&mut self, op: &Operation, before: Model, after: Model) -> Result<(), String> {
         let volume = self.world.volume().clone();
+        // A block that fails now and then is looked at while it does not.
+        let transient = FaultPlan { read_error: self.read_error, ..FaultPlan::default() };
+        if self.theme == Theme::ReadErrors {
+            self.world.drives.iter().for_each(|drive| drive.set_faults(FaultPlan::default()));
+        }
         let found = self.world.observe(&volume)?;
+        if self.theme == Theme::ReadErrors {
+            self.world.drives.iter().for_each(|drive| drive.set_faults(transient.clone()));
+        }
         let now = self.world.now();
         let mut candidates = vec![before.clone(), after];
         if let Operation::CopyRange { from, to, len } = op {
