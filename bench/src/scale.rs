@@ -28,14 +28,16 @@ pub fn run(quick: bool, report: &mut Report) -> Result<()> {
     report.add(Row::new(format!("creates per second, {count} in one directory"), rate, "1/s"));
     sync(volume.root())?;
     let pid = |volume: &harness::Volume| volume.pid().context("it is mounted");
-    report.add(Row::new("  resident after creating", cpu::resident(pid(&volume)?)? as f64 / MIB as f64, "MiB"));
+    let zones: u64 = volume.status()?.devices().filter_map(|device| device["zones"].as_u64()).sum();
+    let allowed = CACHE + 64 * MIB + 64 * zones;
+    let resident = cpu::resident(pid(&volume)?)?;
+    let row = Row::new("resident memory after creating", resident as f64 / MIB as f64, "MiB");
+    report.add(row.goal(format!("below {}", allowed / MIB), resident < allowed));
 
     let mounted = volume.remount()?.as_secs_f64();
     report.add(Row::new(format!("clean mount with {count} files"), mounted, "s").goal("below 0.5", mounted < 0.5));
     let status = volume.status()?;
-    let zones: u64 = status.devices().filter_map(|device| device["zones"].as_u64()).sum();
     let resident = cpu::resident(pid(&volume)?)?;
-    let allowed = CACHE + 64 * MIB + 64 * zones;
     let row = Row::new("resident memory after mounting", resident as f64 / MIB as f64, "MiB");
     report.add(row.goal(format!("below {}", allowed / MIB), resident < allowed));
 

@@ -1,13 +1,11 @@
-//! What the tests of this crate stand on: volumes that are mounted for one test, golden images, and a way to say at run time
-//! that a test cannot run here.
+//! What the tests of this crate stand on: volumes that are mounted for one test, and a way to say at run time that a test
+//! cannot run here.
 
 pub mod errno;
-pub mod golden;
 pub mod lines;
 pub mod mounted;
 pub mod sim;
 pub mod skip;
-pub mod tree;
 
 pub use errno::{errno, sys};
 pub use mounted::{Builder, Mounted};

@@ -41,6 +41,10 @@ fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs")))
+}
+
 fn none(what: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
 }
@@ -111,10 +115,10 @@ fn the_core_can_do_no_input_or_output() {
         "std::net",
         "std::process",
         "std::io",
+        "unsafe ",
         "ZonedDevice",
         "copy_backend",
         "rustix",
-        "libc::",
         "io_uring",
         "rand::",
         "getrandom",
@@ -122,7 +126,7 @@ fn the_core_can_do_no_input_or_output() {
         "Instant::now",
     ];
     let mut found = Vec::new();
-    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with("fs/src/core")) {
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with("fs/src/core") && !is_test(path)) {
         for (number, line) in text.lines().enumerate() {
             // What only tests use may be anything.
             if line.trim() == "#[cfg(test)]" {

@@ -31,7 +31,7 @@ fn paths_that_are_no_zoned_device_are_refused() {
 }
 
 #[test]
-#[ignore = "needs a zoned device, named by FERRYFS_TEST_ZONED"]
+#[ignore = "on demand: needs a zoned device, named by FERRYFS_TEST_ZONED"]
 fn a_real_device_behaves_as_the_seam_says() {
     let path = PathBuf::from(std::env::var_os("FERRYFS_TEST_ZONED").expect("FERRYFS_TEST_ZONED names a device"));
     assert_eq!(crate::open::detect(&path).unwrap(), crate::open::Detected::ZonedBlock);
