@@ -16,6 +16,8 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// Tests that did not run, with the reason.
     pub skipped: Vec<(String, String)>,
+    /// Tests that take minutes and are left for a second run of the same program.
+    pub slow: Vec<(String, String)>,
 }
 
 impl Tally {
@@ -24,6 +26,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed.extend(other.failed);
         self.skipped.extend(other.skipped);
+        self.slow.extend(other.slow);
     }
 
     /// The line of counts that people and scripts look for.
@@ -34,7 +37,7 @@ impl Tally {
     /// A check that is one test by itself.
     pub fn single(name: &str, passed: bool) -> Tally {
         let failed = if passed { Vec::new() } else { vec![name.to_owned()] };
-        Tally { passed: usize::from(passed), failed, skipped: Vec::new() }
+        Tally { passed: usize::from(passed), failed, ..Tally::default() }
     }
 }
 
@@ -69,6 +72,7 @@ impl Parser {
                 ("FAILED", _) => self.tally.failed.push(name),
                 // What needs hardware that hardly anyone has, and says so, is no part of the suite.
                 ("ignored", reason) if reason.starts_with("on demand") => {}
+                ("ignored", reason) if reason.contains("run by the full suite") => self.tally.slow.push((name, reason.to_owned())),
                 ("ignored", reason) => {
                     let reason = if reason.is_empty() { "ignored without a reason" } else { reason };
                     self.tally.skipped.push((name, reason.to_owned()));
@@ -168,11 +172,11 @@ mod tests {
 
     #[test]
     fn verdicts_are_counted() {
-        let text = "running 5 tests\ntest a ... ok\ntest b ... ignored, needs a drive\ntest e ... ignored, on demand: needs a drive\ntest c ... FAILED\ntest d - should panic ... ok\n\
+        let text = "running 6 tests\ntest a ... ok\ntest b ... ignored, needs a drive\ntest e ... ignored, on demand: needs a drive\ntest f ... ignored, takes minutes: run by the full suite\ntest c ... FAILED\ntest d - should panic ... ok\n\
                     test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out";
         let tally = parse(text, false);
         assert_eq!(tally.line(), "2 passed, 1 failed, 1 skipped");
-        assert_eq!(tally.failed, ["c"]);
+        assert_eq!((tally.failed.as_slice(), tally.slow[0].0.as_str()), (&["c".to_owned()][..], "f"));
         assert_eq!(tally.skipped, [("b".to_owned(), "needs a drive".to_owned())]);
     }
 

@@ -49,11 +49,21 @@ pub fn run(arguments: &TestArguments) -> Result<bool> {
     let scratch = Scratch::new()?;
     for test in &tests {
         interrupt::check()?;
-        let mut command = Command::new(&test.executable);
-        command.current_dir(&test.directory).args(&arguments.filter);
-        environment(&mut command, arguments, &scratch);
-        command.env("FERRYFS_BIN_DIR", programs.directory()).env("CARGO_MANIFEST_DIR", &test.directory);
-        follow(&test.name, &mut command, &scratch, &mut total)?;
+        let command = || {
+            let mut command = Command::new(&test.executable);
+            command.current_dir(&test.directory);
+            environment(&mut command, arguments, &scratch);
+            command.env("FERRYFS_BIN_DIR", programs.directory()).env("CARGO_MANIFEST_DIR", &test.directory);
+            command
+        };
+        follow(&test.name, command().args(&arguments.filter), &scratch, &mut total)?;
+        let slow = std::mem::take(&mut total.slow);
+        if arguments.quick {
+            total.skipped.extend(slow);
+        } else if !slow.is_empty() {
+            let names = slow.iter().map(|(name, _)| name);
+            follow(&format!("{}, the long ones", test.name), command().args(["--ignored", "--exact"]).args(names), &scratch, &mut total)?;
+        }
     }
     if arguments.filter.is_none() {
         let mut command = build::cargo();
