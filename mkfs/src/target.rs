@@ -3,13 +3,13 @@
 use crate::arguments::{Arguments, Profile};
 use crate::signature;
 use anyhow::{Context, Result, bail, ensure};
-use fs::cli::devices::SOFTWARE_ZONE_SHIFTS;
+use fs::cli::devices::{SHORT_PATIENCE, SOFTWARE_ZONE_SHIFTS, patiently};
 use fs::cli::size::show_size;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use zns::ZonedDevice;
+use zns::{DeviceError, ZonedDevice};
 use zns::conventional::default_zone_size;
 use zns::image::{ImageDevice, ImageOptions, Layout};
 use zns::open::{Detected, OpenOptions, detect, open_device};
@@ -123,7 +123,7 @@ impl Target {
     pub fn open(&self, made: &mut MadeFiles) -> Result<Arc<dyn ZonedDevice>> {
         match &self.kind {
             Kind::Drive(options) => {
-                let device = ImageDevice::create(&self.path, options)?;
+                let device = patiently(&self.path, SHORT_PATIENCE, || ImageDevice::create(&self.path, options))?;
                 made.note(self);
                 Ok(Arc::new(device))
             }
@@ -149,16 +149,17 @@ impl Target {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path);
         let file = file.with_context(|| format!("create {}", self.path.display()))?;
         made.note(self);
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(zns::DeviceError::Busy { path: self.path.clone() }.into()),
-            Err(errno) => return Err(std::io::Error::from(errno)).with_context(|| format!("lock {}", self.path.display())),
-        }
+        patiently(&self.path, SHORT_PATIENCE, || match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(DeviceError::Busy { path: self.path.clone() }),
+            Err(errno) => Err(DeviceError::System { action: "lock", path: self.path.clone(), errno: errno.raw_os_error() }),
+        })?;
         file.set_len(0).and_then(|()| file.set_len(size)).with_context(|| format!("set the length of {}", self.path.display()))
     }
 
     fn open_in_software(&self) -> Result<Arc<dyn ZonedDevice>> {
-        Ok(open_device(&self.path, &OpenOptions { read_only: false, zone_size: self.zone_size, discard: false })?)
+        let options = OpenOptions { read_only: false, zone_size: self.zone_size, discard: false };
+        Ok(patiently(&self.path, SHORT_PATIENCE, || open_device(&self.path, &options))?)
     }
 }
 

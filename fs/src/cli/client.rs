@@ -77,9 +77,10 @@ impl Client {
     /// # Errors
     /// No FerryFS, a dead one, or its refusal.
     pub fn ask(&self, request: Request) -> Result<serde_json::Value, ClientError> {
-        let mut call = request.encode();
-        self.ioctl(CALL, &mut call)?;
-        let header = Header::decode(&call).ok_or_else(|| ClientError::NotFerryFs(self.path.clone()))?;
+        let mut header = self.call(request)?;
+        while header.errno == libc::EINPROGRESS.unsigned_abs() {
+            header = self.call(Request::Wait)?;
+        }
         let mut answer = Vec::new();
         while (answer.len() as u64) < header.len {
             let mut piece = [0; FETCH_BYTES];
@@ -93,6 +94,12 @@ impl Client {
             return Err(ClientError::Refused { text, errno: header.errno.cast_signed() });
         }
         serde_json::from_slice(&answer).map_err(|error| self.garbled(&error))
+    }
+
+    fn call(&self, request: Request) -> Result<Header, ClientError> {
+        let mut call = request.encode();
+        self.ioctl(CALL, &mut call)?;
+        Header::decode(&call).ok_or_else(|| ClientError::NotFerryFs(self.path.clone()))
     }
 
     fn garbled(&self, detail: &dyn std::fmt::Display) -> ClientError {

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 use zns::open::{Detected, OpenOptions, detect, open_device};
 use zns::{DeviceError, ZonedDevice};
 
+/// How long to wait where nobody is expected to hold a device: the kernel lets go of the files of a process that was
+/// killed a moment after the process is gone.
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Zone sizes that software zones can have: powers of two from 1 MiB to 2 GiB.
 pub const SOFTWARE_ZONE_SHIFTS: std::ops::RangeInclusive<u32> = 20..=31;
 
@@ -31,7 +35,7 @@ pub struct Access {
 impl Access {
     /// Only to look. The lock of a daemon that was killed goes only when the kernel has taken its io_uring down, a moment after its end.
     pub fn read_only() -> Self {
-        Self { read_only: true, patience: Duration::from_secs(3), ..Self::default() }
+        Self { read_only: true, discard: false, patience: SHORT_PATIENCE }
     }
 }
 
@@ -49,11 +53,19 @@ fn open_one(path: &Path, access: Access) -> Result<Arc<dyn ZonedDevice>> {
         _ => None,
     };
     let options = OpenOptions { read_only: access.read_only, zone_size, discard: access.discard };
-    let deadline = Instant::now() + access.patience;
+    patiently(path, access.patience, || open_device(path, &options)).map_err(plain)
+}
+
+/// Opens a device; waits for one that is busy and yet not mounted.
+///
+/// # Errors
+/// Those of opening, "busy" when the time is over.
+pub fn patiently<T>(path: &Path, patience: Duration, open: impl Fn() -> zns::error::Result<T>) -> zns::error::Result<T> {
+    let deadline = Instant::now() + patience;
     loop {
-        match open_device(path, &options) {
+        match open() {
             Err(DeviceError::Busy { .. }) if Instant::now() < deadline && !is_mounted(path) => std::thread::sleep(Duration::from_millis(20)),
-            other => return other.map_err(plain),
+            other => return other,
         }
     }
 }

@@ -166,4 +166,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(run(line(&directory.path().display().to_string())), COULD_NOT_RUN);
     }
+
+    #[test]
+    fn a_volume_left_by_a_crash_is_clean_and_finished_on_request() {
+        use crate::ids::Ino;
+        use crate::volume::{Caller, Clock, FormatOptions, WriteOptions};
+        use std::os::unix::fs::FileExt;
+        use zns::image::{ImageDevice, ImageOptions};
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        drop(ImageDevice::create(&path, &ImageOptions { size: 64 << 20, zone_size: 1 << 20, ..ImageOptions::default() }).unwrap());
+        let devices = || open_devices(std::slice::from_ref(&path), Access::default()).unwrap();
+        let format = FormatOptions {
+            label: String::new(),
+            uuid: [1; 16],
+            created: Clock::system().now(),
+            secret: [2; 32],
+            uid: 0,
+            gid: 0,
+        };
+        Volume::format(devices(), &format).unwrap();
+        let volume = Volume::open(devices(), MountOptions::default()).unwrap();
+        let ino = volume.mknod(Ino::ROOT, b"file", libc::S_IFREG, 0, &Caller::default()).unwrap().ino;
+        let marker = [0x5a; 4096];
+        volume.write(ino, 0, &marker, &WriteOptions { sync: true, kill_suid: false, append: false }).unwrap();
+        drop(volume);
+
+        let fsck = |option: &str| run(Line::try_parse_from(["fsck.ferryfs", option, path.to_str().unwrap()]).unwrap());
+        assert_eq!(fsck("-n"), CLEAN);
+        assert_eq!(fsck("-y"), REPAIRED);
+        assert_eq!(fsck("-y"), CLEAN);
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.chunks_exact(4096).position(|block| block == marker).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().write_all_at(b"?", at as u64 * 4096 + 7).unwrap();
+        assert_eq!((fsck("-n"), fsck("-y")), (ERRORS_LEFT, ERRORS_LEFT));
+    }
 }

@@ -26,7 +26,7 @@ enum Target {
 fn target(paths: &[PathBuf]) -> CommandResult<Target> {
     let Some(first) = paths.first() else { return Err(Failure::new(USAGE, "name a mount point or a device")) };
     let metadata = std::fs::metadata(first).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOENT) => Failure::new(FAILED, format!("{} does not exist", first.display())),
+        Some(libc::ENOENT) => Failure::new(FAILED, format!("{}: no such file or directory", first.display())),
         Some(libc::ENOTCONN) => Failure::new(FAILED, super::client::ClientError::Dead(first.clone())),
         _ => Failure::new(FAILED, format!("{}: {error}", first.display())),
     })?;
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn wrong_targets_are_refused() {
         let text = |path: &str| status(&[PathBuf::from(path)], false).unwrap_err().text;
-        assert!(text("/no/such/path").contains("does not exist"));
+        assert!(text("/no/such/path").contains("no such file"));
         assert!(text("/dev/null").contains("is not a directory, a block device"));
         assert!(text("/").contains("is not on a mounted FerryFS"));
         assert!(map(Path::new("/"), false).unwrap_err().text.contains("not a regular file"));

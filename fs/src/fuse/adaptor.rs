@@ -3,6 +3,7 @@
 //! What is decided here is only what belongs to FUSE: which capabilities are negotiated, how long the kernel may
 //! remember an answer, what may wait on which thread. Where fuser 0.18.0 is known to be wrong, the place says so.
 
+use super::answers::Answers;
 use super::control::{self, Header, Request as ControlRequest};
 use super::errno;
 use super::lanes::Lanes;
@@ -16,14 +17,12 @@ use fuser::{
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may remember names (also that there is none) and attributes.
@@ -69,10 +68,7 @@ struct State<S> {
     options: AdaptorOptions,
     lanes: Lanes,
     next_handle: AtomicU64,
-    /// Answers that wait to be fetched, by the open file that asked.
-    answers: Mutex<HashMap<u64, Vec<u8>>>,
-    answers_held: AtomicUsize,
-    owner: u32,
+    answers: Answers,
     panicked: AtomicBool,
     alarms: AtomicU64,
 }
@@ -106,9 +102,7 @@ impl<S: Served> Adaptor<S> {
             options,
             lanes: Lanes::new(options.threads),
             next_handle: AtomicU64::new(1),
-            answers: Mutex::default(),
-            answers_held: AtomicUsize::new(0),
-            owner: rustix::process::geteuid().as_raw(),
+            answers: Answers::default(),
             panicked: AtomicBool::new(false),
             alarms: AtomicU64::new(0),
         };
@@ -124,12 +118,6 @@ impl<S: Served> Adaptor<S> {
     /// go by inode.
     fn handle(&self) -> FileHandle {
         FileHandle(self.state.next_handle.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn closed(&self, handle: FileHandle) {
-        if self.state.answers_held.load(Ordering::Relaxed) > 0 && self.state.answers.lock().remove(&handle.0).is_some() {
-            self.state.answers_held.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 
     fn reply_entry(&self, what: &'static str, node: INodeNo, reply: ReplyEntry, operation: impl FnOnce(&S) -> Result<Attr>) {
@@ -155,15 +143,9 @@ impl<S: Served> Adaptor<S> {
         }
     }
 
-    fn open_flags(flags: i32) -> FopenFlags {
-        // Keep what the kernel has of the file: nobody changes it but through this kernel.
-        let mut out = FopenFlags::FOPEN_KEEP_CACHE;
-        if flags & libc::O_ACCMODE == libc::O_RDONLY {
-            // Closing a file that was never written has nothing to report.
-            out |= FopenFlags::FOPEN_NOFLUSH;
-        }
-        out
-    }
+    /// Keep what the kernel has of the file: nobody changes it but through this kernel. And closing a file is nothing to
+    /// tell us of: what was written was accepted for good, and what goes wrong with it later only fsync can report.
+    const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 }
 
 impl<S: Served> State<S> {
@@ -192,40 +174,6 @@ impl<S: Served> State<S> {
         if count <= 100 || count.is_power_of_two() {
             tracing::error!("{what} on inode {node}: {error} (failure number {count} of this mount)");
         }
-    }
-
-    fn answer(&self, handle: FileHandle, node: Ino, who: Caller, request: ControlRequest) -> Header {
-        let outcome = if request.is_order() && who.uid != 0 && who.uid != self.owner {
-            Err((libc::EPERM, "only root and the owner of the mount may order this".to_owned()))
-        } else if request == ControlRequest::Hello {
-            let version = env!("CARGO_PKG_VERSION").to_owned();
-            let hello = control::Hello { version, pid: std::process::id(), pid_namespace: control::pid_namespace(), uid: self.owner };
-            serde_json::to_vec(&hello).map_err(|error| (libc::EIO, error.to_string()))
-        } else {
-            match catch_unwind(AssertUnwindSafe(|| self.served.control(node, &request))) {
-                Ok(Ok(value)) => serde_json::to_vec(&value).map_err(|error| (libc::EIO, error.to_string())),
-                Ok(Err(error)) => Err((errno::errno(&error), error.to_string())),
-                Err(_) => Err((libc::EIO, "the daemon failed in this request: this is a bug".to_owned())),
-            }
-        };
-        let (code, bytes) = match outcome {
-            Ok(bytes) => (0, bytes),
-            Err((code, text)) => (code, text.into_bytes()),
-        };
-        let header = Header { errno: code.unsigned_abs(), len: bytes.len() as u64 };
-        if self.answers.lock().insert(handle.0, bytes).is_none() {
-            self.answers_held.fetch_add(1, Ordering::Relaxed);
-        }
-        header
-    }
-
-    fn piece(&self, handle: FileHandle, in_data: &[u8]) -> std::result::Result<Vec<u8>, Errno> {
-        let offset = in_data.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).ok_or(Errno::EINVAL)?;
-        let answers = self.answers.lock();
-        let answer = answers.get(&handle.0).ok_or(Errno::EINVAL)?;
-        let start = usize::try_from(offset).ok().filter(|start| *start <= answer.len()).ok_or(Errno::EINVAL)?;
-        let end = answer.len().min(start + control::FETCH_BYTES);
-        Ok(answer[start..end].to_vec())
     }
 }
 
@@ -390,7 +338,7 @@ impl<S: Served> Filesystem for Adaptor<S> {
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.call("open", node, |s| s.open(ino(node), flags.0 & libc::O_TRUNC != 0)) {
-            Ok(()) => reply.opened(self.handle(), Self::open_flags(flags.0)),
+            Ok(()) => reply.opened(self.handle(), Self::OPENED),
             Err(error) => reply.error(error),
         }
     }
@@ -417,7 +365,7 @@ impl<S: Served> Filesystem for Adaptor<S> {
             Ok((attr_of(&attr)?, generation(&attr)))
         });
         match created {
-            Ok((attr, generation)) => reply.created(&REMEMBER, &attr, generation, self.handle(), Self::open_flags(flags)),
+            Ok((attr, generation)) => reply.created(&REMEMBER, &attr, generation, self.handle(), Self::OPENED),
             Err(error) => reply.error(error),
         }
     }
@@ -460,7 +408,7 @@ impl<S: Served> Filesystem for Adaptor<S> {
     }
 
     fn release(&self, _request: &Request, node: INodeNo, handle: FileHandle, _flags: OpenFlags, _owner: Option<LockOwner>, _flush: bool, reply: ReplyEmpty) {
-        self.closed(handle);
+        self.state.answers.closed(handle);
         self.reply_empty("release", node, reply, |s| {
             s.release(ino(node));
             Ok(())
@@ -540,7 +488,7 @@ impl<S: Served> Filesystem for Adaptor<S> {
     }
 
     fn releasedir(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.closed(handle);
+        self.state.answers.closed(handle);
         reply.ok();
     }
 
@@ -584,12 +532,16 @@ impl<S: Served> Filesystem for Adaptor<S> {
         reply: ReplyIoctl,
     ) {
         match command {
-            control::CALL if out_size as usize >= size_of::<[u8; 16]>() => {
+            control::CALL if out_size as usize >= Header::BYTES => {
                 let Some(asked) = ControlRequest::decode(in_data) else { return reply.error(Errno::EINVAL) };
                 let (state, who) = (self.state.clone(), caller(request));
-                self.state.lanes.run(move || reply.ioctl(0, &state.answer(handle, ino(node), who, asked).encode()));
+                self.state.lanes.run(move || {
+                    let served = state.served.clone();
+                    let header = state.answers.call(handle, who.uid, asked, &state.lanes, move || served.control(ino(node), &asked));
+                    reply.ioctl(0, &header.encode());
+                });
             }
-            control::FETCH if out_size as usize >= control::FETCH_BYTES => match self.state.piece(handle, in_data) {
+            control::FETCH if out_size as usize >= control::FETCH_BYTES => match self.state.answers.piece(handle, in_data) {
                 Ok(piece) => reply.ioctl(i32::try_from(piece.len()).unwrap_or(0), &piece),
                 Err(error) => reply.error(error),
             },

@@ -7,6 +7,8 @@
 //! is left with the open file and fetched piece by piece.
 //!
 //! * [`CALL`] carries a [`Request`] as JSON, ended by zero bytes; it returns a [`Header`] and keeps the answer.
+//!   An answer that takes longer than [`PATIENCE`] is EINPROGRESS, and [`Request::Wait`] asks for it again: nobody can
+//!   interrupt a process that waits in an ioctl, so none waits for long.
 //! * [`FETCH`] carries an offset (u64, little-endian) and returns the answer from there on.
 //!
 //! Orders (`gc`, `sync`) are obeyed only when root or the owner of the daemon gives them; questions are answered to
@@ -14,6 +16,8 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How long a CALL waits for its answer.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_millis(200);
 /// Bytes that CALL carries each way.
 pub const CALL_BYTES: usize = 1024;
 /// Bytes that FETCH carries each way.
@@ -46,8 +50,10 @@ pub enum Request {
         /// Until nothing worth cleaning is left, rather than one victim.
         until_clean: bool,
     },
-    /// Make everything durable by a checkpoint.
+    /// Make everything durable.
     Sync,
+    /// The answer to what was asked before, which was not there yet.
+    Wait,
 }
 
 impl Request {
@@ -93,7 +99,7 @@ pub fn pid_namespace() -> Option<String> {
 /// What CALL returns at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// 0, or the errno of the error whose text is the answer.
+    /// 0, or the errno of the error whose text is the answer; EINPROGRESS: ask again with [`Request::Wait`].
     pub errno: u32,
     /// Bytes of the answer.
     pub len: u64,
@@ -101,10 +107,12 @@ pub struct Header {
 
 impl Header {
     const MAGIC: [u8; 4] = *b"FRY1";
+    /// Its length.
+    pub const BYTES: usize = 16;
 
     /// As CALL returns it.
-    pub fn encode(self) -> [u8; 16] {
-        let mut out = [0; 16];
+    pub fn encode(self) -> [u8; Self::BYTES] {
+        let mut out = [0; Self::BYTES];
         out[..4].copy_from_slice(&Self::MAGIC);
         out[4..8].copy_from_slice(&self.errno.to_le_bytes());
         out[8..].copy_from_slice(&self.len.to_le_bytes());
@@ -125,7 +133,7 @@ mod tests {
 
     #[test]
     fn requests_survive_the_road() {
-        for request in [Request::Hello, Request::Status, Request::Zones, Request::Map, Request::Gc { until_clean: true }, Request::Sync] {
+        for request in [Request::Hello, Request::Status, Request::Zones, Request::Map, Request::Gc { until_clean: true }, Request::Sync, Request::Wait] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         assert_eq!(Request::decode(b"nonsense"), None);

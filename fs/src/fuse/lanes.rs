@@ -53,6 +53,11 @@ impl Lanes {
             return;
         }
         self.waiting_inline.fetch_sub(1, Ordering::Relaxed);
+        self.hand_over(job);
+    }
+
+    /// Runs `job` on a spare thread.
+    pub(super) fn hand_over(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.shared.queue.lock();
         queue.jobs.push_back(Box::new(job));
         if queue.idle < queue.jobs.len() && queue.threads < MAX_SPARE {

@@ -5,6 +5,7 @@
 //! types, [`errno`] the errors; [`control`] is the road by which `ferryfs status|gc|map|zones` reach the daemon.
 
 pub mod adaptor;
+mod answers;
 pub mod control;
 pub mod errno;
 mod lanes;

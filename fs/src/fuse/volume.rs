@@ -119,7 +119,7 @@ impl Served for Volume {
             Request::Map => report(self.map(ino)?),
             Request::Gc { until_clean } => report(self.gc(until_clean)?),
             Request::Sync => self.sync().and_then(|()| report(())),
-            Request::Hello => Err(FsError::Internal("a greeting that the adaptor answers")),
+            Request::Hello | Request::Wait => Err(FsError::Internal("a request that the adaptor answers")),
         }
     }
 }

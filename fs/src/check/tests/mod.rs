@@ -1,5 +1,6 @@
 //! Every kind of damage is found, and found as what it is.
 
+mod crashes;
 mod damage;
 mod media;
 mod sound;
