@@ -158,13 +158,22 @@ impl Volume {
         let commit = self.commit_lock.lock();
         let (batch, cut) = self.cut_checkpoint(kind)?;
         let target = cut.batch;
-        let written = self.write_batch(batch);
+        let written = self.write_batch(batch).and_then(|()| match self.state.lock().force_checkpoint {
+            // Its data or its log went elsewhere after the cut, which names the old places.
+            true => Err(FsError::Internal("the batch of a checkpoint did not land where the checkpoint says")),
+            false => Ok(()),
+        });
         drop(commit);
         let outcome = written.and_then(|()| self.write_checkpoint(&cut));
         let mut state = self.state.lock();
         state.tree.store_mut().cut_done(outcome.is_ok());
         cut.places.iter().for_each(|addr| state.zones.end_write(*addr));
         if let Err(error) = outcome {
+            // What was allocated there is not written, or not all of it.
+            for place in &cut.places {
+                state.zones.end_zone(*place);
+                state.zones.finish_again(*place);
+            }
             state.zones.dirty_all_pages();
             state.force_checkpoint = true;
             // No superblock has this generation: devices may be one apart, never two.
