@@ -1,7 +1,7 @@
 //! `ferryfs dump`: what lies on the devices of a volume, as text or as JSON (one value per line).
 
 use super::devices::{Access, open_devices};
-use super::failure::{CommandResult, FAILED, OrFail};
+use super::failure::{CommandResult, FAILED, Failure, OrFail};
 use crate::dump::{DumpOptions, dump, text};
 use clap::Args;
 use std::io::{BufWriter, ErrorKind, Write};
@@ -59,17 +59,26 @@ impl DumpArguments {
 /// The command.
 ///
 /// # Errors
-/// A device that cannot be opened, an output that cannot be written.
+/// A device that cannot be opened or holds no volume, an output that cannot be written.
 pub fn run(arguments: &DumpArguments) -> CommandResult {
     let devices = open_devices(&arguments.devices, Access::read_only()).or_fail(FAILED)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let written = dump(devices, &arguments.options(), &mut |value| match arguments.json {
-        true => writeln!(out, "{value}"),
-        false => write!(out, "{}", text(&value)),
+    let mut no_volume = None;
+    let written = dump(devices, &arguments.options(), &mut |value| {
+        if value["kind"] == "volume" {
+            no_volume = value["error"].as_str().map(str::to_owned);
+        }
+        match arguments.json {
+            true => writeln!(out, "{value}"),
+            false => write!(out, "{}", text(&value)),
+        }
     });
-    match written.and_then(|()| out.flush()) {
+    match (written.and_then(|()| out.flush()), no_volume) {
         // Whoever reads has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => other.or_fail(FAILED),
+        (Err(error), _) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        (Err(error), _) => Err(Failure::new(FAILED, error)),
+        // What there is has been shown, and it is not what was asked for.
+        (Ok(()), Some(error)) => Err(Failure::new(FAILED, error)),
+        (Ok(()), None) => Ok(()),
     }
 }
