@@ -257,7 +257,8 @@ impl Volume {
             self.finish_ended_zones();
         }
         for run in failed {
-            self.write_elsewhere(run)?;
+            // What was acknowledged is nowhere then, and mapped to where it is not: nothing may be made durable any more.
+            self.write_elsewhere(run).inspect_err(|error| self.fail(format!("data could not be written: {error}")))?;
         }
         self.finish_ended_zones();
         let mut state = self.state.lock();

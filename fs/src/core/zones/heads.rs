@@ -31,7 +31,9 @@ impl ZoneTable {
     /// A role may open a zone while more zones than this are empty.
     fn floor(&self, role: Role) -> u32 {
         match role {
-            Role::Log => 0,
+            Role::Log if self.log_held < self.reserves.log_zones => 0,
+            // Beyond its own reserve the log takes only what nobody else counts on; else a checkpoint comes first (I8).
+            Role::Log => self.reserves.checkpoint_zones + self.reserves.gc_zones,
             Role::Metadata => self.log_claim(),
             Role::RelocatedByDevice | Role::RelocatedByHost => {
                 self.log_claim() + self.reserves.checkpoint_zones + self.promised_zones()

@@ -80,7 +80,8 @@ impl ZoneTable {
     fn dead(&self) -> impl Iterator<Item = (Addr, &Zone)> {
         self.devices.iter().enumerate().flat_map(|(d, device)| {
             device.zones.iter().enumerate().filter_map(move |(z, zone)| {
-                let dead = zone.entry.phase == Phase::Closed && zone.entry.live == 0;
+                // What a copy is filling is not dead, though nothing of it is mapped yet.
+                let dead = zone.entry.phase == Phase::Closed && zone.entry.live == 0 && zone.writing == 0;
                 dead.then(|| (Addr::new(DeviceId(d as u8), ZoneId(z as u32), 0), zone))
             })
         })
