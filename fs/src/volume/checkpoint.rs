@@ -19,7 +19,7 @@ use crate::format::segment::Role;
 use crate::format::superblock::{RootPointers, Superblock};
 use crate::ids::NodeId;
 use crate::volume::Volume;
-use crate::volume::commit::{Batch, NoCut};
+use crate::volume::commit::{Batch, Landed, NoCut};
 use crate::volume::members::RunWrite;
 use crate::volume::state::State;
 use gc::trace::Event;
@@ -164,7 +164,12 @@ impl Volume {
         // A batch that is not in the log may not be followed by one that is before this checkpoint is durable: a crash would replay the
         // one without the other (I7).
         let commit = cut.log_has_gap.then_some(commit);
-        let outcome = written.and_then(|()| self.write_checkpoint(&cut));
+        let outcome = match written {
+            Ok(Landed::AsCut) => self.write_checkpoint(&cut),
+            // Not an end: the next attempt finds the data where it is now.
+            Ok(Landed::Elsewhere) => Err(FsError::Internal("data of the checkpoint had to go elsewhere")),
+            Err(error) => Err(error),
+        };
         let mut state = self.state.lock();
         state.tree.store_mut().cut_done(outcome.is_ok());
         cut.places.iter().for_each(|addr| state.zones.end_write(*addr));

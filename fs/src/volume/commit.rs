@@ -38,6 +38,15 @@ pub(super) struct Batch {
     log_bytes: u64,
 }
 
+/// Where the data of a batch is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Landed {
+    /// Where it was mapped when the batch was cut.
+    AsCut,
+    /// Some of it elsewhere, after a failed write: a snapshot that was taken with the cut names wrong places.
+    Elsewhere,
+}
+
 /// Why no batch could be cut.
 pub(super) enum NoCut {
     /// These must be resident first.
@@ -224,7 +233,7 @@ impl Volume {
     }
 
     /// Writes a batch that was cut. The caller holds the commit lock.
-    pub(super) fn write_batch(&self, batch: Batch) -> Result<()> {
+    pub(super) fn write_batch(&self, batch: Batch) -> Result<Landed> {
         let Batch { number, generation, data, places, log, log_bytes } = batch;
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
         let runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
@@ -248,7 +257,8 @@ impl Volume {
             }
             log.ensure_zones(zones);
         }
-        if !failed.is_empty() {
+        let moved = !failed.is_empty();
+        if moved {
             // All of them before the first run goes elsewhere, lest it goes into one of them.
             let mut state = self.state.lock();
             failed.iter().for_each(|run| state.zones.retire(run.addr));
@@ -271,7 +281,7 @@ impl Volume {
             self.nudge_cleaner();
         }
         self.progress.notify_all();
-        Ok(())
+        Ok(if moved { Landed::Elsewhere } else { Landed::AsCut })
     }
 
     /// A data run could not be written where it was mapped, in a zone that is retired now: the run goes to another, and only a checkpoint

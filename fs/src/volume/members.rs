@@ -21,8 +21,9 @@ pub struct Member {
 /// All devices of a volume, in the order of the device table.
 pub struct Members {
     members: Vec<Member>,
-    /// Serialises flushes, so that a flush that found a device clean knows that it is.
-    flushing: Mutex<()>,
+    /// Serialises flushes, so that a flush that found a device clean knows that it is. What failed once is never known to be durable
+    /// again: a device may report an error once and forget what it could not write.
+    flushing: Mutex<Option<FsError>>,
     /// Bytes that the host sent to devices.
     pub written: AtomicU64,
     /// Bytes that the host received from devices.
@@ -66,7 +67,7 @@ impl Members {
             })
             .collect();
         let zero = || AtomicU64::new(0);
-        Self { members, flushing: Mutex::new(()), written: zero(), read: zero(), flushes: zero() }
+        Self { members, flushing: Mutex::new(None), written: zero(), read: zero(), flushes: zero() }
     }
 
     /// Number of devices.
@@ -230,13 +231,16 @@ impl Members {
     /// # Errors
     /// The first device that failed; nothing is known to be durable then.
     pub fn flush(&self) -> Result<()> {
-        let _one = self.flushing.lock();
+        let mut failed = self.flushing.lock();
+        if let Some(error) = &*failed {
+            return Err(error.clone());
+        }
         for member in &self.members {
             if member.dirty.swap(false, Ordering::SeqCst) {
                 self.flushes.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = member.device.flush() {
                     member.dirty.store(true, Ordering::SeqCst);
-                    return Err(error.into());
+                    return Err(failed.insert(error.into()).clone());
                 }
             }
         }

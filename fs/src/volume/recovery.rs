@@ -38,6 +38,7 @@ impl Volume {
             return Ok(Replay { clean: self.identity.clean, damage: None });
         }
         let (chain, flushed, damage) = self.read_chain()?;
+        self.keep_chain(&chain);
         let mut body = Vec::new();
         let mut applied = 0;
         for found in &chain {
@@ -60,6 +61,19 @@ impl Volume {
         }
         self.counters.replayed.store(applied, Ordering::Relaxed);
         Ok(Replay { clean: self.identity.clean && applied == 0, damage })
+    }
+
+    /// The zones of the chain are taken, also those that were opened after the checkpoint: nothing may be written over them before the
+    /// checkpoint that ends recovery is durable, or a second crash would find half a log.
+    fn keep_chain(&self, chain: &[Found]) {
+        let mut state = self.state.lock();
+        for found in chain {
+            let zone = found.addr.zone_base();
+            let written = state.zones.capacity(zone.device());
+            if let Some(&entry) = state.zones.entry(zone).filter(|e| e.phase == Phase::Empty) {
+                state.zones.set_entry(zone, SegmentEntry { role: Role::Log, phase: Phase::Closed, written, ..entry });
+            }
+        }
     }
 
     /// All fragments of the chain, the highest batch known to be flushed, and whether the chain breaks before that.
