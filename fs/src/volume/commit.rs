@@ -43,7 +43,7 @@ pub(super) struct Batch {
 pub(super) enum Landed {
     /// Where it was mapped when the batch was cut.
     AsCut,
-    /// Some of it elsewhere, after a failed write: a snapshot that was taken with the cut names wrong places.
+    /// Some of it, or the log, elsewhere, after a failed write: a snapshot that was taken with the cut names wrong places.
     Elsewhere,
 }
 
@@ -241,8 +241,9 @@ impl Volume {
         let log_results = results.split_off(data.len());
         self.counters.log_appends.fetch_add(u64::from(!log_at.is_empty()), Ordering::Relaxed);
         self.counters.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
+        let log_failed = log_results.iter().any(Result::is_err);
         let failed: Vec<DataRun> = data.into_iter().zip(&results).filter(|(_, r)| r.is_err()).map(|(d, _)| d).collect();
-        if log_results.iter().any(Result::is_err) {
+        if log_failed {
             let mut state = self.state.lock();
             tracing::warn!("a write to the log failed: its zone is retired, the next checkpoint starts a new one");
             state.force_checkpoint = true;
@@ -257,8 +258,8 @@ impl Volume {
             }
             log.ensure_zones(zones);
         }
-        let moved = !failed.is_empty();
-        if moved {
+        let moved = log_failed || !failed.is_empty();
+        if !failed.is_empty() {
             // All of them before the first run goes elsewhere, lest it goes into one of them.
             let mut state = self.state.lock();
             failed.iter().for_each(|run| state.zones.retire(run.addr));
