@@ -22,7 +22,7 @@ pub enum ClientError {
     #[error("{0}: the daemon of this mount is gone; ferryfs umount {0} removes what is left, then mount again")]
     Dead(PathBuf),
     /// Something else is mounted there.
-    #[error("{0} is not on a mounted FerryFS")]
+    #[error("{0}: no FerryFS is mounted here")]
     NotFerryFs(PathBuf),
     /// The daemon says no, and why.
     #[error("{text}")]

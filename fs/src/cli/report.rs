@@ -303,7 +303,7 @@ mod tests {
         let text = |path: &str| status(&[PathBuf::from(path)], false).unwrap_err().text;
         assert!(text("/no/such/path").contains("no such file"));
         assert!(text("/dev/null").contains("is not a directory, a block device"));
-        assert!(text("/").contains("is not on a mounted FerryFS"));
+        assert!(text("/").contains("no FerryFS is mounted here"));
         assert!(map(Path::new("/"), false).unwrap_err().text.contains("not a regular file"));
     }
 }
