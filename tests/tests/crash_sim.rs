@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tests::sim::crash::Log;
-use tests::sim::{Coverage, Failure, crash_run, fault_run, guarded};
+use tests::sim::{Coverage, Failure, crash_run, fault_run, guarded, long_run};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -93,6 +93,17 @@ fn again(simulation: Simulation) {
 #[test]
 fn replay() {
     again(crash_run);
+}
+
+#[test]
+fn long_runs_without_power_cuts() {
+    let first = number("FERRYFS_FIRST_SEED").unwrap_or(1);
+    run(first..first + number("FERRYFS_SEEDS").unwrap_or(60), long_run);
+}
+
+#[test]
+fn replay_long() {
+    again(long_run);
 }
 
 #[test]

@@ -63,6 +63,22 @@ pub fn guarded(seed: u64, run: impl FnOnce(u64, Log) -> Result<Coverage, String>
 pub fn crash_run(seed: u64, log: Log) -> Result<Coverage, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let scenario = Scenario::draw(&mut rng, seed);
+    run_with(scenario, rng, seed, log)
+}
+
+/// The same without power cuts, and long: clean unmounts only.
+///
+/// # Errors
+/// What went wrong.
+pub fn long_run(seed: u64, log: Log) -> Result<Coverage, String> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x10c6);
+    let mut scenario = Scenario::draw(&mut rng, seed);
+    scenario.operations = 400;
+    scenario.cuts = 0;
+    run_with(scenario, rng, seed, log)
+}
+
+fn run_with(scenario: Scenario, rng: ChaCha8Rng, seed: u64, log: Log) -> Result<Coverage, String> {
     log.lock().push(format!("{}: {scenario:?}", scenario.name));
     let mut run = CrashRun {
         chooser: Chooser::new(scenario.habits.clone()),

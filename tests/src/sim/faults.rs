@@ -71,7 +71,7 @@ pub fn fault_run(seed: u64, log: Log) -> Result<Coverage, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
     let mut scenario = Scenario::draw(&mut rng, seed);
     let theme = THEMES[rng.random_range(0..THEMES.len())];
-    scenario.nearly_full = false;
+    scenario.operations = scenario.operations.min(30);
     match theme {
         Theme::CopiesLie => scenario.verify = VerifyMode::Full,
         Theme::CopiesLieUnverified => scenario.verify = VerifyMode::Off,
@@ -118,9 +118,16 @@ impl FaultRun {
         self.world.subject = Some(Subject::new(volume, root_only()));
         self.operate(self.world.scenario.operations / 2)?;
         self.begin_faults();
-        self.operate(self.world.scenario.operations)?;
+        self.operate(self.world.scenario.operations * 2)?;
         self.end_faults();
-        self.again()
+        self.again()?;
+        // A volume that can still be written to goes on as if nothing had been.
+        let goes_on = self.world.subject.as_ref().is_some_and(|subject| subject.volume().is_writable());
+        if goes_on && !self.theme.destroys() {
+            self.operate(self.world.scenario.operations / 2)?;
+            self.again()?;
+        }
+        Ok(())
     }
 
     fn some_drive(&mut self) -> SimDrive {
@@ -162,6 +169,7 @@ impl FaultRun {
 
     fn end_faults(&mut self) {
         self.say("faults end");
+        self.read_error = 0.0;
         self.world.drives.iter().for_each(|drive| drive.set_faults(FaultPlan::default()));
     }
 
@@ -307,6 +315,9 @@ impl FaultRun {
             drive.cut_power();
             drive.power_cycle();
         });
+        if !self.theme.destroys() {
+            self.world.check().map_err(|why| format!("before the mount: {why}"))?;
+        }
         let volume = match self.world.open(false) {
             Ok(volume) => volume,
             Err(error) if !self.theme.spares_metadata() => {
@@ -323,21 +334,25 @@ impl FaultRun {
         let found = self.world.observe(&volume)?;
         // The payload of the last batch of the log is all that tells whether it was acknowledged: with it, the batch may be gone.
         let floor = if self.theme.destroys() { 0 } else { self.floor };
-        self.agree(&found, floor..self.history.len())
+        let state = self.agree(&found, floor..self.history.len())?;
+        self.history = vec![self.history[state].clone()];
+        self.floor = 0;
+        self.world.subject = Some(Subject::new(volume, found.inos));
+        Ok(())
     }
 
-    fn agree(&mut self, found: &Observed, states: std::ops::Range<usize>) -> Result<(), String> {
+    fn agree(&mut self, found: &Observed, states: std::ops::Range<usize>) -> Result<usize, String> {
         for (_, error) in &found.errors {
             self.is_excuse(error)?;
-            if !self.theme.destroys() && self.theme != Theme::ReadErrors {
+            if !self.theme.destroys() {
                 return Err(format!("something cannot be read: {error:?}"));
             }
         }
         if !found.errors.is_empty() {
             self.world.coverage.add("faults", "parts that could not be read", found.errors.len() as u64);
         }
-        if states.clone().rev().any(|n| inconsistency(found, &self.history[n]).is_none()) {
-            return Ok(());
+        if let Some(state) = states.clone().rev().find(|n| inconsistency(found, &self.history[*n]).is_none()) {
+            return Ok(state);
         }
         let newest = inconsistency(found, &self.history[states.end - 1]);
         Err(format!("none of the states {states:?} is found; against the newest: {}", newest.unwrap_or_default()))

@@ -13,5 +13,5 @@ pub mod subject;
 pub mod world;
 
 pub use coverage::Coverage;
-pub use crash::{Failure, crash_run, guarded};
+pub use crash::{Failure, crash_run, guarded, long_run};
 pub use faults::fault_run;

@@ -101,7 +101,7 @@ impl Scenario {
             write: if large { 600 << 10 } else { [8 << 10, 30 << 10, 120 << 10][rng.random_range(0..3)] },
             reach: if large { 2 << 20 } else { [40 << 10, 200 << 10, 600 << 10][rng.random_range(0..3)] },
             files: rng.random_range(2..14),
-            cleaning: [0, 40, 150][rng.random_range(0..3)],
+            cleaning: [0, 60, 150, 300][rng.random_range(0..4)],
             barriers: [20, 80, 250][rng.random_range(0..3)],
             copies: rng.random(),
         };

@@ -139,7 +139,7 @@ impl World {
         let role = role.unwrap_or_default();
         let what = match point.what {
             SimOp::Read => "read".to_owned(),
-            SimOp::Copy => "copy".into(),
+            SimOp::Copy => format!("copy({role})"),
             SimOp::Flush => "flush".into(),
             SimOp::Reset => "reset".into(),
             SimOp::Finish => "finish".into(),

@@ -71,6 +71,7 @@ impl State {
         self.in_flight.clear();
         self.flushes_in_vain = false;
         self.powered = true;
+        self.cut_point = None;
         self.cut_at = None;
     }
 
