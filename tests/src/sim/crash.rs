@@ -94,6 +94,21 @@ fn run_with(scenario: Scenario, rng: ChaCha8Rng, seed: u64, log: Log) -> Result<
     Ok(run.world.coverage)
 }
 
+/// The states within a copy, which is carried out piece by piece.
+pub fn parts_of_a_copy<'a>(before: &'a Model, op: &'a Operation, now: i64) -> impl Iterator<Item = Model> + 'a {
+    let copy = match op {
+        Operation::CopyRange { from, to, len } => Some((*from, *to, *len)),
+        _ => None,
+    };
+    copy.into_iter().flat_map(move |(from, to, len)| {
+        let first = 4096 - to.1 % 4096;
+        (0..=len / 4096).filter_map(move |blocks| {
+            let mut partly = before.clone();
+            partly.copy_range(from, to, (first + blocks * 4096).min(len), now).ok().map(|_| partly)
+        })
+    })
+}
+
 struct CrashRun {
     world: World,
     rng: ChaCha8Rng,
@@ -231,13 +246,7 @@ impl CrashRun {
     fn is_part_of_a_copy(&self, found: &Model) -> bool {
         let copies = self.copies.iter().filter(|(at, _)| **at > self.floor && **at < self.history.len());
         copies.into_iter().any(|(at, (op, now))| {
-            let Operation::CopyRange { from, to, len } = op else { return false };
-            let first = 4096 - to.1 % 4096;
-            (0..=len / 4096).any(|blocks| {
-                let mut partly = self.history[at - 1].clone();
-                let copied = partly.copy_range(*from, *to, (first + blocks * 4096).min(*len), *now);
-                copied.is_ok() && partly.digest() == found.digest()
-            })
+            parts_of_a_copy(&self.history[at - 1], op, *now).any(|partly| partly.digest() == found.digest())
         })
     }
 

@@ -5,7 +5,7 @@
 //! of the states that may be found after a crash.
 
 use super::coverage::Coverage;
-use super::crash::Log;
+use super::crash::{Log, parts_of_a_copy};
 use super::model::{Kind, Model, Node};
 use super::operation::{Chooser, Operation};
 use super::scenario::Scenario;
@@ -15,7 +15,7 @@ use copy_backend::VerifyMode;
 use fs::FsError;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use zns::sim::{Fault, FaultPlan, SimDrive};
 use zns::{Lba, ZoneId};
 
@@ -83,7 +83,7 @@ pub fn fault_run(seed: u64, log: Log) -> Result<Coverage, String> {
     }
     log.lock().push(format!("{theme:?} on {}: {scenario:?}", scenario.name));
     let chooser = Chooser::new(scenario.habits.clone());
-    let mut run = FaultRun { world: World::new(scenario, seed), rng, chooser, theme, history: Vec::new(), floor: 0, read_error: 0.0, log };
+    let mut run = FaultRun { world: World::new(scenario, seed), rng, chooser, theme, history: Vec::new(), floor: 0, copies: BTreeMap::new(), read_error: 0.0, log };
     run.world.coverage.note("faults", format!("{theme:?}"));
     run.run()?;
     run.world.note_drives();
@@ -97,6 +97,8 @@ struct FaultRun {
     theme: Theme,
     history: Vec<Model>,
     floor: usize,
+    /// Copies that led to a state, and when.
+    copies: BTreeMap<usize, (Operation, i64)>,
     /// The chance of a read to fail, in runs about that.
     read_error: f64,
     log: Log,
@@ -227,6 +229,9 @@ impl FaultRun {
                     return Err("a read gave wrong bytes".into());
                 }
                 if op.changes() {
+                    if let Operation::CopyRange { .. } = op {
+                        self.copies.insert(self.history.len(), (op.clone(), self.world.now()));
+                    }
                     self.history.push(after);
                 }
                 if op.is_barrier() {
@@ -270,15 +275,7 @@ impl FaultRun {
         }
         let now = self.world.now();
         let mut candidates = vec![before.clone(), after];
-        if let Operation::CopyRange { from, to, len } = op {
-            let first = 4096 - to.1 % 4096;
-            for blocks in 0..=len / 4096 {
-                let mut partly = before.clone();
-                if partly.copy_range(*from, *to, (first + blocks * 4096).min(*len), now).is_ok() {
-                    candidates.push(partly);
-                }
-            }
-        }
+        candidates.extend(parts_of_a_copy(&before, op, now));
         if let Some(mixed) = mixture(op, &found, &before, &candidates[1]) {
             candidates.push(mixed);
         }
@@ -336,6 +333,7 @@ impl FaultRun {
         let floor = if self.theme.destroys() { 0 } else { self.floor };
         let state = self.agree(&found, floor..self.history.len())?;
         self.history = vec![self.history[state].clone()];
+        self.copies.clear();
         self.floor = 0;
         self.world.subject = Some(Subject::new(volume, found.inos));
         Ok(())
@@ -353,6 +351,14 @@ impl FaultRun {
         }
         if let Some(state) = states.clone().rev().find(|n| inconsistency(found, &self.history[*n]).is_none()) {
             return Ok(state);
+        }
+        for (at, (op, now)) in self.copies.range(states.start + 1..) {
+            let partly = parts_of_a_copy(&self.history[at - 1], op, *now).find(|state| inconsistency(found, state).is_none());
+            if let Some(partly) = partly {
+                let at = *at;
+                self.history[at] = partly;
+                return Ok(at);
+            }
         }
         let newest = inconsistency(found, &self.history[states.end - 1]);
         Err(format!("none of the states {states:?} is found; against the newest: {}", newest.unwrap_or_default()))
