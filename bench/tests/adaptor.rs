@@ -4,7 +4,8 @@
 
 use bench::ceiling::Ceiling;
 use fs::fuse::control::{CALL, FETCH, FETCH_BYTES, Header, Hello, Request};
-use fs::fuse::{AdaptorOptions, MountRequest, Mounted};
+use fs::fuse::{AdaptorOptions, MountRequest, Mounted, Served};
+use fs::volume::{Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs, WriteOptions};
 use std::ffi::CString;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,16 +17,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
-struct Mount {
+struct Mount<S: Served = Ceiling> {
     mounted: Option<Mounted>,
     directory: tempfile::TempDir,
-    served: Arc<Ceiling>,
+    served: Arc<S>,
 }
 
 impl Mount {
     fn new() -> Option<Self> {
+        Self::serving(Ceiling::default())
+    }
+}
+
+impl<S: Served> Mount<S> {
+    fn serving(served: S) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let served = Arc::new(Ceiling::default());
+        let served = Arc::new(served);
         let request = MountRequest {
             mountpoint: directory.path().canonicalize().expect("it exists"),
             source: "ceiling".into(),
@@ -45,7 +52,7 @@ impl Mount {
     }
 }
 
-impl Drop for Mount {
+impl<S: Served> Drop for Mount<S> {
     fn drop(&mut self) {
         if let Some(mounted) = self.mounted.take() {
             mounted.unmount(true).expect("unmounting works");
@@ -251,7 +258,7 @@ fn programs_lose_their_set_id_bits_when_others_change_them() {
         nobody(script);
         assert_eq!(mode(), 0o777, "after: {script}");
         // What is on the filesystem agrees with what the kernel remembers.
-        let attr = fs::fuse::Served::lookup(&*mount.served, fs::Ino::ROOT, b"program").unwrap();
+        let attr = Served::lookup(&*mount.served, fs::Ino::ROOT, b"program").unwrap();
         assert_eq!(attr.mode & 0o7777, 0o777, "after: {script}");
     }
     fresh();
@@ -431,4 +438,72 @@ fn a_mount_that_somebody_else_removed_is_over() {
     fs::fuse::mountpoint::unmount(&path, false).unwrap();
     mounted.unmount(false).expect("there is nothing left to unmount");
     mounted.wait().unwrap();
+}
+
+/// A filesystem that panics in every second operation that it can choose.
+struct Clumsy(Ceiling);
+
+macro_rules! delegate {
+    ($($name:ident(&self $(, $argument:ident: $kind:ty)*) -> $out:ty;)*) => {
+        $(fn $name(&self $(, $argument: $kind)*) -> $out { Served::$name(&self.0 $(, $argument)*) })*
+    };
+}
+
+impl Served for Clumsy {
+    type Data = Vec<u8>;
+    fn lookup(&self, parent: fs::Ino, name: &[u8]) -> fs::Result<Attr> {
+        assert!(name != b"panic", "a panic that the test wants");
+        Served::lookup(&self.0, parent, name)
+    }
+    fn fsync(&self, _ino: fs::Ino, _data_only: bool) -> fs::Result<()> {
+        panic!("a panic that the test wants")
+    }
+    fn write(&self, _ino: fs::Ino, _offset: u64, _data: &[u8], _options: &WriteOptions) -> fs::Result<usize> {
+        Err(fs::FsError::ReadOnly("a device failed".into()))
+    }
+    fn read(&self, _ino: fs::Ino, _offset: u64, _len: u32) -> fs::Result<Vec<u8>> {
+        Err(fs::FsError::DataChecksum { ino: fs::Ino(2), block: 0, addr: fs::Addr::NONE })
+    }
+    delegate! {
+        getattr(&self, ino: fs::Ino) -> fs::Result<Attr>;
+        setattr(&self, ino: fs::Ino, change: &SetAttr, caller: &Caller) -> fs::Result<Attr>;
+        readlink(&self, ino: fs::Ino) -> fs::Result<Vec<u8>>;
+        mknod(&self, parent: fs::Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> fs::Result<Attr>;
+        mkdir(&self, parent: fs::Ino, name: &[u8], mode: u32, caller: &Caller) -> fs::Result<Attr>;
+        symlink(&self, parent: fs::Ino, name: &[u8], target: &[u8], caller: &Caller) -> fs::Result<Attr>;
+        link(&self, ino: fs::Ino, parent: fs::Ino, name: &[u8]) -> fs::Result<Attr>;
+        unlink(&self, parent: fs::Ino, name: &[u8]) -> fs::Result<()>;
+        rmdir(&self, parent: fs::Ino, name: &[u8]) -> fs::Result<()>;
+        rename(&self, parent: fs::Ino, name: &[u8], to: fs::Ino, new: &[u8], flags: RenameFlags) -> fs::Result<()>;
+        readdir(&self, dir: fs::Ino, cookie: u64, max: usize) -> fs::Result<Vec<DirEntry>>;
+        getxattr(&self, ino: fs::Ino, name: &[u8]) -> fs::Result<Vec<u8>>;
+        setxattr(&self, ino: fs::Ino, name: &[u8], value: &[u8], flags: i32) -> fs::Result<()>;
+        listxattr(&self, ino: fs::Ino) -> fs::Result<Vec<u8>>;
+        removexattr(&self, ino: fs::Ino, name: &[u8]) -> fs::Result<()>;
+        open(&self, ino: fs::Ino, truncate: bool) -> fs::Result<()>;
+        release(&self, ino: fs::Ino) -> ();
+        forget(&self, ino: fs::Ino) -> ();
+        statfs(&self) -> fs::Result<StatFs>;
+        flush(&self, ino: fs::Ino) -> fs::Result<()>;
+        sync(&self) -> fs::Result<()>;
+        fallocate(&self, ino: fs::Ino, mode: i32, offset: u64, len: u64) -> fs::Result<()>;
+        seek(&self, ino: fs::Ino, offset: u64, whence: i32) -> fs::Result<u64>;
+        copy_file_range(&self, from: fs::Ino, at: u64, to: fs::Ino, to_at: u64, len: u64) -> fs::Result<u64>;
+        control(&self, ino: fs::Ino, request: &Request) -> fs::Result<serde_json::Value>;
+    }
+}
+
+#[test]
+fn a_panic_is_an_io_error_and_the_mount_lives_on() {
+    let Some(mount) = Mount::serving(Clumsy(Ceiling::default())) else { return };
+    let file = File::create(mount.path("f")).unwrap();
+    // More often than there are threads to lose.
+    for _ in 0..40 {
+        assert_eq!(errno(std::fs::metadata(mount.path("panic"))), libc::EIO);
+        assert_eq!(errno(file.sync_all()), libc::EIO);
+    }
+    assert_eq!(errno((&file).write_all(b"x")), libc::EROFS);
+    file.set_len(4096).unwrap();
+    assert_eq!(errno(std::fs::read(mount.path("f"))), libc::EIO);
+    assert_eq!(std::fs::metadata(mount.path("f")).unwrap().len(), 4096);
 }
