@@ -447,13 +447,16 @@ impl Served for Ceiling {
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
         let parent = self.getattr(dir)?.parent;
         self.listing(dir, |listing| {
-            let dots = [(dir, 1, &b"."[..]), (parent, 2, &b".."[..])].into_iter().filter(|(_, at, _)| *at > cookie).map(|(ino, cookie, name)| DirEntry {
-                ino,
-                kind: libc::DT_DIR,
-                cookie,
-                name: name.to_vec(),
+            let dots = [(dir, 1, &b"."[..]), (parent, 2, &b".."[..])]
+                .into_iter()
+                .filter(|(_, at, _)| *at > cookie)
+                .map(|(ino, cookie, name)| DirEntry { ino, kind: libc::DT_DIR, cookie, name: name.to_vec() });
+            let rest = listing.by_cookie.range(cookie + 1..).map(|(cookie, (name, ino, kind))| DirEntry {
+                ino: *ino,
+                kind: *kind,
+                cookie: *cookie,
+                name: name.clone(),
             });
-            let rest = listing.by_cookie.range(cookie + 1..).map(|(cookie, (name, ino, kind))| DirEntry { ino: *ino, kind: *kind, cookie: *cookie, name: name.clone() });
             Ok(dots.chain(rest).take(max).collect())
         })
     }

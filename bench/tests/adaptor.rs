@@ -176,7 +176,9 @@ fn copies_are_seen_through_the_page_cache() {
     let mut done = 0;
     while done < pattern.len() {
         // SAFETY: valid descriptors; the offsets are the files' own.
-        let n = unsafe { libc::copy_file_range(from.as_raw_fd(), std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), pattern.len() - done, 0) };
+        let n = unsafe {
+            libc::copy_file_range(from.as_raw_fd(), std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), pattern.len() - done, 0)
+        };
         assert!(n > 0, "{}", std::io::Error::last_os_error());
         done += n as usize;
     }
@@ -202,7 +204,11 @@ fn times_before_1970_and_to_the_nanosecond() {
     let Some(mount) = Mount::new() else { return };
     std::fs::write(mount.path("old"), b"").unwrap();
     let file = OpenOptions::new().write(true).open(mount.path("old")).unwrap();
-    for time in [UNIX_EPOCH - Duration::new(1, 250_000_001), UNIX_EPOCH - Duration::new(86_400, 0), UNIX_EPOCH + Duration::new(1 << 33, 999_999_999)] {
+    for time in [
+        UNIX_EPOCH - Duration::new(1, 250_000_001),
+        UNIX_EPOCH - Duration::new(86_400, 0),
+        UNIX_EPOCH + Duration::new(1 << 33, 999_999_999),
+    ] {
         file.set_times(FileTimes::new().set_modified(time).set_accessed(time)).unwrap();
         let metadata = std::fs::metadata(mount.path("old")).unwrap();
         assert_eq!(metadata.modified().unwrap(), time);
@@ -241,7 +247,13 @@ fn programs_lose_their_set_id_bits_when_others_change_them() {
     let mode = || std::fs::metadata(&program).unwrap().mode() & 0o7777;
     let nobody = |script: &str| {
         use std::os::unix::process::CommandExt;
-        let done = std::process::Command::new("sh").args(["-ec", script]).current_dir(mount.directory.path()).uid(65534).gid(65534).status().unwrap();
+        let done = std::process::Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(mount.directory.path())
+            .uid(65534)
+            .gid(65534)
+            .status()
+            .unwrap();
         assert!(done.success(), "{script}");
     };
     for script in [
@@ -294,7 +306,8 @@ fn listings_have_everything_once() {
         std::fs::write(mount.path("many").join(name), b"").unwrap();
     }
     for _ in 0..2 {
-        let mut found: Vec<String> = std::fs::read_dir(mount.path("many")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut found: Vec<String> =
+            std::fs::read_dir(mount.path("many")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         found.sort();
         assert_eq!(found, expected);
     }
@@ -363,7 +376,8 @@ fn direct_and_synchronous_writes_reach_the_filesystem() {
     assert!(mount.served.syncs.load(Ordering::Relaxed) > before + cost);
     File::open(mount.directory.path()).unwrap().sync_all().unwrap();
 
-    let direct = OpenOptions::new().read(true).write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(mount.path("d")).unwrap();
+    let direct =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(mount.path("d")).unwrap();
     let block = zns::AlignedBuf::from_slice(&[5; 8192]);
     direct.write_all_at(&block, 4096).unwrap();
     let mut back = zns::AlignedBuf::zeroed(8192);

@@ -167,8 +167,7 @@ impl CopyEngine {
     /// An engine with all roads that this crate has. A new road is one file that implements [`CopyBackend`], and one line here.
     pub fn for_devices(devices: Vec<Arc<dyn ZonedDevice>>, config: EngineConfig) -> Self {
         let shared: Arc<[Arc<dyn ZonedDevice>]> = devices.clone().into();
-        let backends: Vec<Arc<dyn CopyBackend>> =
-            vec![Arc::new(ImageRoad::new(shared.clone())), Arc::new(HostRoad::new(shared))];
+        let backends: Vec<Arc<dyn CopyBackend>> = vec![Arc::new(ImageRoad::new(shared.clone())), Arc::new(HostRoad::new(shared))];
         Self::new(devices, backends, config)
     }
 
@@ -180,9 +179,7 @@ impl CopyEngine {
         let mut routes = self.routes.lock();
         match self.config.route {
             RouteChoice::Host => Ok(RoadPreference::Host),
-            RouteChoice::Offload if routes.open(from, to).is_none() => {
-                Err(CopyError::NoOffload { reason: routes.reason(from, to) })
-            }
+            RouteChoice::Offload if routes.open(from, to).is_none() => Err(CopyError::NoOffload { reason: routes.reason(from, to) }),
             RouteChoice::Offload => Ok(RoadPreference::Offload),
             RouteChoice::Auto if routes.host_next(from, to) => Ok(RoadPreference::Host),
             RouteChoice::Auto if routes.open(from, to).is_some() => Ok(RoadPreference::Offload),
@@ -243,11 +240,7 @@ impl CopyEngine {
     }
 
     /// Starts the next request of a zone; those that cannot start get their results.
-    fn next_in(
-        &self,
-        queue: &mut VecDeque<(usize, CopyRequest)>,
-        results: &mut [Option<Result<CopyResult>>],
-    ) -> Option<(usize, Progress)> {
+    fn next_in(&self, queue: &mut VecDeque<(usize, CopyRequest)>, results: &mut [Option<Result<CopyResult>>]) -> Option<(usize, Progress)> {
         while let Some((index, request)) = queue.pop_front() {
             let mut progress = match Progress::new(self, request) {
                 Ok(progress) => progress,
@@ -270,12 +263,7 @@ impl CopyEngine {
     }
 
     /// Requests behind a failed one in the same zone: their targets are no longer the write pointer.
-    fn give_up(
-        &self,
-        queue: &mut VecDeque<(usize, CopyRequest)>,
-        failed: &Result<CopyResult>,
-        results: &mut [Option<Result<CopyResult>>],
-    ) {
+    fn give_up(&self, queue: &mut VecDeque<(usize, CopyRequest)>, failed: &Result<CopyResult>, results: &mut [Option<Result<CopyResult>>]) {
         if let Ok(failed) = failed {
             for (index, _) in queue.drain(..) {
                 let none = CopyResult { sources_done: 0, bytes_done: 0, offloaded: 0, unreadable: None, ..failed.clone() };
@@ -348,18 +336,16 @@ impl CopyEngine {
             let reason = format!("offered by {}", label(to));
             return RouteStatus { from, to, road: caps.road, reason, simulated: caps.simulated, limits: (&caps).into() };
         }
-        let reason =
-            if self.config.route == RouteChoice::Host { "copy_route=host".into() } else { routes.reason(from, to) };
-        let limits = self.host.caps(from, to).map_or(
-            RouteLimits { max_range_bytes: 0, max_command_bytes: 0, max_ranges: 0 },
-            |caps| (&caps).into(),
-        );
+        let reason = if self.config.route == RouteChoice::Host { "copy_route=host".into() } else { routes.reason(from, to) };
+        let limits =
+            self.host.caps(from, to).map_or(RouteLimits { max_range_bytes: 0, max_command_bytes: 0, max_ranges: 0 }, |caps| (&caps).into());
         RouteStatus { from, to, road: Road::Host, reason, simulated: false, limits }
     }
 
     /// The roads within each device, and between all pairs that were ever asked for.
     pub fn routes(&self) -> Vec<RouteStatus> {
-        let mut pairs: Vec<(DeviceId, DeviceId)> = (0..=u8::MAX).zip(self.devices.iter()).map(|(id, _)| (DeviceId(id), DeviceId(id))).collect();
+        let mut pairs: Vec<(DeviceId, DeviceId)> =
+            (0..=u8::MAX).zip(self.devices.iter()).map(|(id, _)| (DeviceId(id), DeviceId(id))).collect();
         pairs.extend(self.routes.lock().known());
         pairs.sort_unstable();
         pairs.dedup();

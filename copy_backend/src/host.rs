@@ -195,8 +195,7 @@ fn carry_out(devices: &[Arc<dyn ZonedDevice>], buffers: &Buffers, command: &Copy
         done: 0,
     };
     let class = command.class;
-    let run =
-        Run { from: &**from, to: &**to, buffers, class, to_block, at: command.target.lba, writing: None, outcome };
+    let run = Run { from: &**from, to: &**to, buffers, class, to_block, at: command.target.lba, writing: None, outcome };
     run.all(groups)
 }
 
@@ -232,8 +231,7 @@ impl Run<'_> {
     }
 
     fn start_reads(&mut self, pieces: Vec<Piece>) -> Option<Reading> {
-        let batch =
-            pieces.iter().map(|piece| Io::Read { lba: piece.lba, buf: self.buffers.take(piece.bytes as usize) }).collect();
+        let batch = pieces.iter().map(|piece| Io::Read { lba: piece.lba, buf: self.buffers.take(piece.bytes as usize) }).collect();
         match self.from.submit(batch, self.class) {
             Ok(ticket) => Some(Reading { pieces, ticket }),
             Err(error) => {

@@ -63,8 +63,7 @@ fn carry_out(device: Option<&dyn ZonedDevice>, command: &CopyCommand) -> CopyOut
     let Some(copy) = device.and_then(ZonedDevice::native_copy).filter(|_| within) else {
         return outcome(0, Some(FailureKind::Unsupported));
     };
-    let sources: Vec<CopySource> =
-        command.sources.iter().map(|source| CopySource { lba: source.lba, blocks: source.blocks }).collect();
+    let sources: Vec<CopySource> = command.sources.iter().map(|source| CopySource { lba: source.lba, blocks: source.blocks }).collect();
     match copy.copy(&sources, command.target.lba) {
         Ok(()) => outcome(sources.len(), None),
         Err(failure) => {

@@ -212,9 +212,8 @@ impl Builder<'_> {
                 limit / step * step
             };
             let piece = SourceRange { blocks: Blocks(take / from_block), ..left };
-            let (command, used) = self.open.get_or_insert_with(|| {
-                (CopyCommand { sources: Vec::new(), target: self.at, class: self.class }, 0)
-            });
+            let (command, used) =
+                self.open.get_or_insert_with(|| (CopyCommand { sources: Vec::new(), target: self.at, class: self.class }, 0));
             command.sources.push(piece);
             *used += take;
             self.offset += take;

@@ -177,10 +177,6 @@ fn usable(caps: &CopyCaps) -> bool {
 
 impl From<&CopyCaps> for RouteLimits {
     fn from(caps: &CopyCaps) -> Self {
-        Self {
-            max_range_bytes: caps.max_range_bytes,
-            max_command_bytes: caps.max_command_bytes,
-            max_ranges: caps.max_ranges,
-        }
+        Self { max_range_bytes: caps.max_range_bytes, max_command_bytes: caps.max_command_bytes, max_ranges: caps.max_ranges }
     }
 }

@@ -53,9 +53,7 @@ fn main() {
     timed("put, replacing", items, || {
         (0..items).for_each(|i| tree.put(&scattered(i), &[8; 30]).expect(RESIDENT));
     });
-    let found = timed("get, scattered keys", items, || {
-        (0..items).filter(|i| tree.get(&scattered(*i)).expect(RESIDENT).is_some()).count()
-    });
+    let found = timed("get, scattered keys", items, || (0..items).filter(|i| tree.get(&scattered(*i)).expect(RESIDENT).is_some()).count());
     let mut seen = 0u64;
     let end = Key::new(Class::Intent, 0, 0);
     let all = timed("scan", 3 * items, || {

@@ -53,7 +53,12 @@ impl Place {
     }
     /// Starts a daemon in the foreground and waits until its mount is there.
     fn foreground(&self) -> Child {
-        let child = Command::new(FERRYFS).args(["mount", "--foreground"]).args([self.image(), self.mount()]).stderr(Stdio::piped()).spawn().unwrap();
+        let child = Command::new(FERRYFS)
+            .args(["mount", "--foreground"])
+            .args([self.image(), self.mount()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         wait_until(|| self.mounted());
         child
     }
@@ -198,7 +203,9 @@ fn by_the_names_of_helpers_it_takes_their_arguments() {
     let sbin = place.directory.path().join("sbin");
     std::fs::create_dir(&sbin).unwrap();
     succeeds(&place.ferryfs(&["install-helpers", "sbin"]));
-    let helper = |name: &str, arguments: &[&str]| Command::new(sbin.join(name)).current_dir(place.directory.path()).args(arguments).output().unwrap();
+    let helper = |name: &str, arguments: &[&str]| {
+        Command::new(sbin.join(name)).current_dir(place.directory.path()).args(arguments).output().unwrap()
+    };
     succeeds(&helper("mount.fuse.ferryfs", &["image", "mnt", "-f", "-o", "rw"]));
     assert!(!place.mounted());
     succeeds(&helper("mount.fuse.ferryfs", &["image", "mnt", "-o", "ro,noatime,x-systemd.automount"]));
@@ -220,7 +227,9 @@ fn others_may_ask_and_not_order() {
     std::fs::set_permissions(place.path("secret"), PermissionsExt::from_mode(0o600)).unwrap();
     let program = place.directory.path().join("program");
     std::fs::copy(FERRYFS, &program).unwrap();
-    let nobody = |arguments: &[&str]| Command::new(&program).current_dir(place.directory.path()).args(arguments).uid(65534).gid(65534).output().unwrap();
+    let nobody = |arguments: &[&str]| {
+        Command::new(&program).current_dir(place.directory.path()).args(arguments).uid(65534).gid(65534).output().unwrap()
+    };
     succeeds(&nobody(&["status", "mnt"]));
     succeeds(&nobody(&["map", "--json", "mnt/f"]));
     fails(&nobody(&["map", "mnt/secret"]), 1, "ermission denied");

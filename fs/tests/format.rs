@@ -72,14 +72,7 @@ fn superblock() {
         unwritten: 0x43,
         inodes: 0x44,
         reserves: Reserves { log_zones: 0x51, gc_zones: 0x52, checkpoint_zones: 0x53, dirty_blocks: 0x54 },
-        roots: RootPointers {
-            tree_root: NodeId(0x61),
-            map_addr: Addr(0x62),
-            map_crc: 0x63,
-            map_levels: 4,
-            next_id: 0x65,
-            free_head: 0x66,
-        },
+        roots: RootPointers { tree_root: NodeId(0x61), map_addr: Addr(0x62), map_crc: 0x63, map_levels: 4, next_id: 0x65, free_head: 0x66 },
         log: LogStart { addr: Addr(0x71), next_zone: Addr(0x72), sequence: 0x73, previous: 0x74, batch: 0x75 },
         members: vec![member, member],
     };
@@ -146,12 +139,8 @@ fn superblock() {
 fn metadata_blocks() {
     let page = batch::encode(0x77, &[BlockId::Map { level: 2, index: 5 }, BlockId::Node(NodeId(9))]);
     let first = 3u64 << 56 | 5;
-    let header: [(&str, &[u8]); 4] = [
-        ("magic", b"FyBatch1"),
-        ("generation", &0x77u64.to_le_bytes()),
-        ("count", &2u32.to_le_bytes()),
-        ("id", &first.to_le_bytes()),
-    ];
+    let header: [(&str, &[u8]); 4] =
+        [("magic", b"FyBatch1"), ("generation", &0x77u64.to_le_bytes()), ("count", &2u32.to_le_bytes()), ("id", &first.to_le_bytes())];
     assert_eq!(compare("Header of metadata blocks", &page, &header), 40);
     assert_eq!(batch::MAX_BLOCKS, 508);
 

@@ -84,14 +84,7 @@ impl Campaign {
     }
 
     fn new(goal: Goal) -> Self {
-        Self {
-            goal,
-            report: CampaignReport::default(),
-            commands_before: None,
-            victims_left: 1,
-            starved: false,
-            finishing: false,
-        }
+        Self { goal, report: CampaignReport::default(), commands_before: None, victims_left: 1, starved: false, finishing: false }
     }
 
     /// What it did so far.

@@ -299,7 +299,8 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         let worth = |s: &SegmentInfo| u64::from(s.capacity - s.live.min(s.capacity)) * 1000 >= u64::from(s.capacity) * u64::from(permille);
         let segments = self.space().segments();
         self.forgive(&segments);
-        let chosen = |s: &SegmentInfo| s.live > 0 && s.live < s.capacity && !self.emptied.contains(&s.id) && !self.excluded.contains_key(&s.id);
+        let chosen =
+            |s: &SegmentInfo| s.live > 0 && s.live < s.capacity && !self.emptied.contains(&s.id) && !self.excluded.contains_key(&s.id);
         segments.into_iter().filter(|s| chosen(s) && worth(s)).collect()
     }
 

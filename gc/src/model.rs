@@ -2,9 +2,7 @@
 //! fails on command.
 
 use crate::mover::{Carrier, Load, Mover};
-use crate::{
-    CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, SegmentId, SegmentInfo, Seq, Stream,
-};
+use crate::{CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, SegmentId, SegmentInfo, Seq, Stream};
 use copy_backend::{CopyError, CopyResult, FailureKind, Road};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

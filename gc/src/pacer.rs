@@ -134,8 +134,8 @@ impl Pacer {
             return Pace { pressure, ..Pace::default() };
         };
         let factor = self.factor_permille(input.free_zones);
-        let allowed = i128::from(input.user_blocks) * i128::from(factor) * i128::from(victim.live)
-            / i128::from(victim.capacity - victim.live);
+        let allowed =
+            i128::from(input.user_blocks) * i128::from(factor) * i128::from(victim.live) / i128::from(victim.capacity - victim.live);
         let most = i128::from(self.config.burst_blocks) * 1000;
         self.credit_millis = (self.credit_millis + allowed).min(most);
         let mut background = u32::try_from(self.credit_millis.max(0) / 1000).unwrap_or(u32::MAX);

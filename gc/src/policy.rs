@@ -115,9 +115,7 @@ mod tests {
         worth.sort_by(|a, b| {
             // Compared as exact fractions.
             let order = match policy {
-                Policy::Greedy => {
-                    (u128::from(a.live) * u128::from(b.capacity)).cmp(&(u128::from(b.live) * u128::from(a.capacity)))
-                }
+                Policy::Greedy => (u128::from(a.live) * u128::from(b.capacity)).cmp(&(u128::from(b.live) * u128::from(a.capacity))),
                 Policy::CostBenefit => {
                     let top = |s: &SegmentInfo| u128::from(s.capacity - s.live) * u128::from(now.saturating_sub(s.written_at));
                     let bottom = |s: &SegmentInfo| u128::from(s.capacity + s.live);

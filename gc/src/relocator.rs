@@ -435,15 +435,8 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
         let offloaded = offloaded_blocks(&result, copied);
         let failure = incomplete.then(|| result.failure.unwrap_or(FailureKind::Transient));
-        let progress = Progress {
-            moved,
-            lost,
-            offloaded,
-            by_host: copied - offloaded,
-            zone_ended: result.end_zone,
-            failure,
-            ..Progress::default()
-        };
+        let progress =
+            Progress { moved, lost, offloaded, by_host: copied - offloaded, zone_ended: result.end_zone, failure, ..Progress::default() };
         Ok(self.judge(job, progress, unread))
     }
 

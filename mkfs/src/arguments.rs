@@ -113,7 +113,9 @@ fn parse_copy_limits(word: &str) -> Result<CopyLimits, String> {
     }
     let numbers: Option<Vec<u32>> = word.split(',').map(|part| part.parse().ok()).collect();
     match numbers.as_deref() {
-        Some([mssrl, mcl, ranges]) if *mssrl > 0 && *ranges > 0 && mcl >= mssrl => Ok(CopyLimits { mssrl: *mssrl, mcl: *mcl, ranges: *ranges }),
+        Some([mssrl, mcl, ranges]) if *mssrl > 0 && *ranges > 0 && mcl >= mssrl => {
+            Ok(CopyLimits { mssrl: *mssrl, mcl: *mcl, ranges: *ranges })
+        }
         Some([_, _, _]) => Err("a range has at least one block, a command at least one range and no fewer blocks than a range".into()),
         _ => Err("three numbers with commas between them are needed, or `none`".into()),
     }

@@ -48,7 +48,8 @@ pub fn make(arguments: &Arguments) -> Result<String> {
 /// Opens what was made as a mount would, and returns the space for users and the reserve.
 fn read_back(arguments: &Arguments) -> Result<(u64, u64)> {
     let devices = open_devices(&arguments.devices, Access::read_only())?;
-    let volume = Volume::open(devices, MountOptions { read_only: true, ..MountOptions::default() }).context("the new volume cannot be opened")?;
+    let volume =
+        Volume::open(devices, MountOptions { read_only: true, ..MountOptions::default() }).context("the new volume cannot be opened")?;
     let space = volume.status().space;
     volume.shutdown()?;
     Ok((space.total, space.reserved))

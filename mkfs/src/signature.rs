@@ -25,7 +25,11 @@ const MARKS: &[Mark] = &[
     mark("an XFS filesystem", 0, b"XFSB"),
     mark("a btrfs filesystem", 0x10040, b"_BHRfS_M"),
     mark("an F2FS filesystem", 0x400, &0xf2f5_2010u32.to_le_bytes()),
-    mark("a bcachefs filesystem", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef]),
+    mark(
+        "a bcachefs filesystem",
+        4096 + 24,
+        &[0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef],
+    ),
     mark("a bcache device", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81]),
     mark("a LUKS volume", 0, b"LUKS\xba\xbe"),
     mark("a LUKS volume", 0x4000, b"SKUL\xba\xbe"),
@@ -346,6 +350,10 @@ mod tests {
         assert_eq!(found(&[end]), ["a boot sector"]);
         assert_eq!(found(&[end, (446, b"machine code")]), ["a boot sector"]);
         assert_eq!(found(&[end, (3, b"NTFS    ")]), ["an NTFS filesystem"], "a boot sector that is a filesystem's is named once");
-        assert_eq!(found(&[end, (446, &entry), (512, b"EFI PART")]), ["a GPT partition table"], "the protective table of a GPT is part of it");
+        assert_eq!(
+            found(&[end, (446, &entry), (512, b"EFI PART")]),
+            ["a GPT partition table"],
+            "the protective table of a GPT is part of it"
+        );
     }
 }

@@ -9,10 +9,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use zns::{DeviceError, ZonedDevice};
 use zns::conventional::default_zone_size;
 use zns::image::{ImageDevice, ImageOptions, Layout};
 use zns::open::{Detected, OpenOptions, detect, open_device};
+use zns::{DeviceError, ZonedDevice};
 
 /// Bytes at the start of a file and at its end that are made zero on a device that had something else on it.
 const ERASED: u64 = 1 << 20;
@@ -52,7 +52,8 @@ impl Target {
             Detected::Directory => bail!("{} is a directory: name a block device or a regular file", path.display()),
             Detected::Other => bail!("{} is neither a block device nor a regular file", path.display()),
             Detected::Missing => {
-                let size = arguments.size.with_context(|| format!("{} does not exist: --size says how large a file to make", path.display()))?;
+                let size =
+                    arguments.size.with_context(|| format!("{} does not exist: --size says how large a file to make", path.display()))?;
                 Self::file(path, size, false, arguments)
             }
             Detected::Image | Detected::PlainFile => {
@@ -70,7 +71,9 @@ impl Target {
                 Self::file(path, size, true, arguments)
             }
             Detected::ZonedBlock | Detected::ConventionalBlock => {
-                let refused = [(arguments.size.is_some(), "--size"), (arguments.profile.is_some(), "--profile")].into_iter().find_map(|(given, name)| given.then_some(name));
+                let refused = [(arguments.size.is_some(), "--size"), (arguments.profile.is_some(), "--profile")]
+                    .into_iter()
+                    .find_map(|(given, name)| given.then_some(name));
                 if let Some(name) = refused.or(arguments.drive_option()) {
                     bail!("{name} is for regular files, and {} is a block device", path.display());
                 }
@@ -194,7 +197,8 @@ fn room_in(len: u64, arguments: &Arguments) -> u64 {
         return len;
     }
     let zone_size = arguments.zone_size.unwrap_or_else(|| default_zone_size(len));
-    let smallest_table = Layout::from_options(&ImageOptions { size: len, zone_size, ..ImageOptions::default() }).map_or(1 << 20, |layout| layout.data_offset());
+    let smallest_table = Layout::from_options(&ImageOptions { size: len, zone_size, ..ImageOptions::default() })
+        .map_or(1 << 20, |layout| layout.data_offset());
     len.saturating_sub(smallest_table)
 }
 

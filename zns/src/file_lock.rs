@@ -8,8 +8,7 @@ use std::path::Path;
 
 /// Locks an open file for this process until its last descriptor is closed: alone for writing, shared for reading.
 pub(crate) fn lock(file: impl AsFd, path: &Path, read_only: bool) -> Result<()> {
-    let operation =
-        if read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    let operation = if read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
     loop {
         match flock(file.as_fd(), operation) {
             Ok(()) => return Ok(()),

@@ -101,9 +101,8 @@ pub(crate) struct ZoneMachine {
 impl ZoneMachine {
     /// A machine whose zones start as `initial` says. Zones that were open are closed, as after a power cycle.
     pub(crate) fn new(geometry: &Geometry, initial: impl Iterator<Item = Snapshot>) -> Self {
-        let cells: Box<[Cell]> = initial
-            .map(|zone| Cell { word: AtomicU64::new(after_power_cycle(zone).pack()), writer: Mutex::new(()) })
-            .collect();
+        let cells: Box<[Cell]> =
+            initial.map(|zone| Cell { word: AtomicU64::new(after_power_cycle(zone).pack()), writer: Mutex::new(()) }).collect();
         assert_eq!(cells.len(), geometry.zones as usize, "one initial state per zone");
         let machine = Self {
             zones: geometry.zones,

@@ -45,11 +45,7 @@ pub(crate) fn write_at(file: &File, offset: u64, bytes: &[u8]) -> Result<(), Sto
 }
 
 /// Writes all of `parts`, one behind the other.
-pub(crate) fn write_parts_at<'a>(
-    file: &File,
-    offset: u64,
-    parts: impl Iterator<Item = &'a [u8]>,
-) -> Result<(), Stopped> {
+pub(crate) fn write_parts_at<'a>(file: &File, offset: u64, parts: impl Iterator<Item = &'a [u8]>) -> Result<(), Stopped> {
     let mut slices: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
     let mut rest = &mut slices[..];
     let mut done = 0;

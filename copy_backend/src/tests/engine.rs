@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{CopyError, FailureKind, Road, RouteChoice, VerifyMode};
-use zns::sim::Fault;
 use zns::NvmeStatus;
+use zns::sim::Fault;
 
 fn scattered(lab: &Lab, device: u8) -> Vec<SourceRange> {
     let mut sources: Vec<SourceRange> = (0..12).map(|i| lab.source(device, i % 4, u64::from(i * 5), 1 + u64::from(i % 3))).collect();

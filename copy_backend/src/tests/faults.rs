@@ -130,7 +130,14 @@ fn worn_zones_end_the_request_with_the_right_cause() {
             let result = lab.engine.copy(lab.request(list(&lab), lab.target(0, 10), road)).unwrap();
             assert_eq!(result.failure, Some(expected), "{state:?} {zone} {road:?}");
             assert_eq!(result.unreadable, (zone == 1).then_some(1));
-            assert_eq!(result.end_zone, zone == 10 || result.write_pointer != Some(lab.request(list(&lab), Target { device: D, lba: Lba(640 + 4 * result.sources_done as u64) }, road).target.lba));
+            assert_eq!(
+                result.end_zone,
+                zone == 10
+                    || result.write_pointer
+                        != Some(
+                            lab.request(list(&lab), Target { device: D, lba: Lba(640 + 4 * result.sources_done as u64) }, road).target.lba
+                        )
+            );
             assert_eq!(lab.engine.route(D, D).road, Road::Image, "the road is not to blame");
         }
     }

@@ -186,9 +186,8 @@ impl Checker<'_> {
 
     /// The checksums of a run of blocks, in pieces where some are missing.
     fn known_sums(&mut self, part: Mapped) -> Vec<(Mapped, Vec<u32>)> {
-        let sums_of = |this: &Self, part: Mapped| {
-            this.volume.ask(|state| checksums(&state.tree, Ino(part.ino), FileBlock(part.block), part.blocks))
-        };
+        let sums_of =
+            |this: &Self, part: Mapped| this.volume.ask(|state| checksums(&state.tree, Ino(part.ino), FileBlock(part.block), part.blocks));
         if let Ok(sums) = sums_of(self, part) {
             return vec![(part, sums)];
         }

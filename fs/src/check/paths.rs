@@ -16,7 +16,8 @@ type Names = HashMap<u64, (u64, Vec<u8>)>;
 impl Checker<'_> {
     /// Gives the findings the paths of the files that they are about.
     pub(super) fn name_findings(&mut self) {
-        let wanted: HashSet<u64> = self.report.findings.iter().take(MOST).filter_map(|found| found.finding.ino()).map(|ino| ino.0).collect();
+        let wanted: HashSet<u64> =
+            self.report.findings.iter().take(MOST).filter_map(|found| found.finding.ino()).map(|ino| ino.0).collect();
         if wanted.is_empty() {
             return;
         }

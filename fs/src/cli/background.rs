@@ -54,7 +54,11 @@ fn wait_for(child: i32, pipe: OwnedFd, program: &str) -> ExitCode {
             let mut status = 0;
             // SAFETY: waits for our own child; `status` is a live integer.
             unsafe { libc::waitpid(child, &raw mut status, 0) };
-            let how = if libc::WIFSIGNALED(status) { format!("by signal {}", libc::WTERMSIG(status)) } else { format!("with status {}", libc::WEXITSTATUS(status)) };
+            let how = if libc::WIFSIGNALED(status) {
+                format!("by signal {}", libc::WTERMSIG(status))
+            } else {
+                format!("with status {}", libc::WEXITSTATUS(status))
+            };
             Failure::new(MOUNT_FAILED, format!("the daemon ended before the mount was ready, {how}")).report(program)
         }
     }
@@ -81,7 +85,9 @@ impl Report {
         let nowhere = File::options().read(true).write(true).open("/dev/null");
         let nowhere = nowhere.map_err(|error| Failure::new(MOUNT_SYSTEM, format!("open /dev/null: {error}")))?;
         let errors = log.map_or(nowhere.as_fd(), AsFd::as_fd);
-        let moved = rustix::stdio::dup2_stdin(&nowhere).and_then(|()| rustix::stdio::dup2_stdout(&nowhere)).and_then(|()| rustix::stdio::dup2_stderr(errors));
+        let moved = rustix::stdio::dup2_stdin(&nowhere)
+            .and_then(|()| rustix::stdio::dup2_stdout(&nowhere))
+            .and_then(|()| rustix::stdio::dup2_stderr(errors));
         moved.map_err(|errno| Failure::new(MOUNT_SYSTEM, format!("let go of the terminal: {}", std::io::Error::from(errno))))?;
         // A parent that was killed in the meantime does not matter.
         let _ = pipe.write_all(&[0]);

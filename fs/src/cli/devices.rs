@@ -64,7 +64,9 @@ pub fn patiently<T>(path: &Path, patience: Duration, open: impl Fn() -> zns::err
     let deadline = Instant::now() + patience;
     loop {
         match open() {
-            Err(DeviceError::Busy { .. }) if Instant::now() < deadline && !is_mounted(path) => std::thread::sleep(Duration::from_millis(20)),
+            Err(DeviceError::Busy { .. }) if Instant::now() < deadline && !is_mounted(path) => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
             other => return other,
         }
     }

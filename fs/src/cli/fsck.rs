@@ -178,14 +178,7 @@ mod tests {
         let path = directory.path().join("image");
         drop(ImageDevice::create(&path, &ImageOptions { size: 64 << 20, zone_size: 1 << 20, ..ImageOptions::default() }).unwrap());
         let devices = || open_devices(std::slice::from_ref(&path), Access::default()).unwrap();
-        let format = FormatOptions {
-            label: String::new(),
-            uuid: [1; 16],
-            created: Clock::system().now(),
-            secret: [2; 32],
-            uid: 0,
-            gid: 0,
-        };
+        let format = FormatOptions { label: String::new(), uuid: [1; 16], created: Clock::system().now(), secret: [2; 32], uid: 0, gid: 0 };
         Volume::format(devices(), &format).unwrap();
         let volume = Volume::open(devices(), MountOptions::default()).unwrap();
         let ino = volume.mknod(Ino::ROOT, b"file", libc::S_IFREG, 0, &Caller::default()).unwrap().ino;

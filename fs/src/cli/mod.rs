@@ -110,7 +110,13 @@ pub fn main() -> ExitCode {
             let _ = error.print();
             let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let is_mount = arguments.get(1).is_some_and(|word| word == "mount" || word == "umount");
-            ExitCode::from(if asked_for { 0 } else if is_mount { MOUNT_USAGE } else { USAGE })
+            ExitCode::from(if asked_for {
+                0
+            } else if is_mount {
+                MOUNT_USAGE
+            } else {
+                USAGE
+            })
         }
     }
 }

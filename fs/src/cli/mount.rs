@@ -138,7 +138,9 @@ fn in_use(plan: &Plan, error: &FsError) -> Failure {
 }
 
 fn close(volume: &Volume) -> CommandResult {
-    volume.shutdown().map_err(|error| Failure::new(MOUNT_FAILED, format!("the last checkpoint failed; what was not fsynced may be lost: {error}")))
+    volume
+        .shutdown()
+        .map_err(|error| Failure::new(MOUNT_FAILED, format!("the last checkpoint failed; what was not fsynced may be lost: {error}")))
 }
 
 #[cfg(test)]

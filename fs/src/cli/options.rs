@@ -154,10 +154,26 @@ impl MountSettings {
             // An ordinary user may mount it: mount(8) has seen to it, and these imply the rest as there.
             "user" | "users" | "owner" | "group" => (self.no_suid, self.no_dev, self.no_exec) = (true, true, true),
             // For mount(8), systemd and fsck alone; and what is always so.
-            "auto" | "noauto" | "nouser" | "nousers" | "nofail" | "_netdev" | "async" | "default_permissions" | "nodiratime" | "diratime" | "lazytime"
-            | "nolazytime" | "nostrictatime" | "noiversion" | "loud" | "silent" => {}
+            "auto"
+            | "noauto"
+            | "nouser"
+            | "nousers"
+            | "nofail"
+            | "_netdev"
+            | "async"
+            | "default_permissions"
+            | "nodiratime"
+            | "diratime"
+            | "lazytime"
+            | "nolazytime"
+            | "nostrictatime"
+            | "noiversion"
+            | "loud"
+            | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
-            "copy_route" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit" | "device" => return Err(OptionError::NoValue(name.into())),
+            "copy_route" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit" | "device" => {
+                return Err(OptionError::NoValue(name.into()));
+            }
             "remount" => return Err(OptionError::Unsupported(name.into(), "unmount, and mount again with the new options")),
             "sync" | "dirsync" => return Err(OptionError::Unsupported(name.into(), "open files with O_SYNC, or fsync them")),
             "strictatime" | "mand" => return Err(OptionError::Unsupported(name.into(), "there is no such mode")),
@@ -169,11 +185,13 @@ impl MountSettings {
     fn value(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
         match name {
             "copy_route" => {
-                self.copy_route = choose(name, value, &[("auto", RouteChoice::Auto), ("offload", RouteChoice::Offload), ("host", RouteChoice::Host)])?;
+                self.copy_route =
+                    choose(name, value, &[("auto", RouteChoice::Auto), ("offload", RouteChoice::Offload), ("host", RouteChoice::Host)])?;
             }
             "gc" => self.manual_gc = choose(name, value, &[("background", false), ("manual", true)])?,
             "verify_copies" => {
-                self.verify = choose(name, value, &[("off", VerifyMode::Off), ("sampled", VerifyMode::Sampled), ("full", VerifyMode::Full)])?;
+                self.verify =
+                    choose(name, value, &[("off", VerifyMode::Off), ("sampled", VerifyMode::Sampled), ("full", VerifyMode::Full)])?;
             }
             "policy" => self.policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?,
             "placement" => {
@@ -188,7 +206,8 @@ impl MountSettings {
             }
             "commit" => {
                 let seconds = value.parse().ok().filter(|seconds| (1..=MAX_COMMIT_SECONDS).contains(seconds));
-                self.commit_seconds = seconds.ok_or_else(|| bad(name, value, format!("a number of seconds from 1 to {MAX_COMMIT_SECONDS} is needed")))?;
+                self.commit_seconds =
+                    seconds.ok_or_else(|| bad(name, value, format!("a number of seconds from 1 to {MAX_COMMIT_SECONDS} is needed")))?;
             }
             "device" if value.is_empty() => return Err(OptionError::NoValue(name.into())),
             "device" => self.devices.push(value.into()),

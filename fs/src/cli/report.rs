@@ -155,11 +155,36 @@ fn show_status(status: &Status) -> String {
         line("  fallback", format!("{count} times: {reason}"));
     }
     let copy = &status.copy_file_range;
-    line("copies", format!("{} calls, {}: {} by offload, {} through the host", copy.calls, show_size(copy.bytes), show_size(copy.offloaded), show_size(copy.host_written)));
+    line(
+        "copies",
+        format!(
+            "{} calls, {}: {} by offload, {} through the host",
+            copy.calls,
+            show_size(copy.bytes),
+            show_size(copy.offloaded),
+            show_size(copy.host_written)
+        ),
+    );
     let checks = &status.checks;
-    line("checks", format!("{} checksum errors; {} copies verified, {} rejected", checks.checksum_errors, checks.copies_verified, checks.copies_rejected));
+    line(
+        "checks",
+        format!(
+            "{} checksum errors; {} copies verified, {} rejected",
+            checks.checksum_errors, checks.copies_verified, checks.copies_rejected
+        ),
+    );
     let log = &status.log;
-    line("log", format!("{} appends, {}; {} checkpoints, {}; {} replayed by the mount", log.appends, show_size(log.bytes), log.checkpoints, show_size(log.checkpoint_bytes), log.replayed));
+    line(
+        "log",
+        format!(
+            "{} appends, {}; {} checkpoints, {}; {} replayed by the mount",
+            log.appends,
+            show_size(log.bytes),
+            log.checkpoints,
+            show_size(log.checkpoint_bytes),
+            log.replayed
+        ),
+    );
     line("cache", format!("{} of {} of metadata in memory", show_size(status.cache.resident), show_size(status.cache.limit)));
     out
 }
@@ -240,7 +265,9 @@ fn table<const N: usize>(rows: &[[String; N]], words: &[usize]) -> String {
     let widths: Vec<usize> = (0..N).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
     for row in rows {
-        let cells: Vec<String> = (0..N).map(|c| if words.contains(&c) { format!("{:<1$}", row[c], widths[c]) } else { format!("{:>1$}", row[c], widths[c]) }).collect();
+        let cells: Vec<String> = (0..N)
+            .map(|c| if words.contains(&c) { format!("{:<1$}", row[c], widths[c]) } else { format!("{:>1$}", row[c], widths[c]) })
+            .collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
     out

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn sizes_are_shown() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (4 << 30, "4 GiB"), (u64::MAX, "16.0 EiB")] {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (4 << 30, "4 GiB"), (u64::MAX, "16.0 EiB")]
+        {
             assert_eq!(show_size(bytes), text);
         }
     }

@@ -46,7 +46,9 @@ pub fn umount(path: &Path, lazy: bool) -> CommandResult {
         Err(error) => return Err(failed(&error)),
     }
     match daemon {
-        Some((_, Some(pidfd))) => wait_for(&pidfd).map_err(|errno| failed(&format!("wait for the daemon: {}", std::io::Error::from(errno))))?,
+        Some((_, Some(pidfd))) => {
+            wait_for(&pidfd).map_err(|errno| failed(&format!("wait for the daemon: {}", std::io::Error::from(errno))))?
+        }
         Some((_, None)) | None => wait_for_lock(Path::new(&line.source)),
     }
     synced.map_err(|error| failed(&format!("unmounted, but the last changes may not be on the device: {error}")))

@@ -51,7 +51,8 @@ fn decoded(key: &Key, value: &[u8]) -> Option<Value> {
             }
         }
         Class::Checksum => {
-            let sums: Vec<String> = value.chunks_exact(4).map(|c| format!("{:08x}", u32::from_le_bytes([c[0], c[1], c[2], c[3]]))).collect();
+            let sums: Vec<String> =
+                value.chunks_exact(4).map(|c| format!("{:08x}", u32::from_le_bytes([c[0], c[1], c[2], c[3]]))).collect();
             json!({ "checksums": sums.join(" ") })
         }
         Class::Summary => {

@@ -7,9 +7,9 @@ mod items;
 mod log;
 mod metadata;
 mod superblocks;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use items::{delta, item, key};
 pub use superblocks::superblock;

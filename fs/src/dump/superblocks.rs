@@ -24,7 +24,9 @@ pub(super) fn dump(devices: &[Arc<dyn ZonedDevice>], all: bool, emit: Emit<'_>) 
             for (slot, block) in (0u32..).zip(bytes.chunks_exact(BLOCK)) {
                 match Superblock::decode(block) {
                     Ok(found) if all => emit(record(&label, zone, slot, &found))?,
-                    Ok(found) if newest.as_ref().is_none_or(|(.., n)| found.generation > n.generation) => newest = Some((zone, slot, found)),
+                    Ok(found) if newest.as_ref().is_none_or(|(.., n)| found.generation > n.generation) => {
+                        newest = Some((zone, slot, found))
+                    }
                     Ok(_) => {}
                     Err(SuperblockError::NotOne) if block.iter().all(|&byte| byte == 0) => {}
                     Err(error) => {

@@ -4,19 +4,13 @@ use super::*;
 use crate::format::item::Timestamp;
 use crate::ids::Ino;
 use crate::volume::{Caller, FormatOptions, MountOptions};
-use zns::sim::{SimConfig, SimDrive};
 use zns::Lba;
+use zns::sim::{SimConfig, SimDrive};
 
 fn drive() -> SimDrive {
     let drive = SimDrive::new(SimConfig::zoned(64, 1));
-    let options = FormatOptions {
-        label: "dumped".into(),
-        uuid: [7; 16],
-        created: Timestamp { sec: 1, nsec: 2 },
-        secret: [1; 32],
-        uid: 0,
-        gid: 0,
-    };
+    let options =
+        FormatOptions { label: "dumped".into(), uuid: [7; 16], created: Timestamp { sec: 1, nsec: 2 }, secret: [1; 32], uid: 0, gid: 0 };
     Volume::format(vec![drive.open()], &options).expect("formatted");
     let volume = Volume::open(vec![drive.open()], MountOptions { secret: Some([2; 32]), ..MountOptions::default() }).expect("mounts");
     for n in 0..200 {

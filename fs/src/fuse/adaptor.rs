@@ -13,9 +13,9 @@ use crate::error::{FsError, Result};
 use crate::ids::Ino;
 use crate::volume::{Attr, Caller, SetAttr};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -280,7 +280,8 @@ impl<S: Served> Filesystem for Adaptor<S> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let mut change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(from_system_time) };
+        let mut change =
+            SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(from_system_time) };
         let changed = self.call("setattr", node, |s| {
             if change == SetAttr::default() {
                 let attr = s.getattr(ino(node))?;
@@ -325,7 +326,16 @@ impl<S: Served> Filesystem for Adaptor<S> {
         self.reply_entry("symlink", parent, reply, |s| s.symlink(ino(parent), name_bytes(name)?, target, &caller(request)));
     }
 
-    fn rename(&self, _request: &Request, parent: INodeNo, name: &OsStr, new_parent: INodeNo, new_name: &OsStr, flags: RenameFlags, reply: ReplyEmpty) {
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
         self.reply_empty("rename", parent, reply, |s| {
             let flags = rename_flags(flags).ok_or(FsError::Invalid("unknown rename flags"))?;
             s.rename(ino(parent), name_bytes(name)?, ino(new_parent), name_bytes(new_name)?, flags)
@@ -370,7 +380,17 @@ impl<S: Served> Filesystem for Adaptor<S> {
         }
     }
 
-    fn read(&self, _request: &Request, node: INodeNo, _handle: FileHandle, offset: u64, size: u32, _flags: OpenFlags, _owner: Option<LockOwner>, reply: ReplyData) {
+    fn read(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
         match self.call("read", node, |s| s.read(ino(node), offset, size)) {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(error),
@@ -407,7 +427,16 @@ impl<S: Served> Filesystem for Adaptor<S> {
         self.reply_empty("flush", node, reply, |s| s.flush(ino(node)));
     }
 
-    fn release(&self, _request: &Request, node: INodeNo, handle: FileHandle, _flags: OpenFlags, _owner: Option<LockOwner>, _flush: bool, reply: ReplyEmpty) {
+    fn release(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
         self.state.answers.closed(handle);
         self.reply_empty("release", node, reply, |s| {
             s.release(ino(node));

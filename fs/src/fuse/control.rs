@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn requests_survive_the_road() {
-        for request in [Request::Hello, Request::Status, Request::Zones, Request::Map, Request::Gc { until_clean: true }, Request::Sync, Request::Wait] {
+        for request in
+            [Request::Hello, Request::Status, Request::Zones, Request::Map, Request::Gc { until_clean: true }, Request::Sync, Request::Wait]
+        {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         assert_eq!(Request::decode(b"nonsense"), None);

@@ -270,7 +270,8 @@ impl Identity {
 /// The errno of statx(2): ENOTCONN where a daemon died and left its mount behind.
 pub fn identity(path: &Path) -> std::result::Result<Identity, Errno> {
     use rustix::fs::{AtFlags, CWD};
-    let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    let found =
+        rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
     let is_mount_root = StatxAttributes::from_bits_retain(found.stx_attributes.bits()).contains(StatxAttributes::MOUNT_ROOT);
     Ok(Identity { device: (found.stx_dev_major, found.stx_dev_minor), is_mount_root })
 }
@@ -313,7 +314,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut at = 0;
     while at < field.len() {
         let octal = field.get(at + 1..at + 4).filter(|_| field[at] == b'\\');
-        let value = octal.and_then(|digits| digits.iter().try_fold(0u32, |sum, d| (b'0'..=b'7').contains(d).then(|| sum * 8 + u32::from(d - b'0'))));
+        let value = octal
+            .and_then(|digits| digits.iter().try_fold(0u32, |sum, d| (b'0'..=b'7').contains(d).then(|| sum * 8 + u32::from(d - b'0'))));
         match value.and_then(|value| u8::try_from(value).ok()) {
             Some(byte) => {
                 out.push(byte);

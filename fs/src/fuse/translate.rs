@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn times_before_1970_survive_the_library() {
-        for (sec, nsec) in [(0, 0), (1, 5), (-1, 0), (-1, 500_000_000), (-2, 999_999_999), (-2_000_000_000, 1), (i64::MAX, 999_999_999), (i64::MIN, 0)] {
+        for (sec, nsec) in
+            [(0, 0), (1, 5), (-1, 0), (-1, 500_000_000), (-2, 999_999_999), (-2_000_000_000, 1), (i64::MAX, 999_999_999), (i64::MIN, 0)]
+        {
             assert_eq!(from_system_time(as_fuser_decodes(sec, nsec)), Timestamp { sec, nsec });
         }
     }
@@ -131,7 +133,8 @@ mod tests {
     fn times_go_out_as_distance_from_1970() {
         assert_eq!(to_system_time(Timestamp { sec: -1, nsec: 500_000_000 }), UNIX_EPOCH - Duration::from_millis(500));
         assert_eq!(to_system_time(Timestamp { sec: 3, nsec: 7 }), UNIX_EPOCH + Duration::new(3, 7));
-        let _extremes_do_not_panic = (to_system_time(Timestamp { sec: i64::MIN, nsec: 0 }), to_system_time(Timestamp { sec: i64::MAX, nsec: 999_999_999 }));
+        let _extremes_do_not_panic =
+            (to_system_time(Timestamp { sec: i64::MIN, nsec: 0 }), to_system_time(Timestamp { sec: i64::MAX, nsec: 999_999_999 }));
     }
 
     #[test]

@@ -62,10 +62,9 @@ impl Part {
         let end = (self.block.0 + self.blocks).min(to);
         let (skip, blocks) = (start - self.block.0, end - start);
         let content = match &self.content {
-            Content::Device { addr, checksums } => Content::Device {
-                addr: addr.plus(skip as u32),
-                checksums: checksums[skip as usize..(skip + blocks) as usize].to_vec(),
-            },
+            Content::Device { addr, checksums } => {
+                Content::Device { addr: addr.plus(skip as u32), checksums: checksums[skip as usize..(skip + blocks) as usize].to_vec() }
+            }
             other => other.clone(),
         };
         Part { block: FileBlock(start), blocks, content }
@@ -135,7 +134,14 @@ pub fn taken(view: &dyn ItemView, pages: &DirtyPages, ino: Ino, from: FileBlock,
 ///
 /// # Errors
 /// [`crate::core::Halt::Need`] for a block that is not resident; `Corrupt`.
-pub fn find(view: &dyn ItemView, pages: &DirtyPages, ino: Ino, from: FileBlock, to: FileBlock, data: bool) -> Planned<Result<FileBlock, FileBlock>> {
+pub fn find(
+    view: &dyn ItemView,
+    pages: &DirtyPages,
+    ino: Ino,
+    from: FileBlock,
+    to: FileBlock,
+    data: bool,
+) -> Planned<Result<FileBlock, FileBlock>> {
     const LOOK: usize = 256;
     let (extents, next) = extent_parts(view, ino, from, to, LOOK)?;
     let end = next.unwrap_or(to);

@@ -125,7 +125,10 @@ fn check(devices: &[Arc<dyn ZonedDevice>], options: &FormatOptions) -> Result<()
     for device in devices {
         let (g, label) = (device.geometry(), device.label());
         if g.zones < MIN_ZONES {
-            return refuse(format!("{label} has {} zones, a volume needs at least {MIN_ZONES}: use smaller zones or a larger device", g.zones));
+            return refuse(format!(
+                "{label} has {} zones, a volume needs at least {MIN_ZONES}: use smaller zones or a larger device",
+                g.zones
+            ));
         }
         if g.size_bytes() < MIN_BYTES {
             return refuse(format!("{label} is smaller than {} MiB", MIN_BYTES >> 20));

@@ -35,9 +35,9 @@ mod write;
 pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs, WriteOptions};
 pub use layout::FormatOptions;
 pub use load::Cost;
-pub use report::{MapEntry, ZoneView};
 pub use options::{AtimeMode, Clock, GcMode, MountOptions};
 pub use read::ReadData;
+pub use report::{MapEntry, ZoneView};
 pub use status::Status;
 
 use crate::error::{FsError, Result};

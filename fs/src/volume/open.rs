@@ -78,8 +78,9 @@ impl Volume {
         };
         let tracer = match &options.trace {
             None => Tracer::off(),
-            Some(path) => Tracer::to_file(path)
-                .map_err(|e| FsError::Volume(format!("cannot write the trace to {}: {e}", path.display())))?,
+            Some(path) => {
+                Tracer::to_file(path).map_err(|e| FsError::Volume(format!("cannot write the trace to {}: {e}", path.display())))?
+            }
         };
         let secret = match options.secret {
             Some(secret) => secret,

@@ -172,13 +172,15 @@ impl Volume {
                 _ => None,
             })
             .collect();
-        runs.iter().all(|(addr, sums)| is_written(*addr, sums.len() as u32)) && runs.chunks(16).all(|some| {
-            let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
-            let content = self.members.read_runs(&reads, IoClass::Foreground);
-            content.into_iter().zip(some).all(|(buf, (_, sums))| {
-                buf.is_ok_and(|buf| buf.chunks_exact(BLOCK).map(crc32c::crc32c).eq(sums.iter().copied()))
+        runs.iter().all(|(addr, sums)| is_written(*addr, sums.len() as u32))
+            && runs.chunks(16).all(|some| {
+                let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
+                let content = self.members.read_runs(&reads, IoClass::Foreground);
+                content
+                    .into_iter()
+                    .zip(some)
+                    .all(|(buf, (_, sums))| buf.is_ok_and(|buf| buf.chunks_exact(BLOCK).map(crc32c::crc32c).eq(sums.iter().copied())))
             })
-        })
     }
 
     fn apply_batch(&self, batch: u64, deltas: &[Delta]) -> Result<()> {

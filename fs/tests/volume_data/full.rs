@@ -1,15 +1,16 @@
 //! Volumes that are full: what is available can be written, what is there can be overwritten, and what is deleted comes back.
 
 use super::{B, fresh, fresh_on, make, mount};
-use zns::Blocks;
-use zns::sim::SimConfig;
 use fs::volume::{Caller, SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
+use zns::Blocks;
+use zns::sim::SimConfig;
 
 /// For a failure: what fills the zones.
 fn state_of(volume: &Volume) -> String {
     let status = volume.status();
-    let zones: Vec<String> = volume.zones().iter().map(|zone| format!("{}:{}:{}:{}", zone.role, zone.state, zone.write_pointer / B, zone.live / B)).collect();
+    let zones: Vec<String> =
+        volume.zones().iter().map(|zone| format!("{}:{}:{}:{}", zone.role, zone.state, zone.write_pointer / B, zone.live / B)).collect();
     format!("{:?} {:?} {zones:?}", status.space, status.zones)
 }
 

@@ -80,8 +80,16 @@ fn threads_do_not_see_each_other() {
     let files: Vec<[Ino; 2]> = (0..4).map(|i| [make(&volume, &format!("a{i}")), make(&volume, &format!("b{i}"))]).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            files.iter().enumerate().map(|(i, &files)| scope.spawn({ let volume = &volume; move || work(volume, files, i as u64 + 1) })).collect();
+        let workers: Vec<_> = files
+            .iter()
+            .enumerate()
+            .map(|(i, &files)| {
+                scope.spawn({
+                    let volume = &volume;
+                    move || work(volume, files, i as u64 + 1)
+                })
+            })
+            .collect();
         let cleaner = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 match volume.gc(false) {

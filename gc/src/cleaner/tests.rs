@@ -11,7 +11,10 @@ use rand_chacha::ChaCha8Rng;
 const RESERVE: u32 = 5;
 
 fn cleaner(model: &Model, policy: Policy, zones: u32) -> Cleaner<Model, Model> {
-    let config = CleanerConfig { relocator: RelocatorConfig { chunk_blocks: 16, ..RelocatorConfig::default() }, ..CleanerConfig::new(policy, RESERVE, zones) };
+    let config = CleanerConfig {
+        relocator: RelocatorConfig { chunk_blocks: 16, ..RelocatorConfig::default() },
+        ..CleanerConfig::new(policy, RESERVE, zones)
+    };
     Cleaner::new(model.clone(), model.clone(), config, Tracer::off())
 }
 
@@ -109,7 +112,10 @@ fn above_the_high_mark_it_is_quiet() {
     (0..100).for_each(|b| assert!(model.write(b % 20)));
     for caller in [Caller::Background, Caller::Foreground] {
         let outcome = cleaner.poll(&Situation { idle: Duration::MAX, ..situation(&model, caller) }).expect("quiet");
-        assert_eq!(outcome, Outcome { work: Work::Nothing, emptied: 0, checkpoint: false, pressure: Pressure::Quiet, more: false, owed: 0 });
+        assert_eq!(
+            outcome,
+            Outcome { work: Work::Nothing, emptied: 0, checkpoint: false, pressure: Pressure::Quiet, more: false, owed: 0 }
+        );
     }
     assert_eq!(cleaner.stats().chunks, 0);
 }
@@ -118,7 +124,8 @@ fn above_the_high_mark_it_is_quiet() {
 fn a_victim_is_let_go_when_cleaning_is_no_longer_needed() {
     let model = Model::new(32, 16, 1, RESERVE as usize);
     let mut cleaner = cleaner(&model, Policy::Greedy, 32);
-    cleaner.relocator = Relocator::new(model.clone(), model.clone(), RelocatorConfig { chunk_blocks: 2, ..RelocatorConfig::default() }, Tracer::off());
+    cleaner.relocator =
+        Relocator::new(model.clone(), model.clone(), RelocatorConfig { chunk_blocks: 2, ..RelocatorConfig::default() }, Tracer::off());
     (0..26 * 16).for_each(|b| assert!(model.write(b)));
     (0..26 * 16).step_by(4).for_each(|b| model.delete(b));
     let short = Situation { idle: Duration::MAX, ..situation(&model, Caller::Background) };

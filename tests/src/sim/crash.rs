@@ -188,7 +188,8 @@ impl CrashRun {
         let mut cuts_left = if self.rng.random_range(0..3) == 0 { self.rng.random_range(1..=2) } else { 0 };
         let volume = loop {
             if !self.world.powered() {
-                let survival = [Survival::Random, Survival::Random, Survival::Random, Survival::KeepAll, Survival::LoseAll][self.rng.random_range(0..5)];
+                let survival = [Survival::Random, Survival::Random, Survival::Random, Survival::KeepAll, Survival::LoseAll]
+                    [self.rng.random_range(0..5)];
                 self.say(format!("power comes back: {survival:?}"));
                 self.world.drives.iter().for_each(|drive| {
                     drive.cut_power();
@@ -245,9 +246,9 @@ impl CrashRun {
     /// Is this the state within a copy?
     fn is_part_of_a_copy(&self, found: &Model) -> bool {
         let copies = self.copies.iter().filter(|(at, _)| **at > self.floor && **at < self.history.len());
-        copies.into_iter().any(|(at, (op, now))| {
-            parts_of_a_copy(&self.history[at - 1], op, *now).any(|partly| partly.digest() == found.digest())
-        })
+        copies
+            .into_iter()
+            .any(|(at, (op, now))| parts_of_a_copy(&self.history[at - 1], op, *now).any(|partly| partly.digest() == found.digest()))
     }
 
     /// What is found is none of the states: how it differs from the nearest.
@@ -415,7 +416,10 @@ impl CrashRun {
     /// Takes most of the space.
     fn fill(&mut self) -> Result<(), String> {
         let parent = super::model::ROOT;
-        let (one, two) = (Operation::Create { parent, name: b"filling".to_vec(), id: 900_000 }, Operation::Create { parent, name: b"more".to_vec(), id: 900_001 });
+        let (one, two) = (
+            Operation::Create { parent, name: b"filling".to_vec(), id: 900_000 },
+            Operation::Create { parent, name: b"more".to_vec(), id: 900_001 },
+        );
         self.step(&one)?;
         self.step(&two)?;
         let mut at = 0;

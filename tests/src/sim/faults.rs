@@ -83,7 +83,17 @@ pub fn fault_run(seed: u64, log: Log) -> Result<Coverage, String> {
     }
     log.lock().push(format!("{theme:?} on {}: {scenario:?}", scenario.name));
     let chooser = Chooser::new(scenario.habits.clone());
-    let mut run = FaultRun { world: World::new(scenario, seed), rng, chooser, theme, history: Vec::new(), floor: 0, copies: BTreeMap::new(), read_error: 0.0, log };
+    let mut run = FaultRun {
+        world: World::new(scenario, seed),
+        rng,
+        chooser,
+        theme,
+        history: Vec::new(),
+        floor: 0,
+        copies: BTreeMap::new(),
+        read_error: 0.0,
+        log,
+    };
     run.world.coverage.note("faults", format!("{theme:?}"));
     run.run()?;
     run.world.note_drives();
@@ -370,7 +380,9 @@ fn mixture(op: &Operation, found: &Observed, before: &Model, after: &Model) -> O
     let (Operation::Fallocate { id, .. } | Operation::Truncate { id, .. } | Operation::Write { id, .. }) = op else { return None };
     let (old, new, here) = (before.node(*id)?, after.node(*id)?, found.model.node(*id)?);
     let mut mixed = here.clone();
-    let (Kind::File { blocks, .. }, Kind::File { blocks: old, .. }, Kind::File { blocks: new, .. }) = (&mut mixed.kind, &old.kind, &new.kind) else {
+    let (Kind::File { blocks, .. }, Kind::File { blocks: old, .. }, Kind::File { blocks: new, .. }) =
+        (&mut mixed.kind, &old.kind, &new.kind)
+    else {
         return None;
     };
     for block in old.keys().chain(new.keys()) {
@@ -395,7 +407,8 @@ fn mixture(op: &Operation, found: &Observed, before: &Model, after: &Model) -> O
 pub fn inconsistency(found: &Observed, state: &Model) -> Option<String> {
     let lost: BTreeSet<Lost> = found.errors.iter().map(|(lost, _)| *lost).collect();
     if lost.is_empty() {
-        return (found.model.digest() != state.digest()).then(|| state.differences(&found.model).into_iter().take(4).collect::<Vec<_>>().join("; "));
+        return (found.model.digest() != state.digest())
+            .then(|| state.differences(&found.model).into_iter().take(4).collect::<Vec<_>>().join("; "));
     }
     for (id, node) in found.model.nodes() {
         let Some(expected) = state.node(id) else { return Some(format!("node {id} is only found")) };
@@ -410,7 +423,10 @@ pub fn inconsistency(found: &Observed, state: &Model) -> Option<String> {
             node.digest(id)
         };
         if mask(node) != mask(expected) {
-            return Some(format!("node {id} differs: {:?}", state.differences(&found.model).iter().find(|text| text.starts_with(&format!("node {id}:")))));
+            return Some(format!(
+                "node {id} differs: {:?}",
+                state.differences(&found.model).iter().find(|text| text.starts_with(&format!("node {id}:")))
+            ));
         }
     }
     let hidden = lost.iter().any(|lost| matches!(lost, Lost::Directory(_) | Lost::Child(_)));

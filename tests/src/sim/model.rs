@@ -171,7 +171,10 @@ impl Model {
     /// A new filesystem, made at `now`.
     pub fn new(now: i64) -> Self {
         let mut model = Self::nothing();
-        model.insert(ROOT, Node { mode: 0o755, nlink: 2, mtime: now, ctime: now, xattrs: BTreeMap::new(), kind: Kind::Directory(BTreeMap::new()) });
+        model.insert(
+            ROOT,
+            Node { mode: 0o755, nlink: 2, mtime: now, ctime: now, xattrs: BTreeMap::new(), kind: Kind::Directory(BTreeMap::new()) },
+        );
         model
     }
 
@@ -498,7 +501,9 @@ fn node_difference(a: &Node, b: &Node) -> String {
             }
         }
         (Kind::Directory(x), Kind::Directory(y)) if x != y => {
-            let names = |d: &BTreeMap<Vec<u8>, Id>| d.iter().map(|(k, v)| format!("{}:{v}", String::from_utf8_lossy(k))).collect::<Vec<_>>().join(" ");
+            let names = |d: &BTreeMap<Vec<u8>, Id>| {
+                d.iter().map(|(k, v)| format!("{}:{v}", String::from_utf8_lossy(k))).collect::<Vec<_>>().join(" ")
+            };
             parts.push(format!("entries [{}] found [{}]", names(x), names(y)));
         }
         (Kind::Symlink(x), Kind::Symlink(y)) if x != y => parts.push("target".into()),

@@ -9,27 +9,94 @@ use rand_chacha::ChaCha8Rng;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Operation {
-    Create { parent: Id, name: Vec<u8>, id: Id },
-    Mkdir { parent: Id, name: Vec<u8>, id: Id },
-    Symlink { parent: Id, name: Vec<u8>, id: Id, target: Vec<u8> },
-    Link { id: Id, parent: Id, name: Vec<u8> },
+    Create {
+        parent: Id,
+        name: Vec<u8>,
+        id: Id,
+    },
+    Mkdir {
+        parent: Id,
+        name: Vec<u8>,
+        id: Id,
+    },
+    Symlink {
+        parent: Id,
+        name: Vec<u8>,
+        id: Id,
+        target: Vec<u8>,
+    },
+    Link {
+        id: Id,
+        parent: Id,
+        name: Vec<u8>,
+    },
     /// With `hold` the file stays open until the next mount.
-    Unlink { parent: Id, name: Vec<u8>, hold: bool },
-    Rmdir { parent: Id, name: Vec<u8> },
-    Rename { from: (Id, Vec<u8>), to: (Id, Vec<u8>), exchange: bool, no_replace: bool },
-    Write { id: Id, offset: u64, len: usize, stamp: u64, append: bool, sync: bool },
-    Truncate { id: Id, size: u64 },
-    Fallocate { id: Id, mode: i32, offset: u64, len: u64 },
-    CopyRange { from: (Id, u64), to: (Id, u64), len: u64 },
-    Chmod { id: Id, mode: u32 },
-    SetXattr { id: Id, name: Vec<u8>, len: usize, stamp: u64 },
-    RemoveXattr { id: Id, name: Vec<u8> },
-    Read { id: Id, offset: u64, len: u32 },
-    Fsync { id: Id },
+    Unlink {
+        parent: Id,
+        name: Vec<u8>,
+        hold: bool,
+    },
+    Rmdir {
+        parent: Id,
+        name: Vec<u8>,
+    },
+    Rename {
+        from: (Id, Vec<u8>),
+        to: (Id, Vec<u8>),
+        exchange: bool,
+        no_replace: bool,
+    },
+    Write {
+        id: Id,
+        offset: u64,
+        len: usize,
+        stamp: u64,
+        append: bool,
+        sync: bool,
+    },
+    Truncate {
+        id: Id,
+        size: u64,
+    },
+    Fallocate {
+        id: Id,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    },
+    CopyRange {
+        from: (Id, u64),
+        to: (Id, u64),
+        len: u64,
+    },
+    Chmod {
+        id: Id,
+        mode: u32,
+    },
+    SetXattr {
+        id: Id,
+        name: Vec<u8>,
+        len: usize,
+        stamp: u64,
+    },
+    RemoveXattr {
+        id: Id,
+        name: Vec<u8>,
+    },
+    Read {
+        id: Id,
+        offset: u64,
+        len: u32,
+    },
+    Fsync {
+        id: Id,
+    },
     Sync,
     Checkpoint,
     /// Cleans one zone, or until nothing is left to clean.
-    Gc { until_clean: bool },
+    Gc {
+        until_clean: bool,
+    },
     /// Unmounts cleanly and mounts again.
     Remount,
 }
@@ -68,10 +135,7 @@ impl Operation {
 
     /// Does it change what programs see?
     pub fn changes(&self) -> bool {
-        !matches!(
-            self,
-            Self::Read { .. } | Self::Fsync { .. } | Self::Sync | Self::Checkpoint | Self::Gc { .. } | Self::Remount
-        )
+        !matches!(self, Self::Read { .. } | Self::Fsync { .. } | Self::Sync | Self::Checkpoint | Self::Gc { .. } | Self::Remount)
     }
 
     /// The same on the model, at `now`.
@@ -85,9 +149,7 @@ impl Operation {
             Self::Link { id, parent, name } => model.link(*id, *parent, name, now),
             Self::Unlink { parent, name, .. } => model.unlink(*parent, name, now),
             Self::Rmdir { parent, name } => model.rmdir(*parent, name, now),
-            Self::Rename { from, to, exchange, no_replace } => {
-                model.rename((from.0, &from.1), (to.0, &to.1), *exchange, *no_replace, now)
-            }
+            Self::Rename { from, to, exchange, no_replace } => model.rename((from.0, &from.1), (to.0, &to.1), *exchange, *no_replace, now),
             Self::Write { id, offset, len, stamp, .. } => model.write(*id, *offset, &content(*stamp, *len), now),
             Self::Truncate { id, size } => model.truncate(*id, *size, now),
             Self::Fallocate { id, mode, offset, len } => {

@@ -255,14 +255,8 @@ fn list(
 
 fn observe_node(volume: &Volume, attr: &Attr, kind: Kind, found: &mut Observed) {
     let (id, ino) = (attr.uid, attr.ino);
-    let mut node = Node {
-        mode: attr.mode & 0o7777,
-        nlink: attr.nlink,
-        mtime: attr.mtime.sec,
-        ctime: attr.ctime.sec,
-        xattrs: BTreeMap::new(),
-        kind,
-    };
+    let mut node =
+        Node { mode: attr.mode & 0o7777, nlink: attr.nlink, mtime: attr.mtime.sec, ctime: attr.ctime.sec, xattrs: BTreeMap::new(), kind };
     match xattrs(volume, ino) {
         Ok(xattrs) => node.xattrs = xattrs,
         Err(error) => found.errors.push((Lost::Attributes(id), error)),

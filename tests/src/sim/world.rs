@@ -11,8 +11,8 @@ use fs::volume::{AtimeMode, Clock, FormatOptions, GcMode, MountOptions, Volume};
 use fs::{FsError, Ino};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use zns::{ZoneId, ZonedDevice};
 use zns::sim::{SimDrive, SimOp};
+use zns::{ZoneId, ZonedDevice};
 
 /// The time at which everything begins.
 const EPOCH: i64 = 1_700_000_000;

@@ -79,9 +79,14 @@ struct Pending {
 #[derive(Debug)]
 enum Slot {
     Refused(DeviceError),
-    Read { lba: Lba },
+    Read {
+        lba: Lba,
+    },
     /// The write pointer of its zone counts it already.
-    Write { lba: Lba, zone: ZoneId },
+    Write {
+        lba: Lba,
+        zone: ZoneId,
+    },
 }
 
 impl ConventionalDevice {
@@ -134,7 +139,10 @@ fn shape(media: &Media, zone_size: Option<u64>) -> std::result::Result<Geometry,
     }
     let zones = media.size / zone_size;
     if zones < MIN_ZONES {
-        return Err(format!("it is too small: {} bytes give {zones} zones of {zone_size}, and a device has at least {MIN_ZONES}", media.size));
+        return Err(format!(
+            "it is too small: {} bytes give {zones} zones of {zone_size}, and a device has at least {MIN_ZONES}",
+            media.size
+        ));
     }
     if zones > MAX_ZONES {
         return Err(format!("{zones} zones of {zone_size} bytes are too many: choose larger zones, at most {MAX_ZONES} are possible"));

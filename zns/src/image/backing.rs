@@ -1,7 +1,7 @@
 //! The file under an image: positioned reads and writes that never stop half-way, holes, and copies within the file.
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, seek};
 use crate::positioned::{Stopped, read_at, write_at, write_parts_at};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::ops::Range;
@@ -107,8 +107,7 @@ impl Backing {
                 Err(errno) => return Err(Stopped { done, errno }),
             }
         }
-        self.copy_by_bounce(from + done, to + done, len - done)
-            .map_err(|stop| Stopped { done: done + stop.done, ..stop })
+        self.copy_by_bounce(from + done, to + done, len - done).map_err(|stop| Stopped { done: done + stop.done, ..stop })
     }
 
     fn copy_by_bounce(&self, from: u64, to: u64, len: u64) -> Result<(), Stopped> {

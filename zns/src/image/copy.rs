@@ -14,10 +14,7 @@ use std::sync::atomic::Ordering;
 
 /// Refusals that would come again for the same command, as drives mark them.
 fn do_not_retry(status: NvmeStatus) -> bool {
-    matches!(
-        status,
-        NvmeStatus::SIZE_LIMIT | NvmeStatus::LBA_OUT_OF_RANGE | NvmeStatus::INVALID_FIELD | NvmeStatus::TOO_MANY_ACTIVE
-    )
+    matches!(status, NvmeStatus::SIZE_LIMIT | NvmeStatus::LBA_OUT_OF_RANGE | NvmeStatus::INVALID_FIELD | NvmeStatus::TOO_MANY_ACTIVE)
 }
 
 fn status_of(error: &DeviceError) -> NvmeStatus {

@@ -159,7 +159,11 @@ impl ImageDevice {
         let machine = ZoneMachine::new(&geometry, loaded.zones.into_iter());
         let table = TableWriter::new(loaded.sequences);
         for zones in &loaded.probed {
-            repairs.push(format!("zone table block of zones {} to {} was damaged: write pointers bounded by the data found", zones.start, zones.end - 1));
+            repairs.push(format!(
+                "zone table block of zones {} to {} was damaged: write pointers bounded by the data found",
+                zones.start,
+                zones.end - 1
+            ));
         }
         for repair in &repairs {
             tracing::warn!(path = %path.display(), "{repair}");
@@ -279,7 +283,8 @@ fn read_header(backing: &Backing, path: &Path, read_only: bool) -> Result<(Layou
     if let Some(HeaderRead::Refused(reason)) = reads.iter().find(|read| matches!(read, HeaderRead::Refused(_))) {
         return unusable(reason.clone());
     }
-    let sound: Vec<&Layout> = reads.iter().filter_map(|read| if let HeaderRead::Sound(layout) = read { Some(layout) } else { None }).collect();
+    let sound: Vec<&Layout> =
+        reads.iter().filter_map(|read| if let HeaderRead::Sound(layout) = read { Some(layout) } else { None }).collect();
     let Some(&layout) = sound.first() else {
         let damaged = reads.contains(&HeaderRead::Damaged);
         return unusable(if damaged {

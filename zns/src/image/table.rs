@@ -128,13 +128,7 @@ impl TableWriter {
         self.dirty.iter().any(|flag| flag.load(Ordering::SeqCst))
     }
 
-    fn write_dirty(
-        &self,
-        sequences: &mut [u64],
-        backing: &Backing,
-        layout: &Layout,
-        machine: &ZoneMachine,
-    ) -> Result<(), Errno> {
+    fn write_dirty(&self, sequences: &mut [u64], backing: &Backing, layout: &Layout, machine: &ZoneMachine) -> Result<(), Errno> {
         for index in 0..layout.table_blocks() {
             // Cleared before the zones are read: a change after that sets it again.
             if !self.dirty[index as usize].swap(false, Ordering::SeqCst) {

@@ -117,8 +117,7 @@ impl KernelDevice {
         let report = report_all(&zones, properties.geometry.nr_zones).map_err(|error| from_zoned("report the zones of", path, &error))?;
         let granularity = write_granularity(&name).unwrap_or(media.block_size).max(media.block_size);
         let (geometry, sectors) = geometry_from(&name, &properties, granularity, &report).map_err(unusable)?;
-        let conventional: Vec<bool> =
-            report.iter().take(geometry.zones as usize).map(|zone| zone.write_pointer.is_none()).collect();
+        let conventional: Vec<bool> = report.iter().take(geometry.zones as usize).map(|zone| zone.write_pointer.is_none()).collect();
         let software = conventional.contains(&true).then(|| SoftwareZones::new(conventional, &geometry));
         let transport = Transport::new(media);
         let (path, tickets) = (path.to_owned(), Tickets::default());

@@ -1,9 +1,9 @@
 //! Flush, loss of power, and what is left afterwards.
 
-use super::{SimOp, Survival};
 use super::fault::Asking;
 use super::media::{Event, State, Zone};
 use super::store::ZoneBytes;
+use super::{SimOp, Survival};
 use crate::error::{DeviceError, Result};
 use crate::units::Lba;
 use crate::zone::ZoneState;
@@ -43,9 +43,8 @@ impl State {
     pub fn power_cycle(&mut self, survival: Survival) {
         self.stats.power_cycles += 1;
         let mut rng = self.rng(self.ops, 31 + (self.stats.power_cycles << 8));
-        let in_use: Vec<u32> = (0..self.config.zones)
-            .filter(|zone| self.zones[*zone as usize].state.is_active() || self.pending.contains_key(zone))
-            .collect();
+        let in_use: Vec<u32> =
+            (0..self.config.zones).filter(|zone| self.zones[*zone as usize].state.is_active() || self.pending.contains_key(zone)).collect();
         if self.config.conventional {
             self.settle_overwrites(survival, &mut rng);
         } else {

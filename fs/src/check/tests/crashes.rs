@@ -84,7 +84,10 @@ fn power_cuts_leave_sound_volumes() {
         let volume = rig.mount();
         volume.shutdown().expect("unmounted");
         let report = rig.check();
-        assert!(report.clean && report.findings.iter().all(|found| !matches!(found.finding, Finding::Orphan { .. })), "seed {seed}\n{report}");
+        assert!(
+            report.clean && report.findings.iter().all(|found| !matches!(found.finding, Finding::Orphan { .. })),
+            "seed {seed}\n{report}"
+        );
     }
     assert!(replayed > 50, "{replayed}");
 }

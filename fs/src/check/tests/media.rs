@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::addr::Addr;
-use crate::check::{Severity, contents::Contents, nodemap::Metadata, scan::Scanner};
 use crate::check::Checker;
+use crate::check::{Severity, contents::Contents, nodemap::Metadata, scan::Scanner};
 use crate::volume::inspect::Inspected;
 use rand::{Rng, SeedableRng};
 use std::rc::Rc;
@@ -116,7 +116,10 @@ fn superblocks() {
     let place = |zone: u32, slot: u64| Addr::new(zns::DeviceId(0), ZoneId(zone), slot as u32);
     // An old record.
     let report = flipped(&rig, place(0, 0), 100, 0).check();
-    assert!(report.clean && matches!(report.findings[..], [ref f] if matches!(f.finding, Finding::OldSuperblock { slot: 0, .. })), "{report}");
+    assert!(
+        report.clean && matches!(report.findings[..], [ref f] if matches!(f.finding, Finding::OldSuperblock { slot: 0, .. })),
+        "{report}"
+    );
     // One of two copies of the newest.
     let report = flipped(&rig, place(1, slots(1) - 1), 100, 0).check();
     assert!(report.clean && report.of(Severity::Info).count() == 1, "{report}");

@@ -83,7 +83,13 @@ fn live_step(view: &dyn ItemView, at: u64, end: u64) -> Planned<Option<(Vec<Live
 ///
 /// # Errors
 /// [`Halt::Need`] for a block that is not resident; `Corrupt`.
-pub fn extent_parts(view: &dyn ItemView, ino: Ino, from: FileBlock, to: FileBlock, max: usize) -> Planned<(Vec<Extent>, Option<FileBlock>)> {
+pub fn extent_parts(
+    view: &dyn ItemView,
+    ino: Ino,
+    from: FileBlock,
+    to: FileBlock,
+    max: usize,
+) -> Planned<(Vec<Extent>, Option<FileBlock>)> {
     let map = Extents(ino);
     let mut found = Vec::new();
     let mut at = from.0;

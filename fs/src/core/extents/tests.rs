@@ -116,13 +116,31 @@ struct World {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Map { ino: u64, block: u64, blocks: u32 },
-    Unmap { ino: u64, block: u64, blocks: u64 },
-    Preallocate { ino: u64, block: u64, blocks: u64 },
+    Map {
+        ino: u64,
+        block: u64,
+        blocks: u32,
+    },
+    Unmap {
+        ino: u64,
+        block: u64,
+        blocks: u64,
+    },
+    Preallocate {
+        ino: u64,
+        block: u64,
+        blocks: u64,
+    },
     /// Relocation of what is live in one of the zones is planned now and committed later.
-    Plan { zone: u32, from: u32, max: u32 },
+    Plan {
+        zone: u32,
+        from: u32,
+        max: u32,
+    },
     Commit,
-    Forget { zone: u32 },
+    Forget {
+        zone: u32,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -313,7 +331,8 @@ impl World {
             }
         }
         assert!(live.is_sorted_by(|a, b| a.0 < b.0), "each live block once");
-        let mut expected: Vec<_> = self.model.iter().filter_map(|((ino, block), cell)| cell.map(|(addr, _)| (addr, *ino, *block))).collect();
+        let mut expected: Vec<_> =
+            self.model.iter().filter_map(|((ino, block), cell)| cell.map(|(addr, _)| (addr, *ino, *block))).collect();
         expected.sort();
         assert!(live == expected, "summaries cover exactly what is live");
     }
@@ -334,7 +353,9 @@ proptest! {
 #[test]
 fn hostile_deltas_are_refused() {
     let mut world = World::default();
-    for (block, addr, n) in [(0, Addr(u64::MAX), 1), (u64::MAX, zone(0), 1), (MAX_FILE_BLOCKS, zone(0), 1), (0, Addr::NONE, 1), (0, zone(0), 0)] {
+    for (block, addr, n) in
+        [(0, Addr(u64::MAX), 1), (u64::MAX, zone(0), 1), (MAX_FILE_BLOCKS, zone(0), 1), (0, Addr::NONE, 1), (0, zone(0), 0)]
+    {
         let delta = Delta::Map { ino: Ino(1), block: FileBlock(block), addr, checksums: vec![0; n] };
         assert!(matches!(apply(&mut world.tree, &mut world.counts, &delta), Err(Halt::Fail(_))), "{delta:?}");
     }

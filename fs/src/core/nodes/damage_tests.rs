@@ -74,7 +74,8 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
 
 fn inflict(damage: &Damage, roots: &mut Roots, blocks: &mut HashMap<Addr, (BlockId, [u8; BLOCK])>) {
     let mut find = |pick: usize, wanted: &dyn Fn(BlockId, &Page) -> bool, change: &mut dyn FnMut(&mut Page)| {
-        let mut fitting: Vec<Addr> = blocks.iter().filter(|(_, (id, bytes))| wanted(*id, &Page::from_bytes(*bytes))).map(|(a, _)| *a).collect();
+        let mut fitting: Vec<Addr> =
+            blocks.iter().filter(|(_, (id, bytes))| wanted(*id, &Page::from_bytes(*bytes))).map(|(a, _)| *a).collect();
         fitting.sort_unstable();
         if let Some(addr) = fitting.get(pick % fitting.len().max(1)) {
             let mut page = Page::from_bytes(blocks[addr].1);

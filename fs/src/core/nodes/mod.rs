@@ -14,10 +14,10 @@
 
 pub mod cache;
 pub mod cut;
-pub mod map;
-pub mod paging;
 #[cfg(test)]
 mod damage_tests;
+pub mod map;
+pub mod paging;
 #[cfg(test)]
 mod tests;
 

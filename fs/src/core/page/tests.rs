@@ -28,8 +28,11 @@ fn exercise(page: &Page) {
                 let plan = page.plan_split(i, n as usize, false);
                 let mut right = Page::node(NodeId(99), page.level());
                 page.split_off(plan.at, &mut right);
-                let fits =
-                    if plan.left { page.insert(i, small_key(n), &vec![1; n as usize]) } else { right.insert(i - plan.at, small_key(n), &vec![1; n as usize]) };
+                let fits = if plan.left {
+                    page.insert(i, small_key(n), &vec![1; n as usize])
+                } else {
+                    right.insert(i - plan.at, small_key(n), &vec![1; n as usize])
+                };
                 assert!(fits);
                 validate(right.bytes(), NodeId(99)).unwrap();
             }

@@ -156,10 +156,8 @@ impl Tree {
         let small = left.used() + right.used() <= MERGED || left.is_empty() || right.is_empty();
         // A neighbour was not checked on the way down.
         let level = parent.level() - 1;
-        let sound = left.level() == level
-            && right.level() == level
-            && lies_between(left, low, Some(middle))
-            && lies_between(right, middle, high);
+        let sound =
+            left.level() == level && right.level() == level && lies_between(left, low, Some(middle)) && lies_between(right, middle, high);
         if !small || !sound || left_id == right_id {
             return false;
         }

@@ -102,12 +102,7 @@ impl Tree {
     }
 
     /// Visit the items from `from` up to, not including, `to`, in order, until `visit` breaks. Allocates nothing.
-    pub fn scan(
-        &self,
-        from: &Key,
-        to: &Key,
-        mut visit: impl FnMut(Key, &[u8]) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, ScanHalt> {
+    pub fn scan(&self, from: &Key, to: &Key, mut visit: impl FnMut(Key, &[u8]) -> ControlFlow<()>) -> Result<ControlFlow<()>, ScanHalt> {
         let (mut cursor, end) = (SortKey::from(from), SortKey::from(to));
         while cursor < end {
             // Bounds between leaves of a damaged tree may be no keys; `from` is always a safe place to resume from.

@@ -35,9 +35,7 @@ impl ZoneTable {
             // Beyond its own reserve the log takes only what nobody else counts on; else a checkpoint comes first (I8).
             Role::Log => self.reserves.checkpoint_zones + self.reserves.gc_zones,
             Role::Metadata => self.log_claim(),
-            Role::RelocatedByDevice | Role::RelocatedByHost => {
-                self.log_claim() + self.reserves.checkpoint_zones + self.promised_zones()
-            }
+            Role::RelocatedByDevice | Role::RelocatedByHost => self.log_claim() + self.reserves.checkpoint_zones + self.promised_zones(),
             // What users write was promised against the floor that `writable` keeps.
             _ => self.log_claim() + self.reserves.checkpoint_zones,
         }
@@ -114,7 +112,9 @@ impl ZoneTable {
             Role::RelocatedByDevice => Role::RelocatedByHost,
             _ => return,
         };
-        if self.active_limit < 8 && let Some(next) = self.head(other) {
+        if self.active_limit < 8
+            && let Some(next) = self.head(other)
+        {
             self.end_zone(next);
         }
     }
@@ -242,8 +242,7 @@ impl ZoneTable {
 
     /// Ends every head (after a crash none is resumed).
     pub fn end_all_heads(&mut self) {
-        let open: Vec<Addr> =
-            self.iter().filter(|(_, e)| e.phase == Phase::Open && e.role != Role::Ring).map(|(a, _)| a).collect();
+        let open: Vec<Addr> = self.iter().filter(|(_, e)| e.phase == Phase::Open && e.role != Role::Ring).map(|(a, _)| a).collect();
         for addr in open {
             self.end_zone(addr);
         }
@@ -302,7 +301,6 @@ impl ZoneTable {
         }
     }
 }
-
 
 /// Reserves for a volume of this shape. `capacity`: blocks of a zone.
 ///

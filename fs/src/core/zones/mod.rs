@@ -44,8 +44,7 @@ struct Device {
 }
 
 /// Heads of the log: one open zone each at most.
-pub const HEADS: [Role; 6] =
-    [Role::Log, Role::Metadata, Role::User, Role::RelocatedByDevice, Role::RelocatedByHost, Role::CopiedByDevice];
+pub const HEADS: [Role; 6] = [Role::Log, Role::Metadata, Role::User, Role::RelocatedByDevice, Role::RelocatedByHost, Role::CopiedByDevice];
 
 /// Which head serves a role, by how many zones may be active at once. One slot always stays free.
 ///
@@ -89,7 +88,6 @@ pub struct ZoneTable {
     to_finish: Vec<Addr>,
     total: u64,
 }
-
 
 impl ZoneTable {
     /// A table of empty zones behind the ring.
@@ -224,7 +222,9 @@ impl ZoneTable {
             if entry.role == Role::Log {
                 self.log_held += 1;
             }
-            if entry.phase == Phase::Open && let Some(slot) = HEADS.iter().position(|&r| r == entry.role) {
+            if entry.phase == Phase::Open
+                && let Some(slot) = HEADS.iter().position(|&r| r == entry.role)
+            {
                 let next = addr.plus(entry.written);
                 // Two log zones may be open: the one in use and the next one, which is empty; the shell tells which is which.
                 if self.heads[slot].is_none() && entry.role != Role::Log {

@@ -171,14 +171,16 @@ fn what_was_flushed_survives_a_process_that_is_killed() {
 #[test]
 fn table_blocks_are_written_by_turns_and_only_when_dirty() {
     let (_directory, path, image) = image(4096);
-    let slots = || [0, 1].map(|slot| {
-        let mut block = [0; META_BLOCK];
-        File::open(&path).unwrap().read_exact_at(&mut block, image.layout.table_offset(0, slot)).unwrap();
-        match format::decode_table(&block, 0, slot, 64, 192) {
-            format::TableRead::Sound(sequence, _) => Some(sequence),
-            _ => None,
-        }
-    });
+    let slots = || {
+        [0, 1].map(|slot| {
+            let mut block = [0; META_BLOCK];
+            File::open(&path).unwrap().read_exact_at(&mut block, image.layout.table_offset(0, slot)).unwrap();
+            match format::decode_table(&block, 0, slot, 64, 192) {
+                format::TableRead::Sound(sequence, _) => Some(sequence),
+                _ => None,
+            }
+        })
+    };
     assert_eq!(slots(), [Some(0), None]);
     image.flush().unwrap();
     assert_eq!(slots(), [Some(0), None]);
