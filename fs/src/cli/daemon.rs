@@ -148,14 +148,14 @@ fn serve<S: Served>(
         Err(error) => Err(Failure::new(MOUNT_FAILED, format!("the FUSE session ended with an error: {error}"))),
     });
     let closed = close(&*served);
-    for failure in [ended, closed].into_iter().filter_map(Result::err) {
+    let failures: Vec<Failure> = [ended, closed].into_iter().filter_map(Result::err).collect();
+    for failure in &failures {
         tracing::error!("{}", failure.text);
-        if !background {
-            return failure.report(program);
-        }
-        return ExitCode::from(failure.status);
     }
-    ExitCode::SUCCESS
+    match failures.first() {
+        Some(first) => ExitCode::from(first.status),
+        None => ExitCode::SUCCESS,
+    }
 }
 
 /// What the process needs to be before the first thread is made.

@@ -123,7 +123,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> ExitCode {
     match command {
-        Command::Mount(arguments) => return mount::run(&arguments, "ferryfs mount"),
+        Command::Mount(arguments) => mount::run(&arguments, "ferryfs mount"),
         Command::Umount { lazy, mountpoint } => finish(umount::umount(&mountpoint, lazy), "ferryfs umount"),
         Command::Status { json, targets } => finish(report::status(&targets, json), "ferryfs status"),
         Command::Gc { until_clean, json, mountpoint } => finish(report::gc(&mountpoint, until_clean, json), "ferryfs gc"),

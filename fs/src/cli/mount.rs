@@ -147,7 +147,9 @@ fn close(volume: &Volume) -> CommandResult {
 mod tests {
     use super::*;
 
-    fn helper(line: &str) -> Result<Option<(Vec<String>, Vec<PathBuf>)>, String> {
+    type Parsed = Option<(Vec<String>, Vec<PathBuf>)>;
+
+    fn helper(line: &str) -> Result<Parsed, String> {
         let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         match from_helper_arguments(&words) {
             Ok(arguments) => Ok(arguments.map(|a| (a.options, a.paths))),
