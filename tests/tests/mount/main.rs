@@ -6,6 +6,7 @@ mod bad_days;
 mod copy;
 mod crash;
 mod data;
+mod devices;
 mod full;
 mod locks;
 mod names;
