@@ -18,7 +18,7 @@ pub fn run(quick: bool, utilization: f64, policy: &str, report: &mut Report) -> 
     let rig = Rig::new(2 * GIB)?;
     let volume = rig.ferryfs(format, &[&format!("policy={policy}")])?;
     let total = volume.status()?.number("space/total")?;
-    let blocks = (total as f64 * utilization) as u64 / 4096;
+    let mut blocks = (total as f64 * utilization) as u64 / 4096;
     let path = volume.path("f");
     let file = File::create_new(&path)?;
     let end = blocks * 4096;
@@ -29,13 +29,13 @@ pub fn run(quick: bool, utilization: f64, policy: &str, report: &mut Report) -> 
     drop(file);
     // Direct, so that no cache merges two overwrites of one block into one.
     let file = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(&path)?;
-    let bar = ProgressBar::new(blocks * (settle + measure));
+    let bar = ProgressBar::new(blocks * (2 + settle + measure));
     bar.set_style(ProgressStyle::with_template("  overwriting {wide_bar} {pos}/{len} {eta}")?);
     let mut memory = vec![0u8; 2 * 4096];
     let from = memory.as_ptr().align_offset(4096);
     let buffer = &mut memory[from..from + 4096];
     let mut dice = Dice::new(85);
-    let mut overwrite = |passes: u64| -> Result<()> {
+    let mut overwrite = |blocks: u64, passes: u64| -> Result<()> {
         for n in 0..blocks * passes {
             buffer[..8].copy_from_slice(&n.to_le_bytes());
             file.write_all_at(buffer, dice.below(blocks) * 4096)?;
@@ -45,9 +45,15 @@ pub fn run(quick: bool, utilization: f64, policy: &str, report: &mut Report) -> 
         }
         Ok(())
     };
-    overwrite(settle)?;
+    // The map of a file in fragments takes space, too: once it is in fragments, the file is cut so that all that is used is the share asked for.
+    overwrite(blocks, 2)?;
+    let used = volume.status()?.number("space/used")?;
+    blocks -= (used.saturating_sub((total as f64 * utilization) as u64) / 4096).min(blocks / 2);
+    file.set_len(blocks * 4096)?;
+    file.sync_all()?;
+    overwrite(blocks, settle)?;
     let before = volume.status()?;
-    overwrite(measure)?;
+    overwrite(blocks, measure)?;
     let after = volume.status()?;
     bar.finish_and_clear();
     let user = after.since(&before, "io/user_written")? as f64;
