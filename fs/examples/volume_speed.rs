@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().ok_or("which file?")?;
     let mib: u64 = arguments.next().map_or(Ok(1024), |text| text.parse())?;
-    let image = ImageOptions { size: mib * 4 << 20, overwrite: true, ..ImageOptions::default() };
+    let image = ImageOptions { size: (mib * 4) << 20, overwrite: true, ..ImageOptions::default() };
     let device: Arc<dyn ZonedDevice> = Arc::new(ImageDevice::create(&path, &image)?);
     let created = Timestamp { sec: 0, nsec: 0 };
     let format = FormatOptions { label: String::new(), uuid: [1; 16], created, secret: [2; 32], uid: 0, gid: 0 };

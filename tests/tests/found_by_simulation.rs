@@ -54,7 +54,14 @@ fn no_rule_is_broken(drives: &[SimDrive]) {
 
 /// Six active zones, small zones and small writes: a batch over many zones.
 fn narrow(zones: u32, seed: u64) -> SimConfig {
-    SimConfig { max_open: 6, max_active: 6, max_io_bytes: 64 << 10, zone_size: Blocks(512), zone_capacity: Blocks(96), ..SimConfig::zoned(zones, seed) }
+    SimConfig {
+        max_open: 6,
+        max_active: 6,
+        max_io_bytes: 64 << 10,
+        zone_size: Blocks(512),
+        zone_capacity: Blocks(96),
+        ..SimConfig::zoned(zones, seed)
+    }
 }
 
 #[test]

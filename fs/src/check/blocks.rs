@@ -200,7 +200,9 @@ impl Checker<'_> {
                 Ok(sums) => known.push((one, sums)),
                 Err(_) if self.scan.is_lost(&key, &key) => {}
                 Err(_) => match &mut missing {
-                    Some((first, count)) if *first + u64::from(*count) == one.block && one.block % CHECKSUM_GROUP != 0 => *count += 1,
+                    Some((first, count)) if *first + u64::from(*count) == one.block && !one.block.is_multiple_of(CHECKSUM_GROUP) => {
+                        *count += 1
+                    }
                     _ => {
                         if let Some((block, blocks)) = missing.replace((one.block, 1)) {
                             self.add(Finding::NoChecksum { ino: Ino(part.ino), block, blocks });

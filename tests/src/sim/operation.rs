@@ -242,7 +242,7 @@ impl Chooser {
         let Some(&id) = files.choose(rng) else { return self.create(model, rng) };
         match rng.random_range(0..100) {
             0..10 if few => self.create(model, rng),
-            0..10 | 10..16 => self.unlink(model, rng),
+            0..16 => self.unlink(model, rng),
             16..55 => self.write(model, id, rng),
             55..62 => Operation::Truncate { id, size: self.place(model, id, rng) },
             62..67 => {

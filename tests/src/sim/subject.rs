@@ -86,7 +86,9 @@ impl Subject {
                 let attr = volume.symlink(self.ino(*parent)?, name, target, &caller(id))?;
                 return Ok(self.made(*id, attr));
             }
-            Operation::Link { id, parent, name } => drop(volume.link(self.ino(*id)?, self.ino(*parent)?, name)?),
+            Operation::Link { id, parent, name } => {
+                volume.link(self.ino(*id)?, self.ino(*parent)?, name)?;
+            }
             Operation::Unlink { parent, name, hold } => self.unlink(self.ino(*parent)?, name, *hold)?,
             Operation::Rmdir { parent, name } => self.rmdir(self.ino(*parent)?, name)?,
             Operation::Rename { from, to, exchange, no_replace } => {
@@ -106,13 +108,13 @@ impl Subject {
             }
             Operation::Truncate { id, size } => {
                 let set = SetAttr { size: Some(*size), ..SetAttr::default() };
-                drop(volume.setattr(self.ino(*id)?, &set, &Caller::default())?);
+                volume.setattr(self.ino(*id)?, &set, &Caller::default())?;
             }
             Operation::Fallocate { id, mode, offset, len } => volume.fallocate(self.ino(*id)?, *mode, *offset, *len)?,
             Operation::CopyRange { from, to, len } => return self.copy(*from, *to, *len),
             Operation::Chmod { id, mode } => {
                 let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
-                drop(volume.setattr(self.ino(*id)?, &set, &Caller::default())?);
+                volume.setattr(self.ino(*id)?, &set, &Caller::default())?;
             }
             Operation::SetXattr { id, name, len, stamp } => volume.setxattr(self.ino(*id)?, name, &content(*stamp, *len), 0)?,
             Operation::RemoveXattr { id, name } => volume.removexattr(self.ino(*id)?, name)?,
@@ -125,7 +127,9 @@ impl Subject {
             }
             Operation::Sync => volume.sync()?,
             Operation::Checkpoint => volume.checkpoint()?,
-            Operation::Gc { until_clean } => drop(volume.gc(*until_clean)?),
+            Operation::Gc { until_clean } => {
+                volume.gc(*until_clean)?;
+            }
             Operation::Remount => return Err(FsError::Internal("mounting again is for the driver")),
         }
         Ok(Answer::Done)

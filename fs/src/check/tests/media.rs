@@ -145,7 +145,7 @@ fn a_lost_header_hides_metadata_from_cleaning_and_nothing_else() {
     let metadata = live(&rig).metadata;
     let zone = metadata[metadata.len() - 1].zone();
     let named = |block: u32| crate::format::batch::decode(&rig.drives[0].peek(Lba(u64::from(zone.0) * 256 + u64::from(block)), Blocks(1)));
-    let (header, ids) = (0..256).filter_map(|block| named(block).map(|ids| (block, ids))).last().expect("a header");
+    let (header, ids) = (0..256).filter_map(|block| named(block).map(|ids| (block, ids))).next_back().expect("a header");
     let behind = |addr: &&Addr| addr.zone() == zone && (header + 1..=header + ids.len() as u32).contains(&addr.block());
     let expected: Vec<Finding> = metadata.iter().filter(behind).map(|&addr| Finding::NotInHeader { addr }).collect();
     assert!(!expected.is_empty());

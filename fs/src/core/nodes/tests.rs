@@ -203,7 +203,7 @@ impl Volume {
         };
         let dead = if moved { from } else { to };
         self.space.release(dead);
-        if pick % 3 == 0 && !matches!(id, BlockId::Node(n) if n.0 <= self.tree.store().raw_pages()) {
+        if pick.is_multiple_of(3) && !matches!(id, BlockId::Node(n) if n.0 <= self.tree.store().raw_pages()) {
             self.load(id);
             self.tree.store_mut().rewrite(id).unwrap();
         }
