@@ -100,6 +100,10 @@ impl Volume {
         let mut at = offset;
         loop {
             self.admit(if allocates { Cost::METADATA } else { Cost::DELETION })?;
+            // The blocks at the ends are written after the range has changed: room for them comes first, so that a small call is one change.
+            if !offset.is_multiple_of(B) || !end.is_multiple_of(B) {
+                self.admit_data(2)?;
+            }
             let attempt = self.change(|state| self.try_fallocate(state, ino, mode, at, end))?;
             match attempt {
                 Attempt::Done(done) => {

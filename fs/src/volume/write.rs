@@ -215,14 +215,14 @@ impl Volume {
         Ok((Edge { block: FileBlock(block), was }, bytes))
     }
 
-    /// Zeroes a part of one block, if there is anything in it. Neither times nor length change.
+    /// Zeroes a part of one block, if there is anything in it. Neither times nor length change. The caller has made room, before the change
+    /// that this belongs to, so that no commit comes between the two.
     pub(super) fn zero_part(&self, ino: Ino, at: u64, len: u64) -> Result<()> {
         loop {
             let (edge, mut bytes) = self.edge(ino, at / B)?;
             if edge.is_zeros() {
                 return Ok(());
             }
-            self.admit_data(1)?;
             bytes[(at % B) as usize..][..len as usize].fill(0);
             let payload = Payload { first: edge.block, pages: pages_of(bytes), edges: vec![edge] };
             let attempt = self.change(|state| {
@@ -232,7 +232,8 @@ impl Volume {
             match attempt {
                 Attempt::Done(()) => return Ok(()),
                 Attempt::CutFirst => self.finish_cut(ino)?,
-                Attempt::Again | Attempt::NoRoom => {}
+                Attempt::Again => {}
+                Attempt::NoRoom => self.admit_data(1)?,
             }
         }
     }
