@@ -23,6 +23,17 @@ pub enum Road {
 }
 
 impl Road {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nvme => "nvme",
+            Self::ScsiXcopy => "scsi-xcopy",
+            Self::ScsiToken => "scsi-token",
+            Self::Reflink => "reflink",
+            Self::Image => "image",
+            Self::Host => "host",
+        }
+    }
     /// Does the payload stay out of the host's memory on this road (in the image's case: as a real device would do it)?
     pub fn is_offload(self) -> bool {
         self != Self::Host

@@ -28,10 +28,11 @@
 
 use crate::backend::{CopyBackend, FailureKind, Road, SourceRange, Target};
 use crate::error::{CopyError, Result};
+use crate::governor::{Free, Governor};
 use crate::host::HostRoad;
 use crate::image::ImageRoad;
 use crate::plan;
-use crate::request::Progress;
+use crate::request::{Carried, Progress};
 use crate::route::{OpenRoad, RouteLimits, RouteStatus, Routes};
 use crate::stats::{CopyCounters, Stats};
 use parking_lot::Mutex;
@@ -199,35 +200,40 @@ impl CopyEngine {
     /// Copies many requests side by side: one command in flight per destination zone. Requests into the same zone run in the
     /// given order, and after a failure there the later ones are not begun. Results are in the order of the requests.
     pub fn copy_many(&self, requests: Vec<CopyRequest>) -> Vec<Result<CopyResult>> {
-        let mut results: Vec<Option<Result<CopyResult>>> = requests.iter().map(|_| None).collect();
+        self.copy_governed(requests, &Free).into_iter().map(|carried| carried.result).collect()
+    }
+
+    /// As [`Self::copy_many`], with a word in every command.
+    pub(crate) fn copy_governed(&self, requests: Vec<CopyRequest>, governor: &dyn Governor) -> Vec<Carried> {
+        let mut results: Vec<Option<Carried>> = requests.iter().map(|_| None).collect();
         let mut queues: BTreeMap<Destination, VecDeque<(usize, CopyRequest)>> = BTreeMap::new();
         for (index, request) in requests.into_iter().enumerate() {
             match self.destination(&request) {
                 Ok(destination) => queues.entry(destination).or_default().push_back((index, request)),
-                Err(error) => results[index] = Some(Err(error)),
+                Err(error) => results[index] = Some(Carried::not_begun(Err(error))),
             }
         }
         let mut running = VecDeque::new();
         for (destination, mut queue) in queues {
             if !self.busy.lock().insert(destination) {
                 let busy = format!("another copy into zone {} of device {} is running", destination.1, destination.0);
-                queue.drain(..).for_each(|(index, _)| results[index] = Some(Err(CopyError::Invalid(busy.clone()))));
+                queue.drain(..).for_each(|(index, _)| results[index] = Some(Carried::not_begun(Err(CopyError::Invalid(busy.clone())))));
                 continue;
             }
-            match self.next_in(&mut queue, &mut results) {
+            match self.next_in(&mut queue, &mut results, governor) {
                 Some(progress) => running.push_back((destination, queue, progress)),
                 None => drop(self.busy.lock().remove(&destination)),
             }
         }
         // Round robin: while one is waited for, the others are in flight.
         while let Some((destination, mut queue, (index, mut progress))) = running.pop_front() {
-            if let Some(result) = progress.step(self) {
+            if let Some(result) = progress.step(self, governor) {
                 let ends = result.as_ref().is_ok_and(|result| result.failure.is_some());
                 if ends {
                     self.give_up(&mut queue, &result, &mut results);
                 }
-                results[index] = Some(result);
-                match self.next_in(&mut queue, &mut results) {
+                results[index] = Some(progress.into_carried(result));
+                match self.next_in(&mut queue, &mut results, governor) {
                     Some(next) => running.push_back((destination, queue, next)),
                     None => drop(self.busy.lock().remove(&destination)),
                 }
@@ -235,27 +241,32 @@ impl CopyEngine {
                 running.push_back((destination, queue, (index, progress)));
             }
         }
-        let missing = || Err(CopyError::Invalid("the request was not carried out".into()));
+        let missing = || Carried::not_begun(Err(CopyError::Invalid("the request was not carried out".into())));
         results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
     }
 
     /// Starts the next request of a zone; those that cannot start get their results.
-    fn next_in(&self, queue: &mut VecDeque<(usize, CopyRequest)>, results: &mut [Option<Result<CopyResult>>]) -> Option<(usize, Progress)> {
+    fn next_in(
+        &self,
+        queue: &mut VecDeque<(usize, CopyRequest)>,
+        results: &mut [Option<Carried>],
+        governor: &dyn Governor,
+    ) -> Option<(usize, Progress)> {
         while let Some((index, request)) = queue.pop_front() {
             let mut progress = match Progress::new(self, request) {
                 Ok(progress) => progress,
                 Err(error) => {
-                    results[index] = Some(Err(error));
+                    results[index] = Some(Carried::not_begun(Err(error)));
                     continue;
                 }
             };
-            match progress.launch(self) {
+            match progress.launch(self, governor) {
                 None => return Some((index, progress)),
                 Some(result) => {
                     if result.as_ref().is_ok_and(|result| result.failure.is_some()) {
                         self.give_up(queue, &result, results);
                     }
-                    results[index] = Some(result);
+                    results[index] = Some(progress.into_carried(result));
                 }
             }
         }
@@ -263,13 +274,13 @@ impl CopyEngine {
     }
 
     /// Requests behind a failed one in the same zone: their targets are no longer the write pointer.
-    fn give_up(&self, queue: &mut VecDeque<(usize, CopyRequest)>, failed: &Result<CopyResult>, results: &mut [Option<Result<CopyResult>>]) {
+    fn give_up(&self, queue: &mut VecDeque<(usize, CopyRequest)>, failed: &Result<CopyResult>, results: &mut [Option<Carried>]) {
         if let Ok(failed) = failed {
             for (index, _) in queue.drain(..) {
                 let none = CopyResult { sources_done: 0, bytes_done: 0, offloaded: 0, unreadable: None, ..failed.clone() };
                 // Their own sources may be fine.
                 let failure = none.failure.map(|kind| if kind == FailureKind::SourceMedia { FailureKind::Transient } else { kind });
-                results[index] = Some(Ok(CopyResult { failure, ..none }));
+                results[index] = Some(Carried::not_begun(Ok(CopyResult { failure, ..none })));
             }
         }
     }

@@ -18,6 +18,9 @@ pub enum CopyError {
         /// Why.
         reason: String,
     },
+    /// A copy of byte ranges that cannot be; nothing has been touched.
+    #[error(transparent)]
+    Range(#[from] crate::ranges::RangeError),
     /// A request that makes no sense: misaligned, overlapping, outside the device, target across zones.
     #[error("copy request is not valid: {0}")]
     Invalid(String),

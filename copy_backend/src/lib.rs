@@ -8,11 +8,16 @@
 //! roads by name.
 
 pub mod backend;
+pub mod copier;
 pub mod engine;
 pub mod error;
+pub mod governor;
 pub mod host;
 pub mod image;
+pub mod job;
 pub mod plan;
+pub mod ranges;
+pub mod rate;
 mod request;
 pub mod route;
 pub mod stats;
@@ -23,7 +28,11 @@ mod workers;
 mod tests;
 
 pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
+pub use copier::{Copier, CopyId, Finished};
 pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RoadPreference, RouteChoice, VerifyMode};
 pub use error::{CopyError, Result};
+pub use governor::Governor;
+pub use job::{CopyReport, Ending, RangeCopy, RangeReport};
+pub use ranges::{BytePosition, ByteRange, RangeError};
 pub use route::{RouteLimits, RouteStatus};
 pub use stats::{CopyCounters, RoadCounters};

@@ -3,11 +3,13 @@
 use crate::backend::{CopyBackend, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
 use crate::engine::{CopyEngine, CopyRequest, CopyResult, RoadPreference};
 use crate::error::Result;
+use crate::governor::Governor;
 use crate::plan;
+use crate::stats::CopyCounters;
 use crate::verify::{self, Check, Finding};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use zns::{DeviceId, Lba, Ticket, ZoneState};
+use zns::{DeviceId, Lba, Ticket, ZoneId, ZoneState};
 
 /// A command that a road is carrying out.
 struct Flight {
@@ -27,6 +29,28 @@ pub(crate) struct Progress {
     backend: Option<Arc<dyn CopyBackend>>,
     flight: Option<Flight>,
     road: Road,
+    counters: CopyCounters,
+    /// The governor wanted no more.
+    stopped: bool,
+}
+
+/// What became of a request, with what it cost.
+pub(crate) struct Carried {
+    /// What the caller of the engine learns.
+    pub result: Result<CopyResult>,
+    /// Bytes known to be copied, parts of sources included.
+    pub bytes: u64,
+    /// What was counted for this request alone.
+    pub counters: CopyCounters,
+    /// It ended because the governor wanted no more.
+    pub stopped: bool,
+}
+
+impl Carried {
+    /// Nothing was done.
+    pub fn not_begun(result: Result<CopyResult>) -> Self {
+        Self { result, bytes: 0, counters: CopyCounters::default(), stopped: false }
+    }
 }
 
 impl Progress {
@@ -39,16 +63,37 @@ impl Progress {
             devices.dedup();
             devices.into_iter().for_each(|from| routes.host_taken(from, request.target.device));
         }
-        Ok(Self { request, total, done: 0, commands: VecDeque::new(), backend: None, flight: None, road: Road::Host })
+        Ok(Self {
+            request,
+            total,
+            done: 0,
+            commands: VecDeque::new(),
+            backend: None,
+            flight: None,
+            road: Road::Host,
+            counters: CopyCounters::default(),
+            stopped: false,
+        })
+    }
+
+    /// The end of the request.
+    pub fn into_carried(self, result: Result<CopyResult>) -> Carried {
+        Carried { result, bytes: self.done, counters: self.counters, stopped: self.stopped }
+    }
+
+    /// Counts for the engine and for this request.
+    fn count(&mut self, engine: &CopyEngine, what: impl Fn(&mut CopyCounters)) {
+        engine.stats.count(self.request.class, &what);
+        what(&mut self.counters);
     }
 
     /// Starts the next command. `Some`: the request has come to its end.
-    pub fn launch(&mut self, engine: &CopyEngine) -> Option<Result<CopyResult>> {
+    pub fn launch(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Option<Result<CopyResult>> {
         if self.done == self.total {
             return Some(Ok(self.result(engine, None)));
         }
         if self.commands.is_empty() {
-            match self.plan(engine) {
+            match self.plan(engine, governor) {
                 Ok(true) => {}
                 // The road was closed since the caller asked for it: nothing is wrong with the zone.
                 Ok(false) => return Some(Ok(self.result(engine, Some(FailureKind::Unsupported)))),
@@ -59,6 +104,10 @@ impl Progress {
         let (Some(command), Some(backend)) = (self.commands.pop_front(), self.backend.clone()) else {
             return Some(Ok(self.result(engine, Some(FailureKind::Unsupported))));
         };
+        if !governor.admit(command.sources.iter().map(|source| bytes_of(engine, source)).sum()) {
+            self.stopped = true;
+            return Some(Ok(self.result(engine, None)));
+        }
         self.road = backend.road();
         let ticket = backend.submit(command.clone()).map_err(|error| tracing::warn!(%error, "cannot start a copy")).ok();
         self.flight = Some(Flight { backend, command, ticket });
@@ -66,14 +115,16 @@ impl Progress {
     }
 
     /// Plans what is left, up to where the sources change device. `false`: no road of the right kind.
-    fn plan(&mut self, engine: &CopyEngine) -> Result<bool> {
+    fn plan(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Result<bool> {
         let mut left = plan::rest(&engine.devices[..], &self.request.sources, self.done)?;
         let Some(from) = left.first().map(|source| source.device) else { return Ok(false) };
         let to = self.request.target.device;
         let change = left.iter().position(|source| source.device != from).unwrap_or(left.len());
         left.truncate(change);
-        let Some(chosen) = engine.choose(from, to, self.request.road)? else { return Ok(false) };
+        let Some(mut chosen) = engine.choose(from, to, self.request.road)? else { return Ok(false) };
         let target = Target { device: to, lba: self.end_of_done(engine)? };
+        let most = governor.command_bytes().max(plan::UNIT);
+        chosen.caps.max_command_bytes = chosen.caps.max_command_bytes.min(most);
         self.commands = plan::plan(&engine.devices[..], &left, target, &chosen.caps, self.request.class)?.into();
         self.backend = Some(chosen.backend);
         Ok(!self.commands.is_empty())
@@ -85,7 +136,7 @@ impl Progress {
     }
 
     /// Waits for the command in flight and starts the next one. `Some`: the request has come to its end.
-    pub fn step(&mut self, engine: &CopyEngine) -> Option<Result<CopyResult>> {
+    pub fn step(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Option<Result<CopyResult>> {
         let flight = self.flight.take()?;
         let nothing = CopyOutcome { ranges_done: 0, host_read: 0, host_written: 0, failure: Some(FailureKind::Transient) };
         let mut outcome = flight.ticket.map_or(nothing, |ticket| flight.backend.complete(ticket));
@@ -98,19 +149,21 @@ impl Progress {
         let rejected = self.verify(engine, &command, outcome.ranges_done);
         let ranges = if rejected.is_some() { 0 } else { outcome.ranges_done };
         let bytes: u64 = command.sources[..ranges].iter().map(|source| bytes_of(engine, source)).sum();
-        engine.stats.command(self.request.class, self.road, ranges as u64, bytes, &outcome);
+        let road = self.road;
+        self.count(engine, |counters| counters.command(road, ranges as u64, bytes, &outcome));
         self.done += bytes;
+        governor.copied(bytes);
         match rejected.or(outcome.failure) {
             None => {
                 engine.routes.lock().succeeded(command.sources[0].device, command.target.device);
-                self.launch(engine)
+                self.launch(engine, governor)
             }
-            Some(kind) => self.failed(engine, &command, ranges, kind),
+            Some(kind) => self.failed(engine, governor, &command, ranges, kind),
         }
     }
 
     /// Verifies what a command did; `Some`: nothing of it counts.
-    fn verify(&self, engine: &CopyEngine, command: &CopyCommand, ranges: usize) -> Option<FailureKind> {
+    fn verify(&mut self, engine: &CopyEngine, command: &CopyCommand, ranges: usize) -> Option<FailureKind> {
         let (Ok(from), Ok(to)) = (engine.device(command.sources[0].device), engine.device(command.target.device)) else {
             return None;
         };
@@ -130,7 +183,7 @@ impl Progress {
                     class: command.class,
                 };
                 let (finding, read) = check.run();
-                engine.stats.verified(command.class, matches!(finding, Finding::Wrong | Finding::Unreadable), read);
+                self.count(engine, |counters| counters.verified(matches!(finding, Finding::Wrong | Finding::Unreadable), read));
                 match finding {
                     Finding::Right => {}
                     Finding::FaithfulToDamage => {
@@ -146,43 +199,50 @@ impl Progress {
     }
 
     /// What a failed command means for the road and for the request.
-    fn failed(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize, kind: FailureKind) -> Option<Result<CopyResult>> {
+    fn failed(
+        &mut self,
+        engine: &CopyEngine,
+        governor: &dyn Governor,
+        command: &CopyCommand,
+        done: usize,
+        kind: FailureKind,
+    ) -> Option<Result<CopyResult>> {
         self.commands.clear();
         let (from, to) = (command.sources[0].device, command.target.device);
         let offload = self.road.is_offload();
-        let class = self.request.class;
         let bytes: u64 = command.sources.iter().map(|source| bytes_of(engine, source)).sum();
-        let leave = |reason: &str| engine.stats.fell_back(class, reason);
         let mut failure = kind;
         match kind {
             FailureKind::TooLarge if offload => {
                 let unmoved = self.write_pointer(engine).is_some_and(|at| Ok(at) == self.end_of_done(engine).map_err(drop));
                 if engine.routes.lock().shrink(from, to, bytes, command.sources.len() as u32) && unmoved {
-                    return self.launch(engine);
+                    return self.launch(engine, governor);
                 }
                 if unmoved {
                     engine.routes.lock().close(from, to, self.road, kind.reason());
-                    leave(kind.reason());
+                    self.count(engine, |counters| counters.fell_back(kind.reason()));
                 }
             }
             FailureKind::Unsupported if offload => {
                 engine.routes.lock().close(from, to, self.road, "the device refused the command as unsupported");
-                leave(kind.reason());
+                self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::WrongData if offload => {
                 engine.routes.lock().close(from, to, self.road, "copied wrongly");
-                leave(kind.reason());
+                self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::Transient if offload => {
-                let mut routes = engine.routes.lock();
-                routes.let_host_try(from, to);
-                routes.failed(from, to, self.road, kind.reason());
-                leave(kind.reason());
+                {
+                    let mut routes = engine.routes.lock();
+                    routes.let_host_try(from, to);
+                    routes.failed(from, to, self.road, kind.reason());
+                }
+                self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::DestinationMedia if offload => {
                 let closed = engine.routes.lock().failed(from, to, self.road, kind.reason());
                 if closed {
-                    leave(kind.reason());
+                    self.count(engine, |counters| counters.fell_back(kind.reason()));
                 }
             }
             FailureKind::DestinationZone if offload && self.source_is_offline(engine, command) => failure = FailureKind::SourceMedia,
@@ -195,7 +255,7 @@ impl Progress {
     }
 
     /// A source could not be read by the road: can the host read it? Only what the host cannot read either is lost.
-    fn source_failed(&self, engine: &CopyEngine, command: &CopyCommand, done: usize) -> CopyResult {
+    fn source_failed(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize) -> CopyResult {
         let class = self.request.class;
         let rest = plan::rest(&engine.devices[..], &self.request.sources, self.done).unwrap_or_default();
         let first = self.request.sources.len() - rest.len();
@@ -207,7 +267,7 @@ impl Progress {
             suspect = suspect.saturating_sub(bytes_of(engine, &source));
             let Ok(device) = engine.device(source.device) else { continue };
             let (readable, read) = verify::readable(&**device, source, class);
-            engine.stats.probed(class, read);
+            self.count(engine, |counters| counters.probed(read));
             if !readable {
                 let unreadable = Some(first + index);
                 return CopyResult { unreadable, ..self.result(engine, Some(FailureKind::SourceMedia)) };
@@ -215,7 +275,7 @@ impl Progress {
         }
         if self.road.is_offload() {
             engine.routes.lock().let_host_try(command.sources[0].device, command.target.device);
-            engine.stats.fell_back(class, FailureKind::SourceMedia.reason());
+            self.count(engine, |counters| counters.fell_back(FailureKind::SourceMedia.reason()));
         }
         self.result(engine, Some(FailureKind::Transient))
     }
@@ -232,6 +292,10 @@ impl Progress {
     fn write_pointer(&self, engine: &CopyEngine) -> Option<Lba> {
         let device = engine.device(self.request.target.device).ok()?;
         let zone = device.geometry().zone_of(self.request.target.lba).0;
+        if !device.has_write_pointer(ZoneId(zone)) {
+            // What a failed command left behind may be written over.
+            return self.end_of_done(engine).ok();
+        }
         match device.report(zone..zone + 1) {
             Ok(zones) => zones.first().map(|zone| zone.start + zone.written),
             Err(error) => {
@@ -255,7 +319,12 @@ impl Progress {
         let end = plan_end(engine, self.request.target, bytes_done);
         // A part of a source that was copied is dead space as well: only a pointer right behind whole sources lets the zone go on.
         let moved = write_pointer.is_none() || write_pointer != end;
+        let anywhere = engine.device(self.request.target.device).is_ok_and(|device| {
+            let zone = device.geometry().zone_of(self.request.target.lba);
+            !device.has_write_pointer(zone)
+        });
         let end_zone = match failure {
+            _ if anywhere => false,
             None => false,
             Some(FailureKind::Unsupported | FailureKind::TooLarge | FailureKind::SourceMedia) => moved,
             Some(_) => true,

@@ -51,38 +51,61 @@ impl Stats {
         self.classes.lock().get(&class).cloned().unwrap_or_default()
     }
 
+    /// Counts something for a class of work.
+    pub fn count(&self, class: IoClass, what: impl FnOnce(&mut CopyCounters)) {
+        what(self.classes.lock().entry(class).or_default());
+    }
+}
+
+impl CopyCounters {
     /// A command that was carried out, whole or in part: `ranges` and `bytes` are those that count.
-    pub fn command(&self, class: IoClass, road: Road, ranges: u64, bytes: u64, outcome: &CopyOutcome) {
-        let mut classes = self.classes.lock();
-        let counters = classes.entry(class).or_default();
-        let by_road = counters.roads.entry(road).or_default();
+    pub(crate) fn command(&mut self, road: Road, ranges: u64, bytes: u64, outcome: &CopyOutcome) {
+        let by_road = self.roads.entry(road).or_default();
         by_road.commands += 1;
         by_road.ranges += ranges;
         by_road.bytes += bytes;
-        counters.commands += 1;
-        counters.host_read += outcome.host_read;
-        counters.host_written += outcome.host_written;
+        self.commands += 1;
+        self.host_read += outcome.host_read;
+        self.host_written += outcome.host_written;
         if road.is_offload() {
-            counters.offloaded += bytes;
+            self.offloaded += bytes;
         }
     }
 
     /// A range was compared; `read` bytes for it.
-    pub fn verified(&self, class: IoClass, rejected: bool, read: u64) {
-        let mut classes = self.classes.lock();
-        let counters = classes.entry(class).or_default();
-        counters.copies_verified += 1;
-        counters.copies_rejected += u64::from(rejected);
-        counters.verify_read += read;
+    pub(crate) fn verified(&mut self, rejected: bool, read: u64) {
+        self.copies_verified += 1;
+        self.copies_rejected += u64::from(rejected);
+        self.verify_read += read;
     }
 
     /// Bytes read to find out whether a source can be read at all.
-    pub fn probed(&self, class: IoClass, read: u64) {
-        self.classes.lock().entry(class).or_default().verify_read += read;
+    pub(crate) fn probed(&mut self, read: u64) {
+        self.verify_read += read;
     }
 
     /// The engine left a road.
-    pub fn fell_back(&self, class: IoClass, reason: &str) {
-        *self.classes.lock().entry(class).or_default().fallbacks.entry(reason.to_owned()).or_default() += 1;
+    pub(crate) fn fell_back(&mut self, reason: &str) {
+        *self.fallbacks.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// Adds what others counted.
+    pub fn add(&mut self, other: &Self) {
+        for (road, counters) in &other.roads {
+            let own = self.roads.entry(*road).or_default();
+            own.commands += counters.commands;
+            own.ranges += counters.ranges;
+            own.bytes += counters.bytes;
+        }
+        self.offloaded += other.offloaded;
+        self.host_read += other.host_read;
+        self.host_written += other.host_written;
+        self.commands += other.commands;
+        for (reason, count) in &other.fallbacks {
+            *self.fallbacks.entry(reason.clone()).or_default() += count;
+        }
+        self.copies_verified += other.copies_verified;
+        self.copies_rejected += other.copies_rejected;
+        self.verify_read += other.verify_read;
     }
 }

@@ -90,6 +90,26 @@ pub trait ZonedDevice: Send + Sync {
         Ok(())
     }
 
+    /// Must `zone` be written at its write pointer? Zones without one (of raw devices, see [`crate::raw`]) may be written
+    /// anywhere and again; what their reports say of a write pointer means nothing.
+    fn has_write_pointer(&self, _zone: ZoneId) -> bool {
+        true
+    }
+
+    /// Bytes from the start of the device to its end: less than the geometry says where the last zone is cut short.
+    fn size_bytes(&self) -> u64 {
+        self.geometry().size_bytes()
+    }
+
+    /// Puts what others wrote through the kernel's page cache on the device and empties that cache, so that a copy that the device
+    /// carries out by itself sees what programs see, and the other way round.
+    ///
+    /// # Errors
+    /// A device error.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The device's own Copy command, when our process can reach it through the device object itself (image, simulator).
     fn native_copy(&self) -> Option<&dyn NativeCopy> {
         None

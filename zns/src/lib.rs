@@ -18,6 +18,7 @@ mod media;
 pub mod native_copy;
 pub mod open;
 mod positioned;
+pub mod raw;
 pub mod sim;
 mod sticky_sync;
 mod tickets;

@@ -38,17 +38,20 @@ pub(crate) struct Media {
 impl Media {
     /// Opens and locks `path`: for writing alone, for reading together with other readers.
     pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self> {
+        Self::open_shared(path, read_only, false)
+    }
+
+    /// Opens `path`; `shared`: also if others use it (mounted, locked).
+    pub(crate) fn open_shared(path: &Path, read_only: bool, shared: bool) -> Result<Self> {
         let unusable = |reason: String| Err(DeviceError::Unusable { path: path.to_owned(), reason });
         let file_type = std::fs::metadata(path).map_err(|error| system_io("open", path, &error))?.file_type();
         let block_device = file_type.is_block_device();
         if !block_device && !file_type.is_file() {
             return unusable("it is neither a block device nor a regular file".to_owned());
         }
-        let (mut file, direct) = open_direct(path, read_only, block_device)?;
-        if block_device && !read_only {
-            lock_patiently(&file, path)?;
-        } else {
-            lock(&file, path, read_only)?;
+        let (mut file, direct) = open_direct(path, read_only, block_device && !read_only && !shared)?;
+        if !shared {
+            lock_patiently(&file, path, read_only, block_device)?;
         }
         let in_memory = !block_device && lives_in_memory(&file);
         let block_size = if block_device {
@@ -96,6 +99,31 @@ impl Media {
         synced.map_err(|errno| system("flush", &self.path, errno))
     }
 
+    /// Writes back what others left in the page cache, and empties the cache. Only a hint where the cache is in use.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let failed = |errno| system("write back the page cache of", &self.path, errno);
+        // Not remembered as a flush of ours: what fails here is what others wrote.
+        rustix::fs::fdatasync(&self.file).map_err(failed)?;
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed).map_err(failed)
+    }
+
+    /// The smallest unit of direct I/O on a plain file, where the kernel says it: 512 or 4096.
+    pub(crate) fn direct_unit(&self) -> u32 {
+        /// STATX_DIOALIGN of Linux 6.1.
+        const DIOALIGN: u32 = 0x2000;
+        if self.block_device {
+            return self.block_size;
+        }
+        if !self.direct || self.in_memory {
+            return 512;
+        }
+        let flags = rustix::fs::StatxFlags::from_bits_retain(DIOALIGN);
+        match rustix::fs::statx(&self.file, "", rustix::fs::AtFlags::EMPTY_PATH, flags) {
+            Ok(found) if found.stx_mask & DIOALIGN != 0 && (1..=512).contains(&found.stx_dio_offset_align) => 512,
+            _ => 4096,
+        }
+    }
+
     /// Tells the device that a range is unused. One that cannot take the hint is no error.
     pub(crate) fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let told = if self.block_device {
@@ -112,15 +140,15 @@ impl Media {
 
 /// Locks a block device that we hold exclusively. What else may lock it for a moment is udev, which looks at a device whenever
 /// somebody has closed it: worth a second of patience.
-fn lock_patiently(file: &File, path: &Path) -> Result<()> {
-    const ATTEMPTS: u32 = 50;
-    for _ in 0..ATTEMPTS {
-        match lock(file, path, false) {
+fn lock_patiently(file: &File, path: &Path, read_only: bool, block_device: bool) -> Result<()> {
+    let attempts = if block_device && !read_only { 50 } else { 0 };
+    for _ in 0..attempts {
+        match lock(file, path, read_only) {
             Err(DeviceError::Busy { .. }) => std::thread::sleep(Duration::from_millis(20)),
             other => return other,
         }
     }
-    lock(file, path, false)
+    lock(file, path, read_only)
 }
 
 /// Is this a file of tmpfs or ramfs?
@@ -131,10 +159,11 @@ fn lives_in_memory(file: &File) -> bool {
     matches!(kind, Ok(TMPFS_MAGIC | RAMFS_MAGIC))
 }
 
-/// Opens with O_DIRECT, or without where the file system refuses it. A block device is opened exclusively: a mounted one is busy.
-fn open_direct(path: &Path, read_only: bool, block_device: bool) -> Result<(File, bool)> {
+/// Opens with O_DIRECT, or without where the file system refuses it; a block device that others must not use exclusively:
+/// a mounted one is busy.
+fn open_direct(path: &Path, read_only: bool, exclusive: bool) -> Result<(File, bool)> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let exclusive = if block_device && !read_only { OFlags::EXCL } else { OFlags::empty() };
+    let exclusive = if exclusive { OFlags::EXCL } else { OFlags::empty() };
     let flags = access | exclusive | OFlags::CLOEXEC;
     let open = |flags| rustix::fs::open(path, flags, Mode::empty());
     let opened = match open(flags | OFlags::DIRECT) {

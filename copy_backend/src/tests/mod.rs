@@ -4,6 +4,7 @@ mod engine;
 mod faults;
 mod files;
 mod plan;
+mod ranges;
 
 use crate::{CopyEngine, CopyRequest, EngineConfig, RoadPreference, SourceRange, Target};
 use std::sync::Arc;

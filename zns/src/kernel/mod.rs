@@ -76,6 +76,8 @@ pub struct KernelDevice {
     sectors: Sectors,
     /// Conventional zones in software, where the device has any.
     software: Option<SoftwareZones>,
+    /// Opened raw: zones that may be written anywhere.
+    anywhere: Vec<bool>,
     tickets: Tickets<Pending>,
 }
 
@@ -106,8 +108,20 @@ impl KernelDevice {
     /// Missing, not permitted, busy, or of a shape that cannot carry a volume.
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> Result<Self> {
         let path = path.as_ref();
+        Self::over(path, Media::open(path, read_only)?, false)
+    }
+
+    /// Opens a zoned block device whose conventional zones may be written anywhere; `shared`: also if others use it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_raw(path: &Path, read_only: bool, shared: bool) -> Result<Self> {
+        Self::over(path, Media::open_shared(path, read_only, shared)?, true)
+    }
+
+    fn over(path: &Path, media: Media, raw: bool) -> Result<Self> {
+        let read_only = media.read_only;
         let unusable = |reason| DeviceError::Unusable { path: path.to_owned(), reason };
-        let media = Media::open(path, read_only)?;
         let name = kernel_name(path)?;
         let properties = sysfs::device_properties(Path::new(&name));
         let properties = properties.map_err(|error| from_zoned("read the properties of", path, &error))?;
@@ -118,10 +132,11 @@ impl KernelDevice {
         let granularity = write_granularity(&name).unwrap_or(media.block_size).max(media.block_size);
         let (geometry, sectors) = geometry_from(&name, &properties, granularity, &report).map_err(unusable)?;
         let conventional: Vec<bool> = report.iter().take(geometry.zones as usize).map(|zone| zone.write_pointer.is_none()).collect();
-        let software = conventional.contains(&true).then(|| SoftwareZones::new(conventional, &geometry));
+        let anywhere = if raw { conventional.clone() } else { Vec::new() };
+        let software = (conventional.contains(&true) && !raw).then(|| SoftwareZones::new(conventional, &geometry));
         let transport = Transport::new(media);
         let (path, tickets) = (path.to_owned(), Tickets::default());
-        Ok(Self { transport, zones, path, name, geometry, sectors, software, tickets })
+        Ok(Self { transport, zones, path, name, geometry, sectors, software, anywhere, tickets })
     }
 
     /// How data moves, in words.
@@ -392,6 +407,14 @@ impl ZonedDevice for KernelDevice {
             }
         }
         Ok(())
+    }
+
+    fn has_write_pointer(&self, zone: ZoneId) -> bool {
+        !self.anywhere.get(zone.0 as usize).copied().unwrap_or(false)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.transport.media.settle()
     }
 
     fn label(&self) -> String {
