@@ -6,6 +6,8 @@
 mod amplification;
 mod copying;
 mod durability;
+mod overwriting;
+mod pauses;
 mod relocation;
 mod report;
 mod rig;
@@ -45,14 +47,14 @@ enum Bench {
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<FsPart>,
     },
-    /// Cleaning on a real volume: metadata written per relocated byte, and write amplification
+    /// Cleaning on a real volume: metadata written per relocated byte, write amplification, how long writers wait
     Gc {
         #[command(flatten)]
         common: Common,
         /// Only these parts
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<GcPart>,
-        /// Live share of the space in the measurement of write amplification
+        /// Live share of the space in the measurements of write amplification and of pauses
         #[arg(long, default_value_t = 0.85)]
         utilization: f64,
         /// Victim policy of the mount
@@ -85,6 +87,7 @@ enum FsPart {
 enum GcPart {
     Relocation,
     Amplification,
+    Pauses,
 }
 
 fn main() -> Result<()> {
@@ -114,6 +117,9 @@ fn main() -> Result<()> {
             }
             if wanted(GcPart::Amplification) {
                 amplification::run(common.quick, utilization, &policy, &mut report)?;
+            }
+            if wanted(GcPart::Pauses) {
+                pauses::run(common.quick, utilization, &policy, &mut report)?;
             }
             report.finish(common.json.as_deref())
         }
