@@ -20,6 +20,7 @@ pub mod ranges;
 pub mod rate;
 mod request;
 pub mod route;
+pub mod scsi;
 pub mod stats;
 mod verify;
 mod workers;

@@ -151,6 +151,7 @@ fn crates_depend_only_downwards() {
         ("fs", &["zns", "copy_backend", "gc"]),
         ("mkfs", &["zns", "copy_backend", "gc", "fs"]),
         ("harness", &[]),
+        ("scsi_target", &[]),
         ("tests", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
         ("bench", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
         ("xtask", &["harness"]),
