@@ -40,6 +40,12 @@ impl Road {
     }
 }
 
+impl std::fmt::Display for Road {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A source range, in device blocks, within one zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRange {
@@ -148,6 +154,28 @@ impl FailureKind {
     }
 }
 
+/// Why a road does not lead from one device to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRoad {
+    /// In words for people.
+    pub reason: String,
+    /// The road is for another kind of device altogether: reports name such a reason only where there is no better one.
+    pub foreign: bool,
+}
+
+impl NoRoad {
+    /// The devices are of a kind that this road has nothing to do with.
+    pub fn foreign(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), foreign: true }
+    }
+}
+
+impl<T: Into<String>> From<T> for NoRoad {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), foreign: false }
+    }
+}
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyOutcome {
@@ -160,6 +188,19 @@ pub struct CopyOutcome {
     /// `None`: everything was copied (then `ranges_done` counts all sources). Otherwise invariant I9 holds for the destination: what lies between the end of the
     /// ranges done and the write pointer is dead space, and the write pointer must be read back.
     pub failure: Option<FailureKind>,
+    /// What the device said, in words for people: the reason that is reported if the road is closed for it.
+    pub detail: Option<String>,
+}
+
+impl CopyOutcome {
+    /// Everything was copied, and nothing of it passed through host memory.
+    pub fn offloaded(ranges: usize) -> Self {
+        Self { ranges_done: ranges, host_read: 0, host_written: 0, failure: None, detail: None }
+    }
+    /// It failed after `ranges_done` ranges.
+    pub fn failed(ranges_done: usize, kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { failure: Some(kind), detail: Some(detail.into()), ..Self::offloaded(ranges_done) }
+    }
 }
 
 /// One road.
@@ -170,7 +211,12 @@ pub trait CopyBackend: Send + Sync {
     ///
     /// # Errors
     /// The reason, for reports.
-    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, String>;
+    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad>;
+    /// Is what the road promises to be doubted until it was seen? Then the first command of a pair is one block, and what it did
+    /// is read back and compared, whatever the settings.
+    fn needs_proof(&self) -> bool {
+        false
+    }
     /// Starts a command.
     ///
     /// # Errors

@@ -35,6 +35,7 @@ use crate::plan;
 use crate::request::{Carried, Progress};
 use crate::route::{OpenRoad, RouteLimits, RouteStatus, Routes};
 use crate::stats::{CopyCounters, Stats};
+use crate::topology::{OffloadBelow, Topology};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -75,6 +76,8 @@ pub struct EngineConfig {
     pub route: RouteChoice,
     /// Verification of copies against the checksums that the caller gives.
     pub verify: VerifyMode,
+    /// Layers of the kernel's that copies are sent below.
+    pub offload_below: OffloadBelow,
 }
 
 /// Which kind of zone a request's target lies in, and so which roads may carry it.
@@ -165,10 +168,16 @@ impl CopyEngine {
         }
     }
 
-    /// An engine with all roads that this crate has. A new road is one file that implements [`CopyBackend`], and one line here.
+    /// An engine with all roads that this crate has, in the order in which they are tried. A new road is one module that implements
+    /// [`CopyBackend`], and one line here. Roads to real devices are given the topology: none looks up a device by itself.
     pub fn for_devices(devices: Vec<Arc<dyn ZonedDevice>>, config: EngineConfig) -> Self {
         let shared: Arc<[Arc<dyn ZonedDevice>]> = devices.clone().into();
-        let backends: Vec<Arc<dyn CopyBackend>> = vec![Arc::new(ImageRoad::new(shared.clone())), Arc::new(HostRoad::new(shared))];
+        let _topology = Arc::new(Topology::new(shared.clone(), config.offload_below));
+        let backends: Vec<Arc<dyn CopyBackend>> = vec![
+            // nvme, scsi-xcopy, scsi-token, reflink
+            Arc::new(ImageRoad::new(shared.clone())),
+            Arc::new(HostRoad::new(shared)),
+        ];
         Self::new(devices, backends, config)
     }
 

@@ -4,7 +4,7 @@
 //! both devices stay busy; a zone never sees more than one write in flight (invariant I1). Many short sources become
 //! one write. Buffers are kept for the next command.
 
-use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road};
+use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::workers::Workers;
 use parking_lot::Mutex;
@@ -44,7 +44,7 @@ impl CopyBackend for HostRoad {
         Road::Host
     }
 
-    fn caps(&self, _from: DeviceId, _to: DeviceId) -> std::result::Result<CopyCaps, String> {
+    fn caps(&self, _from: DeviceId, _to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
         Ok(CopyCaps {
             road: Road::Host,
             max_range_bytes: COMMAND_BYTES,
@@ -176,7 +176,7 @@ struct Run<'a> {
 }
 
 fn carry_out(devices: &[Arc<dyn ZonedDevice>], buffers: &Buffers, command: &CopyCommand) -> CopyOutcome {
-    let outcome = CopyOutcome { ranges_done: 0, host_read: 0, host_written: 0, failure: None };
+    let outcome = CopyOutcome::offloaded(0);
     let device = |id: DeviceId| devices.get(usize::from(id.0));
     let source = command.sources.first().map(|source| source.device);
     let one_source = command.sources.iter().all(|range| Some(range.device) == source);

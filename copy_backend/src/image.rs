@@ -1,6 +1,6 @@
 //! The road of a device whose Copy our own process can call: the image and the simulator.
 
-use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road};
+use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::workers::Workers;
 use std::sync::Arc;
@@ -27,15 +27,15 @@ impl CopyBackend for ImageRoad {
         Road::Image
     }
 
-    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, String> {
+    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
         if from != to {
-            return Err("a Copy command stays within one device".into());
+            return Err(NoRoad::foreign("a Copy command stays within one device"));
         }
         let device = self.devices.get(usize::from(from.0)).ok_or_else(|| format!("there is no device {from}"))?;
-        let copy = device.native_copy().ok_or_else(|| format!("{} has no Copy command", device.label()))?;
+        let copy = device.native_copy().ok_or_else(|| NoRoad::foreign(format!("{} has no Copy command of its own", device.label())))?;
         let limits = copy.limits();
         if limits.mssrl == 0 || limits.mcl == 0 || limits.ranges == 0 {
-            return Err(format!("{} reports Copy limits of zero: it takes no Copy", device.label()));
+            return Err(format!("{} reports Copy limits of zero: it takes no Copy", device.label()).into());
         }
         let block = u64::from(device.geometry().block_size);
         Ok(CopyCaps {
@@ -58,19 +58,18 @@ impl CopyBackend for ImageRoad {
 }
 
 fn carry_out(device: Option<&dyn ZonedDevice>, command: &CopyCommand) -> CopyOutcome {
-    let outcome = |ranges_done, failure| CopyOutcome { ranges_done, host_read: 0, host_written: 0, failure };
     let within = command.sources.iter().all(|source| source.device == command.target.device);
     let Some(copy) = device.and_then(ZonedDevice::native_copy).filter(|_| within) else {
-        return outcome(0, Some(FailureKind::Unsupported));
+        return CopyOutcome::failed(0, FailureKind::Unsupported, "a Copy command stays within one device that has it");
     };
     let sources: Vec<CopySource> = command.sources.iter().map(|source| CopySource { lba: source.lba, blocks: source.blocks }).collect();
     match copy.copy(&sources, command.target.lba) {
-        Ok(()) => outcome(sources.len(), None),
+        Ok(()) => CopyOutcome::offloaded(sources.len()),
         Err(failure) => {
             tracing::debug!(status = %failure.status, first_failed = failure.first_failed, "copy command failed");
             // A drive may report a range beyond the list: the failure itself is all that is believed then.
             let done = (failure.first_failed as usize).min(sources.len().saturating_sub(1));
-            outcome(done, Some(FailureKind::of_nvme(failure.status)))
+            CopyOutcome::failed(done, FailureKind::of_nvme(failure.status), format!("the device refused a Copy: {}", failure.status))
         }
     }
 }

@@ -22,13 +22,14 @@ mod request;
 pub mod route;
 pub mod scsi;
 pub mod stats;
+pub mod topology;
 mod verify;
 mod workers;
 
 #[cfg(test)]
 mod tests;
 
-pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
+pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road, SourceRange, Target};
 pub use copier::{Copier, CopyId, Finished};
 pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RoadPreference, RouteChoice, VerifyMode};
 pub use error::{CopyError, Result};
@@ -37,3 +38,4 @@ pub use job::{CopyReport, Ending, RangeCopy, RangeReport};
 pub use ranges::{BytePosition, ByteRange, RangeError};
 pub use route::{RouteLimits, RouteStatus};
 pub use stats::{CopyCounters, RoadCounters};
+pub use topology::{OffloadBelow, Topology};

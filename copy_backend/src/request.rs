@@ -1,6 +1,6 @@
 //! One request on its way: the commands still to come, the one in flight, and what has been copied for certain.
 
-use crate::backend::{CopyBackend, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
+use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
 use crate::engine::{CopyEngine, CopyRequest, CopyResult, RoadPreference};
 use crate::error::Result;
 use crate::governor::Governor;
@@ -29,6 +29,8 @@ pub(crate) struct Progress {
     backend: Option<Arc<dyn CopyBackend>>,
     flight: Option<Flight>,
     road: Road,
+    /// The command in flight is the first of its road between its devices: what it did is looked at, whatever the settings.
+    proving: bool,
     counters: CopyCounters,
     /// The governor wanted no more.
     stopped: bool,
@@ -71,6 +73,7 @@ impl Progress {
             backend: None,
             flight: None,
             road: Road::Host,
+            proving: false,
             counters: CopyCounters::default(),
             stopped: false,
         })
@@ -125,7 +128,12 @@ impl Progress {
         let target = Target { device: to, lba: self.end_of_done(engine)? };
         let most = governor.command_bytes().max(plan::UNIT);
         chosen.caps.max_command_bytes = chosen.caps.max_command_bytes.min(most);
-        self.commands = plan::plan(&engine.devices[..], &left, target, &chosen.caps, self.request.class)?.into();
+        self.proving = chosen.backend.needs_proof() && !engine.routes.lock().is_proven(from, to);
+        let caps = if self.proving { one_unit(&chosen.caps) } else { chosen.caps };
+        self.commands = plan::plan(&engine.devices[..], &left, target, &caps, self.request.class)?.into();
+        if self.proving {
+            self.commands.truncate(1);
+        }
         self.backend = Some(chosen.backend);
         Ok(!self.commands.is_empty())
     }
@@ -138,7 +146,7 @@ impl Progress {
     /// Waits for the command in flight and starts the next one. `Some`: the request has come to its end.
     pub fn step(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Option<Result<CopyResult>> {
         let flight = self.flight.take()?;
-        let nothing = CopyOutcome { ranges_done: 0, host_read: 0, host_written: 0, failure: Some(FailureKind::Transient) };
+        let nothing = CopyOutcome::failed(0, FailureKind::Transient, "the command could not be started");
         let mut outcome = flight.ticket.map_or(nothing, |ticket| flight.backend.complete(ticket));
         let command = flight.command;
         // A road is not believed when it contradicts itself.
@@ -155,10 +163,10 @@ impl Progress {
         governor.copied(bytes);
         match rejected.or(outcome.failure) {
             None => {
-                engine.routes.lock().succeeded(command.sources[0].device, command.target.device);
+                engine.routes.lock().succeeded(command.sources[0].device, command.target.device, self.road);
                 self.launch(engine, governor)
             }
-            Some(kind) => self.failed(engine, governor, &command, ranges, kind),
+            Some(kind) => self.failed(engine, governor, &command, ranges, kind, outcome.detail.as_deref()),
         }
     }
 
@@ -171,7 +179,7 @@ impl Progress {
         let mut rejected = None;
         for source in &command.sources[..ranges] {
             let bytes = plan::bytes_of(source, from.geometry());
-            if rejected.is_none() && engine.wants_verification() {
+            if rejected.is_none() && (self.proving || engine.wants_verification()) {
                 let whole = at.is_multiple_of(plan::UNIT) && bytes.is_multiple_of(plan::UNIT);
                 let units = (at / plan::UNIT) as usize..((at + bytes) / plan::UNIT) as usize;
                 let check = Check {
@@ -206,11 +214,13 @@ impl Progress {
         command: &CopyCommand,
         done: usize,
         kind: FailureKind,
+        detail: Option<&str>,
     ) -> Option<Result<CopyResult>> {
         self.commands.clear();
         let (from, to) = (command.sources[0].device, command.target.device);
         let offload = self.road.is_offload();
         let bytes: u64 = command.sources.iter().map(|source| bytes_of(engine, source)).sum();
+        let words = detail.unwrap_or(kind.reason());
         let mut failure = kind;
         match kind {
             FailureKind::TooLarge if offload => {
@@ -219,12 +229,12 @@ impl Progress {
                     return self.launch(engine, governor);
                 }
                 if unmoved {
-                    engine.routes.lock().close(from, to, self.road, kind.reason());
+                    engine.routes.lock().close(from, to, self.road, &format!("refuses the smallest command: {words}"));
                     self.count(engine, |counters| counters.fell_back(kind.reason()));
                 }
             }
             FailureKind::Unsupported if offload => {
-                engine.routes.lock().close(from, to, self.road, "the device refused the command as unsupported");
+                engine.routes.lock().close(from, to, self.road, words);
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::WrongData if offload => {
@@ -235,12 +245,12 @@ impl Progress {
                 {
                     let mut routes = engine.routes.lock();
                     routes.let_host_try(from, to);
-                    routes.failed(from, to, self.road, kind.reason());
+                    routes.failed(from, to, self.road, words);
                 }
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::DestinationMedia if offload => {
-                let closed = engine.routes.lock().failed(from, to, self.road, kind.reason());
+                let closed = engine.routes.lock().failed(from, to, self.road, words);
                 if closed {
                     self.count(engine, |counters| counters.fell_back(kind.reason()));
                 }
@@ -339,6 +349,17 @@ impl Progress {
             write_pointer,
             unreadable: None,
         }
+    }
+}
+
+/// The limits for a command that shows whether a road works at all.
+fn one_unit(caps: &CopyCaps) -> CopyCaps {
+    let least = |limit: u64| limit.min(plan::UNIT);
+    CopyCaps {
+        max_range_bytes: least(caps.max_range_bytes),
+        max_command_bytes: least(caps.max_command_bytes),
+        max_ranges: 1,
+        ..caps.clone()
     }
 }
 

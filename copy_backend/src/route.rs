@@ -4,7 +4,7 @@
 //! again and again is closed for the pair, with the reason kept for reports; the next road in order takes over, in the
 //! end the host. What a road taught about its true limits stays with the pair.
 
-use crate::backend::{CopyBackend, CopyCaps, Road};
+use crate::backend::{CopyBackend, CopyCaps, NoRoad, Road};
 use crate::plan::UNIT;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -57,7 +57,9 @@ struct Pair {
     open: Option<OpenRoad>,
     probed: bool,
     /// Why each offload road before the open one is not taken.
-    closed: BTreeMap<Road, String>,
+    closed: BTreeMap<Road, NoRoad>,
+    /// The open road has carried a command, and what it did was looked at where it asks for that.
+    proven: bool,
     failures_in_a_row: u32,
     /// Requests that should go by the host next, after something failed that may go away.
     host_next: u32,
@@ -88,7 +90,10 @@ impl Routes {
                         pair.open = Some(OpenRoad { backend: index, caps });
                         break;
                     }
-                    Ok(_) => drop(pair.closed.insert(backend.road(), "its limits are smaller than 4096 bytes".into())),
+                    Ok(_) => {
+                        let reason = format!("the limits of {} are smaller than 4096 bytes", backend.road());
+                        pair.closed.insert(backend.road(), reason.into());
+                    }
                     Err(reason) => drop(pair.closed.insert(backend.road(), reason)),
                 }
             }
@@ -96,11 +101,21 @@ impl Routes {
         pair.open.clone()
     }
 
-    /// Why no offload road is open.
+    /// Why no offload road is open: what the roads for this kind of device say, and only if there is none, what the others say.
     pub fn reason(&mut self, from: DeviceId, to: DeviceId) -> String {
         let pair = self.pairs.entry((from, to)).or_default();
-        let reasons: Vec<&str> = pair.closed.values().map(String::as_str).collect();
-        if reasons.is_empty() { "no road but the host's is installed".into() } else { reasons.join("; ") }
+        let own = pair.closed.values().any(|why| !why.foreign);
+        let reasons: Vec<(&Road, &NoRoad)> = pair.closed.iter().filter(|(_, why)| !(own && why.foreign)).collect();
+        match reasons[..] {
+            [] => "no road but the host's is installed".into(),
+            [(_, why)] => why.reason.clone(),
+            _ => reasons.iter().map(|(road, why)| format!("{road}: {}", why.reason)).collect::<Vec<_>>().join("; "),
+        }
+    }
+
+    /// Has the open road of a pair shown that it works?
+    pub fn is_proven(&self, from: DeviceId, to: DeviceId) -> bool {
+        self.pairs.get(&(from, to)).is_some_and(|pair| pair.proven)
     }
 
     /// Should the next request go by the host although an offload road is open?
@@ -121,15 +136,19 @@ impl Routes {
             return;
         }
         tracing::warn!(%from, %to, ?road, reason, "copy road closed");
-        pair.closed.insert(road, reason.to_owned());
+        pair.closed.insert(road, reason.into());
+        pair.proven = false;
         pair.open = None;
         pair.probed = false;
         pair.failures_in_a_row = 0;
     }
 
-    /// A command succeeded.
-    pub fn succeeded(&mut self, from: DeviceId, to: DeviceId) {
-        self.pairs.entry((from, to)).or_default().failures_in_a_row = 0;
+    /// A command succeeded on `road`.
+    pub fn succeeded(&mut self, from: DeviceId, to: DeviceId, road: Road) {
+        let pair = self.pairs.entry((from, to)).or_default();
+        pair.failures_in_a_row = 0;
+        // The host's success says nothing about the offload road.
+        pair.proven |= road == pair.open.as_ref().map(|open| open.caps.road).unwrap_or(Road::Host) && road.is_offload();
     }
 
     /// Something failed that another attempt by the host may bring to its end: the next request should go that way.

@@ -103,7 +103,7 @@ impl Drop for Workers {
 }
 
 fn lost() -> CopyOutcome {
-    CopyOutcome { ranges_done: 0, host_read: 0, host_written: 0, failure: Some(FailureKind::Transient) }
+    CopyOutcome::failed(0, FailureKind::Transient, "the copy was lost")
 }
 
 /// A panic in a device must not leave the one who waits waiting for ever.
@@ -138,7 +138,7 @@ mod tests {
     use std::sync::mpsc;
 
     fn did(ranges_done: usize) -> CopyOutcome {
-        CopyOutcome { ranges_done, host_read: 0, host_written: 0, failure: None }
+        CopyOutcome::offloaded(ranges_done)
     }
 
     #[test]

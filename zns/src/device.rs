@@ -1,10 +1,11 @@
 //! The seam: batches go in, completions come out.
 
+use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::native_copy::NativeCopy;
-use crate::units::{Lba, ZoneId};
+use crate::units::{Blocks, Lba, ZoneId};
 use crate::zone::{ZoneAction, ZoneInfo};
 use std::ops::Range;
 
@@ -114,6 +115,26 @@ pub trait ZonedDevice: Send + Sync {
     fn native_copy(&self) -> Option<&dyn NativeCopy> {
         None
     }
+
+    /// The block device or file underneath, for a Copy command that is sent to the real device past this object. `None`: there
+    /// is none, or it is nobody else's business (an image's blocks are not where its file has them).
+    fn backing(&self) -> Option<Backing> {
+        None
+    }
+
+    /// A Copy that the real device carries out, past this object, is about to write `blocks` at `target`: checks that it may, and
+    /// counts it where this object keeps the write pointer itself. [`ZonedDevice::copy_ended`] follows in any case.
+    ///
+    /// # Errors
+    /// A refusal as for a write there. Nothing is to be sent then, and nothing follows.
+    fn admit_copy(&self, target: Lba, blocks: Blocks) -> Result<()> {
+        let reason = "this device takes no copies past its own object";
+        Err(crate::error::DeviceError::BadRange { lba: target, blocks: blocks.0, reason })
+    }
+
+    /// The Copy that [`ZonedDevice::admit_copy`] let pass has ended. `done`: how many of the blocks admitted are known to be written,
+    /// counted from the first; fewer than all when it failed.
+    fn copy_ended(&self, _target: Lba, _admitted: Blocks, _done: Blocks) {}
 
     /// A path or name for people.
     fn label(&self) -> String;

@@ -5,6 +5,7 @@
 //! image files that pose as a ZNS drive and the in-memory simulator all stand behind the one trait,
 //! so nothing above ever branches on the kind of device.
 
+pub mod backing;
 pub mod buffer;
 pub mod conventional;
 pub mod device;
@@ -27,6 +28,7 @@ pub mod units;
 pub mod uring;
 pub mod zone;
 
+pub use backing::Backing;
 pub use buffer::{AlignedBuf, BufSlice};
 pub use device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 pub use error::{DeviceError, Result};

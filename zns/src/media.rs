@@ -1,5 +1,6 @@
 //! Opening what holds the data: a block device or a plain file, locked for us alone, with O_DIRECT where that works.
 
+use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::error::{DeviceError, Result};
 use crate::file_lock::{lock, system, system_io};
@@ -88,6 +89,11 @@ impl Media {
             at += part.len();
         }
         vec![BufSlice::whole(whole)]
+    }
+
+    /// Where the first `len` bytes lie, which carry a device.
+    pub(crate) fn backing(&self, len: u64) -> Backing {
+        Backing { path: self.path.clone(), block_device: self.block_device, offset: 0, len, read_only: self.read_only }
     }
 
     /// Makes everything written so far durable.

@@ -5,6 +5,7 @@
 //! (one per zone), may be read and written anywhere and again, and its last zone ends where the device does
 //! ([`ZonedDevice::size_bytes`]).
 
+use crate::backing::Backing;
 use crate::buffer::BufSlice;
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 use crate::error::{DeviceError, Result};
@@ -126,8 +127,12 @@ impl RawDevice {
         if bytes == 0 || !bytes.is_multiple_of(block) {
             return bad("its length is not a positive multiple of the device block");
         }
-        if lba.0.checked_add(bytes / block).is_none_or(|end| end > self.blocks) {
-            return bad("it lies outside the device");
+        self.check_blocks(lba, bytes / block)
+    }
+
+    fn check_blocks(&self, lba: Lba, blocks: u64) -> Result<()> {
+        if lba.0.checked_add(blocks).is_none_or(|end| end > self.blocks) {
+            return Err(DeviceError::BadRange { lba, blocks, reason: "it lies outside the device" });
         }
         Ok(())
     }
@@ -207,6 +212,15 @@ impl ZonedDevice for RawDevice {
 
     fn settle(&self) -> Result<()> {
         self.transport.media.settle()
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        Some(self.transport.media.backing(self.size_bytes()))
+    }
+
+    fn admit_copy(&self, target: Lba, blocks: Blocks) -> Result<()> {
+        self.check_blocks(target, blocks.0)?;
+        if self.transport.media.read_only { Err(system("write to", &self.transport.media.path, Errno::ROFS)) } else { Ok(()) }
     }
 
     fn label(&self) -> String {

@@ -86,7 +86,7 @@ impl Volume {
             Some(secret) => secret,
             None => random_secret()?,
         };
-        let config = EngineConfig { route: options.copy_route, verify: options.verify };
+        let config = EngineConfig { route: options.copy_route, verify: options.verify, offload_below: options.offload_below };
         let engine = Arc::new(CopyEngine::for_devices(devices.clone(), config));
         let state = State {
             tree,

@@ -1,7 +1,7 @@
 //! How a volume is mounted.
 
 use crate::format::item::Timestamp;
-use copy_backend::{RouteChoice, VerifyMode};
+use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub struct MountOptions {
     pub copy_route: RouteChoice,
     /// Verification of copies.
     pub verify: VerifyMode,
+    /// Layers of the kernel's that copies are sent below.
+    pub offload_below: OffloadBelow,
     /// Who cleans.
     pub gc: GcMode,
     /// Victim policy.
@@ -86,6 +88,7 @@ impl Default for MountOptions {
             read_only: false,
             copy_route: RouteChoice::default(),
             verify: VerifyMode::default(),
+            offload_below: OffloadBelow::default(),
             gc: GcMode::default(),
             policy: gc::Policy::default(),
             placement: "default".into(),

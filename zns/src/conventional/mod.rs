@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 use crate::error::{DeviceError, Result};
@@ -178,6 +179,10 @@ impl ConventionalDevice {
     /// Checks a write and counts it: the write pointer stands behind it from now on. Gives the zone.
     fn reserve(&self, lba: Lba, data: &[BufSlice]) -> Result<ZoneId> {
         let blocks = self.whole_blocks(lba, data.iter().map(|part| part.len()).sum())?;
+        self.reserve_blocks(lba, blocks)
+    }
+
+    fn reserve_blocks(&self, lba: Lba, blocks: u64) -> Result<ZoneId> {
         let outside = DeviceError::BadRange { lba, blocks, reason: "it lies outside the device" };
         let zone = self.machine.zone_at(lba).ok_or(outside)?;
         self.check_writable("write to")?;
@@ -279,6 +284,22 @@ impl ZonedDevice for ConventionalDevice {
             self.machine.force(&writer, Snapshot { state: zone.state, written: zone.written.0 });
         }
         Ok(())
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        Some(self.transport.media.backing(self.geometry.size_bytes()))
+    }
+
+    fn admit_copy(&self, target: Lba, blocks: Blocks) -> Result<()> {
+        self.reserve_blocks(target, blocks.0).map(drop)
+    }
+
+    fn copy_ended(&self, target: Lba, admitted: Blocks, done: Blocks) {
+        if done < admitted
+            && let Some(zone) = self.machine.zone_at(target)
+        {
+            self.retreat(target, zone, done.0 * u64::from(self.geometry.block_size));
+        }
     }
 
     fn label(&self) -> String {

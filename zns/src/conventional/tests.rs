@@ -210,3 +210,33 @@ fn tales_that_cannot_be_are_adopted_as_the_nearest_that_can() {
     assert_eq!(told(ZoneState::Closed, 9), (ZoneState::Closed, 9));
     assert!(device.adopt(&[ZoneInfo { id: ZoneId(64), ..info }]).is_err());
 }
+
+#[test]
+fn a_copy_by_the_real_device_moves_the_write_pointer_as_a_write_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk");
+    ConventionalDevice::create_file(&path, 32 << 20).unwrap();
+    let options = ConventionalOptions { zone_size: Some(1 << 20), ..ConventionalOptions::default() };
+    let device = ConventionalDevice::open(&path, &options).unwrap();
+    let backing = device.backing().unwrap();
+    assert_eq!((backing.path, backing.block_device, backing.offset, backing.len), (path.clone(), false, 0, 32 << 20));
+    device.manage(ZoneId(2), ZoneAction::Reset).unwrap();
+    let start = device.geometry().zone_start(ZoneId(2));
+    let written = || device.report(2..3).unwrap()[0].written;
+    device.admit_copy(start, Blocks(10)).unwrap();
+    device.copy_ended(start, Blocks(10), Blocks(10));
+    assert_eq!(written(), Blocks(10));
+    // Not at the write pointer, beyond the zone, into a full zone, outside: nothing is sent, nothing moves.
+    let behind = Lba(start.0 + 10);
+    assert!(device.admit_copy(start, Blocks(1)).is_err() && device.admit_copy(Lba(start.0 + 11), Blocks(1)).is_err());
+    assert!(device.admit_copy(behind, Blocks(247)).is_err() && device.admit_copy(Lba(start.0 - 1), Blocks(1)).is_err());
+    assert!(device.admit_copy(Lba(1 << 40), Blocks(1)).is_err());
+    // What failed half-way counts as far as it is known to have come.
+    device.admit_copy(behind, Blocks(246)).unwrap();
+    assert_eq!(device.report(2..3).unwrap()[0].state, ZoneState::Full);
+    device.copy_ended(behind, Blocks(246), Blocks(6));
+    assert_eq!(written(), Blocks(16));
+    drop(device);
+    let reader = ConventionalDevice::open(&path, &ConventionalOptions { read_only: true, ..options }).unwrap();
+    assert!(reader.admit_copy(start, Blocks(1)).is_err() && reader.backing().unwrap().read_only);
+}

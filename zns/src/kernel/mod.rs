@@ -12,6 +12,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 use crate::error::{DeviceError, Result};
@@ -21,7 +22,7 @@ use crate::machine::{Snapshot, ZoneMachine};
 use crate::media::Media;
 use crate::tickets::Tickets;
 use crate::transport::{Running, Transport, lost};
-use crate::units::{Lba, ZoneId};
+use crate::units::{Blocks, Lba, ZoneId};
 use crate::uring::{Outcome, Transfer};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use report::{Sectors, explain, geometry_from, zone_info};
@@ -181,10 +182,14 @@ impl KernelDevice {
 
     /// Checks a write; a software zone counts it already.
     fn admit_write(&self, lba: Lba, data: &[BufSlice]) -> Result<ZoneId> {
-        let zone = self.check_range(lba, data.iter().map(|part| part.len() as u64).sum())?;
+        self.admit_bytes(lba, data.iter().map(|part| part.len() as u64).sum())
+    }
+
+    fn admit_bytes(&self, lba: Lba, bytes: u64) -> Result<ZoneId> {
+        let zone = self.check_range(lba, bytes)?;
         self.check_writable("write to")?;
         if let Some(machine) = self.software_zone(zone) {
-            let blocks = data.iter().map(|part| part.len() as u64).sum::<u64>() / u64::from(self.geometry.block_size);
+            let blocks = bytes / u64::from(self.geometry.block_size);
             let writer = machine.writer(zone);
             machine.begin_write(&writer, lba, blocks)?;
             machine.advance(&writer, blocks);
@@ -415,6 +420,25 @@ impl ZonedDevice for KernelDevice {
 
     fn settle(&self) -> Result<()> {
         self.transport.media.settle()
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        Some(self.transport.media.backing(self.geometry.size_bytes()))
+    }
+
+    /// Of a sequential zone only the range is checked: the device itself knows the write pointer.
+    fn admit_copy(&self, target: Lba, blocks: Blocks) -> Result<()> {
+        self.admit_bytes(target, blocks.0 * u64::from(self.geometry.block_size)).map(drop)
+    }
+
+    fn copy_ended(&self, target: Lba, admitted: Blocks, done: Blocks) {
+        if done >= admitted {
+            return;
+        }
+        let zone = self.geometry.zone_of(target);
+        if let Some(machine) = self.software_zone(zone) {
+            machine.retreat(&machine.writer(zone), target.0 - self.geometry.zone_start(zone).0 + done.0);
+        }
     }
 
     fn label(&self) -> String {
