@@ -26,7 +26,7 @@
 //! | `Transient` | stops; the next `road_for` says host; several in a row close the road | zone ends |
 //! | verification found other data | closes the road, nothing of that command counts | `WrongData`, zone ends |
 
-use crate::backend::{CopyBackend, FailureKind, Road, SourceRange, Target};
+use crate::backend::{CopyBackend, CopyCaps, FailureKind, NoRoad, Road, SourceRange, Target};
 use crate::error::{CopyError, Result};
 use crate::governor::{Free, Governor};
 use crate::host::HostRoad;
@@ -362,6 +362,13 @@ impl CopyEngine {
         RouteStatus { from, to, road: Road::Host, reason, simulated: false, limits }
     }
 
+    /// Every road from one device to another, the host's last: what it can do, or why it is closed.
+    pub fn survey(&self, from: DeviceId, to: DeviceId) -> Vec<(Road, std::result::Result<CopyCaps, NoRoad>)> {
+        let mut roads = self.routes.lock().survey(from, to);
+        roads.push((Road::Host, self.host.caps(from, to)));
+        roads
+    }
+
     /// The roads within each device, and between all pairs that were ever asked for.
     pub fn routes(&self) -> Vec<RouteStatus> {
         let mut pairs: Vec<(DeviceId, DeviceId)> =
@@ -376,5 +383,5 @@ impl CopyEngine {
 /// A road and its capabilities, for the next commands.
 pub(crate) struct Chosen {
     pub backend: Arc<dyn CopyBackend>,
-    pub caps: crate::backend::CopyCaps,
+    pub caps: CopyCaps,
 }

@@ -4,6 +4,8 @@
 //! [`plan`] cuts a request into commands that respect a road's limits; the [`engine`] chooses the road per pair of
 //! devices, keeps commands in flight (one per destination zone), falls back, verifies and counts.
 //!
+//! Who wants to copy byte ranges of devices uses a [`Copier`]: submit and poll, or a blocking call. The `ferrycopy` [`tool`] is built on it.
+//!
 //! A new road is one file that implements the trait, and one line in [`CopyEngine::for_devices`]; nothing else knows the
 //! roads by name.
 
@@ -21,7 +23,9 @@ pub mod rate;
 mod request;
 pub mod route;
 pub mod scsi;
+pub mod size;
 pub mod stats;
+pub mod tool;
 pub mod topology;
 mod verify;
 mod workers;

@@ -101,6 +101,19 @@ impl Routes {
         pair.open.clone()
     }
 
+    /// Every offload road of a pair: what it can do, or why it is closed.
+    pub fn survey(&self, from: DeviceId, to: DeviceId) -> Vec<(Road, Result<CopyCaps, NoRoad>)> {
+        let closed = self.pairs.get(&(from, to)).map(|pair| &pair.closed);
+        let about = |backend: &Arc<dyn CopyBackend>| {
+            let road = backend.road();
+            match closed.and_then(|closed| closed.get(&road)) {
+                Some(reason) => (road, Err(reason.clone())),
+                None => (road, backend.caps(from, to)),
+            }
+        };
+        self.offload.iter().map(about).collect()
+    }
+
     /// Why no offload road is open: what the roads for this kind of device say, and only if there is none, what the others say.
     pub fn reason(&mut self, from: DeviceId, to: DeviceId) -> String {
         let pair = self.pairs.entry((from, to)).or_default();

@@ -16,7 +16,7 @@ pub mod mount;
 pub mod options;
 pub mod report;
 pub mod signals;
-pub mod size;
+pub use copy_backend::size;
 pub mod umount;
 
 use clap::error::ErrorKind;

@@ -1,0 +1,5 @@
+//! `ferrycopy`.
+
+fn main() -> std::process::ExitCode {
+    copy_backend::tool::main()
+}

@@ -1,0 +1,36 @@
+//! `ferrycopy copy`.
+
+use super::arguments::{CopyArguments, How};
+use super::devices::open_pair;
+use super::report::Summary;
+use super::{interrupt, run};
+use crate::copier::Copier;
+use crate::engine::EngineConfig;
+use crate::job::RangeCopy;
+use crate::ranges::{BytePosition, ByteRange};
+use anyhow::Result;
+use std::process::ExitCode;
+
+pub(super) fn config(how: &How) -> EngineConfig {
+    EngineConfig { route: how.route.into(), verify: how.verify.into(), offload_below: how.offload_below }
+}
+
+pub(super) fn copy(arguments: &CopyArguments) -> Result<ExitCode> {
+    let how = &arguments.how;
+    let pair = open_pair(&arguments.source.path, &arguments.destination.path, how.force)?;
+    let copier = Copier::new(pair.devices, config(how))?;
+    let range = |&(offset, length)| ByteRange { device: pair.source, offset, length };
+    let copy = RangeCopy {
+        sources: arguments.source.ranges.iter().map(range).collect(),
+        target: BytePosition { device: pair.destination, offset: arguments.destination.offset },
+        rate: how.rate,
+    };
+    copier.check(&copy)?;
+    interrupt::watch();
+    let bar = run::bar(copy.sources.iter().map(|range| range.length).sum());
+    let report = run::run(&copier, copy, &bar)?;
+    bar.finish_and_clear();
+    let summary = Summary::from(&report);
+    summary.print(how.json)?;
+    Ok(ExitCode::from(summary.exit()))
+}
