@@ -152,9 +152,10 @@ fn crates_depend_only_downwards() {
         ("mkfs", &["zns", "copy_backend", "gc", "fs"]),
         ("harness", &[]),
         ("scsi_target", &[]),
-        ("tests", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
+        ("guest", &["harness"]),
+        ("tests", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness", "guest"]),
         ("bench", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
-        ("xtask", &["harness"]),
+        ("xtask", &["harness", "guest"]),
     ]);
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["metadata", "--format-version", "1", "--no-deps"])

@@ -97,7 +97,7 @@ fn parse_artifacts(lines: &str) -> Vec<TestProgram> {
         .collect();
     // The quick and telling ones first: the crates from the bottom up, then what goes through a mount.
     let rank = |program: &TestProgram| {
-        let order = ["harness", "zns", "copy_backend", "gc", "fs", "mkfs", "xtask", "bench", "tests"];
+        let order = ["harness", "vm", "zns", "copy_backend", "gc", "fs", "mkfs", "xtask", "bench", "tests"];
         let package = program.name.split('/').next().unwrap_or_default();
         (order.iter().position(|p| *p == package).unwrap_or(order.len()), program.name.clone())
     };

@@ -70,8 +70,6 @@ impl Parser {
             match verdict.split_once(", ").map_or((verdict, ""), |(v, reason)| (v, reason)) {
                 ("ok", _) => self.tally.passed += 1,
                 ("FAILED", _) => self.tally.failed.push(name),
-                // What needs hardware that hardly anyone has, and says so, is no part of the suite.
-                ("ignored", reason) if reason.starts_with("on demand") => {}
                 ("ignored", reason) if reason.contains("run by the full suite") => self.tally.slow.push((name, reason.to_owned())),
                 ("ignored", reason) => {
                     let reason = if reason.is_empty() { "ignored without a reason" } else { reason };
@@ -172,7 +170,7 @@ mod tests {
 
     #[test]
     fn verdicts_are_counted() {
-        let text = "running 6 tests\ntest a ... ok\ntest b ... ignored, needs a drive\ntest e ... ignored, on demand: needs a drive\ntest f ... ignored, takes minutes: run by the full suite\ntest c ... FAILED\ntest d - should panic ... ok\n\
+        let text = "running 5 tests\ntest a ... ok\ntest b ... ignored, needs a drive\ntest f ... ignored, takes minutes: run by the full suite\ntest c ... FAILED\ntest d - should panic ... ok\n\
                     test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out";
         let tally = parse(text, false);
         assert_eq!(tally.line(), "2 passed, 1 failed, 1 skipped");

@@ -15,6 +15,13 @@ const NEEDS: &[Need] = &[
     need("git", "git", "a repository in the mount"),
     need("sqlite3", "sqlite3", "a database in the mount"),
     need("mkfs.ext4", "e2fsprogs", "a foreign filesystem that must not be overwritten"),
+    need("busybox", "busybox-static", "starting guests with real devices"),
+    need("modprobe", "kmod", "drivers in guests"),
+    need("xz", "xz-utils", "unpacking the kernels of guests"),
+    need("zstd", "zstd", "unpacking the kernels of guests"),
+    need("dmsetup", "dmsetup", "device-mapper in guests"),
+    need("cryptsetup", "cryptsetup-bin", "encrypted devices in guests"),
+    need("mdadm", "mdadm", "arrays in guests"),
 ];
 
 /// A suite that takes longer hangs.
@@ -34,6 +41,10 @@ pub struct TestArguments {
 pub fn run(arguments: &TestArguments) -> Result<bool> {
     let started = Instant::now();
     packages::provide(NEEDS)?;
+    // Tests on real devices run in guests. Where none can be started they are skipped, with the reason.
+    if let Err(error) = guest::prepare(&guest::Kernel::ALL, &|doing| println!("{doing}")) {
+        println!("note: the tests on real devices will be skipped: {error:#}");
+    }
     if let Some(reason) = packages::no_fuse() {
         println!("note: the tests that mount will be skipped: {reason}");
     }

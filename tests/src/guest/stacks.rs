@@ -1,0 +1,121 @@
+//! Block devices that a guest makes for itself: zoned memory (null_blk), an SMR disk (scsi_debug), device-mapper tables, md arrays. A guest
+//! ends with its test, so nothing is taken down.
+
+use harness::run;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// No program of an administrator takes longer, not even in translated code.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs a program that has to succeed; gives what it printed.
+///
+/// # Panics
+/// It failed.
+pub fn call<S: AsRef<std::ffi::OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> String {
+    let outcome = run(Command::new(program).args(arguments), LIMIT).and_then(harness::Outcome::ok);
+    outcome.unwrap_or_else(|error| panic!("{error:#}")).stdout
+}
+
+/// Loads a kernel module.
+pub fn load(module: &str, options: &[String]) {
+    call("modprobe", std::iter::once(module).chain(options.iter().map(String::as_str)));
+}
+
+/// Waits until `path` is there: devices appear some time after what made them returned.
+///
+/// # Panics
+/// It does not appear.
+pub fn appears(path: &Path) {
+    for _ in 0..500 {
+        if path.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{} does not appear", path.display());
+}
+
+/// A zoned device in memory. Sizes in MiB.
+#[derive(Clone, Copy, Debug)]
+pub struct NullBlock {
+    /// Of all zones together.
+    pub size: u32,
+    /// From zone to zone.
+    pub zone_size: u32,
+    /// What can be written of each.
+    pub zone_capacity: u32,
+    /// Zones at the beginning that have no write pointer.
+    pub conventional: u32,
+    /// Zones open at once; 0 for any number.
+    pub max_open: u32,
+    /// Zones open or closed at once; 0 for any number.
+    pub max_active: u32,
+    /// Bytes in a block.
+    pub block: u32,
+}
+
+impl Default for NullBlock {
+    fn default() -> Self {
+        NullBlock { size: 512, zone_size: 8, zone_capacity: 8, conventional: 0, max_open: 0, max_active: 0, block: 4096 }
+    }
+}
+
+impl NullBlock {
+    /// Makes it.
+    ///
+    /// # Panics
+    /// The kernel refuses.
+    pub fn create(self) -> PathBuf {
+        load("null_blk", &["nr_devices=0".to_owned()]);
+        let directory = Path::new("/sys/kernel/config/nullb/nullb0");
+        fs::create_dir(directory).unwrap_or_else(|error| panic!("making {}: {error}", directory.display()));
+        let attributes = [
+            ("size", self.size),
+            ("blocksize", self.block),
+            ("memory_backed", 1),
+            ("zoned", 1),
+            ("zone_size", self.zone_size),
+            ("zone_capacity", self.zone_capacity),
+            ("zone_nr_conv", self.conventional),
+            ("zone_max_open", self.max_open),
+            ("zone_max_active", self.max_active),
+            ("power", 1),
+        ];
+        for (name, value) in attributes {
+            let written = fs::write(directory.join(name), value.to_string());
+            written.unwrap_or_else(|error| panic!("null_blk: {name}={value}: {error}"));
+        }
+        let device = PathBuf::from("/dev/nullb0");
+        appears(&device);
+        device
+    }
+}
+
+/// A host-managed SMR disk in memory: `options` are those of scsi_debug, besides `zbc=managed`.
+///
+/// # Panics
+/// No disk appears.
+pub fn smr_disk(options: &[&str]) -> PathBuf {
+    load("sd_mod", &[]);
+    let options = ["zbc=managed", "delay=0"].iter().chain(options).map(|option| (*option).to_owned());
+    load("scsi_debug", &options.collect::<Vec<_>>());
+    let is_ours = |name: &str| {
+        let model = fs::read_to_string(format!("/sys/block/{name}/device/model")).unwrap_or_default();
+        model.trim() == "scsi_debug"
+            && fs::read_to_string(format!("/sys/block/{name}/queue/zoned")).is_ok_and(|zoned| zoned.trim() == "host-managed")
+    };
+    for _ in 0..500 {
+        let names =
+            fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        if let Some(name) = names.into_iter().find(|name| name.starts_with("sd") && is_ours(name)) {
+            let device = Path::new("/dev").join(name);
+            appears(&device);
+            return device;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no SMR disk appears");
+}
