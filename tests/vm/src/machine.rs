@@ -58,7 +58,7 @@ impl Run {
 impl Machine {
     /// A guest without devices, of 1.5 GiB.
     pub fn new(kernel: Kernel) -> Machine {
-        let deadline = Duration::from_secs(240);
+        let deadline = Duration::from_secs(600);
         Machine { kernel, memory_mib: 1536, devices: Vec::new(), shared: Vec::new(), environment: Vec::new(), resets: 0, deadline }
     }
 
