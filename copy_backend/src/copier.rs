@@ -11,7 +11,7 @@
 //! let copy = RangeCopy {
 //!     sources: vec![ByteRange { device: DeviceId(0), offset: 0, length: 1 << 20 }],
 //!     target: BytePosition { device: DeviceId(0), offset: 64 << 20 },
-//!     rate: None,
+//!     pace: None,
 //! };
 //! let report = copier.copy(copy)?;
 //! println!("{} bytes by {}", report.bytes, report.route());
@@ -57,43 +57,53 @@ pub struct Finished {
     pub report: Result<CopyReport>,
 }
 
+/// A rate limit for one copy, or for many that share it.
+#[derive(Debug)]
+pub struct Pace {
+    bucket: Mutex<TokenBucket>,
+    begin: Instant,
+    most: u64,
+}
+
+impl Pace {
+    /// At most `bytes_per_second`.
+    pub fn new(bytes_per_second: u64) -> Self {
+        let bucket = Mutex::new(TokenBucket::new(bytes_per_second, 0));
+        Self { bucket, begin: Instant::now(), most: command_bytes(bytes_per_second) }
+    }
+
+    /// Takes the turn of a command, if it has come; else says when to ask again.
+    fn turn(&self, bytes: u64) -> Option<Duration> {
+        let mut bucket = self.bucket.lock();
+        let wait = bucket.ready_in(self.begin.elapsed());
+        if !wait.is_zero() {
+            return Some(wait);
+        }
+        bucket.spend(bytes);
+        None
+    }
+}
+
 /// The word of the user in a copy: rate and cancellation, and how far it is.
 #[derive(Debug, Default)]
 pub(crate) struct Reins {
     cancelled: AtomicBool,
     copied: AtomicU64,
-    bucket: Option<Mutex<(TokenBucket, Instant)>>,
-    most: Option<u64>,
-}
-
-impl Reins {
-    fn new(rate: Option<u64>) -> Self {
-        let most = rate.map(command_bytes);
-        let bucket = rate.map(|rate| Mutex::new((TokenBucket::new(rate, 0), Instant::now())));
-        Self { bucket, most, ..Self::default() }
-    }
+    pace: Option<Arc<Pace>>,
 }
 
 impl Governor for Reins {
     fn admit(&self, bytes: u64) -> bool {
         while !self.cancelled.load(Ordering::Relaxed) {
-            let Some(bucket) = &self.bucket else { return true };
-            let wait = {
-                let mut guard = bucket.lock();
-                let now = guard.1.elapsed();
-                let wait = guard.0.ready_in(now);
-                if wait.is_zero() {
-                    guard.0.spend(bytes);
-                    return true;
-                }
-                wait
-            };
-            std::thread::sleep(wait.min(LOOK));
+            match self.pace.as_ref().and_then(|pace| pace.turn(bytes)) {
+                None => return true,
+                Some(wait) => std::thread::sleep(wait.min(LOOK)),
+            }
         }
         false
     }
     fn command_bytes(&self) -> u64 {
-        self.most.unwrap_or(u64::MAX)
+        self.pace.as_ref().map_or(u64::MAX, |pace| pace.most)
     }
     fn copied(&self, bytes: u64) {
         self.copied.fetch_add(bytes, Ordering::Relaxed);
@@ -215,7 +225,7 @@ impl Copier {
     pub fn submit(&self, copy: RangeCopy) -> Result<CopyId> {
         self.check(&copy)?;
         let footprint = Footprint::of(&self.shared.engine, &copy)?;
-        let reins = Arc::new(Reins::new(copy.rate));
+        let reins = Arc::new(Reins { pace: copy.pace.clone(), ..Reins::default() });
         let mut state = self.shared.state.lock();
         state.next += 1;
         let id = CopyId(state.next);

@@ -5,6 +5,7 @@
 //! sequential zone goes on only where its write pointer, read back, stands right behind what was done (invariant I9).
 
 use crate::backend::{FailureKind, Road};
+use crate::copier::Pace;
 use crate::engine::{CopyEngine, CopyRequest, RoadPreference};
 use crate::error::Result;
 use crate::governor::Governor;
@@ -12,6 +13,7 @@ use crate::ranges::{BytePosition, ByteRange, Piece, pieces};
 use crate::request::Carried;
 use crate::stats::CopyCounters;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zns::{DeviceId, IoClass, ZonedDevice};
 
@@ -23,14 +25,14 @@ const ATTEMPTS: u32 = 12;
 const HOST_ATTEMPTS: u32 = 2;
 
 /// A copy of byte ranges to one place, one behind the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RangeCopy {
     /// What to copy.
     pub sources: Vec<ByteRange>,
     /// Where to.
     pub target: BytePosition,
-    /// Bytes per second at most.
-    pub rate: Option<u64>,
+    /// How fast at most; copies that share one share its rate.
+    pub pace: Option<Arc<Pace>>,
 }
 
 /// How a copy ended.

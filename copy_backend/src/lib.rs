@@ -34,7 +34,7 @@ mod workers;
 mod tests;
 
 pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road, SourceRange, Target};
-pub use copier::{Copier, CopyId, Finished};
+pub use copier::{Copier, CopyId, Finished, Pace};
 pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RoadPreference, RouteChoice, VerifyMode};
 pub use error::{CopyError, Result};
 pub use governor::Governor;

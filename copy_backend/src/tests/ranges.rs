@@ -1,7 +1,7 @@
 //! Copies of byte ranges: between plain files, into zones, refused, stopped, failing.
 
 use super::{Lab, ZONE_BYTES, config};
-use crate::{BytePosition, ByteRange, Copier, CopyError, Ending, EngineConfig, RangeCopy, RangeError, Road, RouteChoice, VerifyMode};
+use crate::{BytePosition, ByteRange, Copier, CopyError, Ending, EngineConfig, Pace, RangeCopy, RangeError, Road, RouteChoice, VerifyMode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zns::raw::{RawOptions, open_raw};
@@ -47,7 +47,7 @@ fn range(device: u8, offset: u64, length: u64) -> ByteRange {
 }
 
 fn copy(sources: &[ByteRange], device: u8, offset: u64) -> RangeCopy {
-    RangeCopy { sources: sources.to_vec(), target: BytePosition { device: DeviceId(device), offset }, rate: None }
+    RangeCopy { sources: sources.to_vec(), target: BytePosition { device: DeviceId(device), offset }, pace: None }
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_copy_that_is_cancelled_tells_what_it_did() {
     let files = files();
     let copier = copier(&files, EngineConfig { route: RouteChoice::Host, ..EngineConfig::default() });
     // A command of 64 KiB every sixteen seconds, after the first.
-    let slow = RangeCopy { rate: Some(4096), ..copy(&[range(0, 0, MIB), range(0, 2 * MIB, MIB)], 1, 0) };
+    let slow = RangeCopy { pace: Some(Arc::new(Pace::new(4096))), ..copy(&[range(0, 0, MIB), range(0, 2 * MIB, MIB)], 1, 0) };
     let id = copier.submit(slow).unwrap();
     while copier.progress(id) == Some(0) {
         std::thread::yield_now();
@@ -188,7 +188,7 @@ fn wait_readable(copier: &Copier) {
 fn dropping_a_copier_ends_what_is_under_way() {
     let files = files();
     let copier = copier(&files, EngineConfig::default());
-    copier.submit(RangeCopy { rate: Some(1), ..copy(&[range(0, 0, 16 * MIB)], 1, 0) }).unwrap();
+    copier.submit(RangeCopy { pace: Some(Arc::new(Pace::new(1))), ..copy(&[range(0, 0, 16 * MIB)], 1, 0) }).unwrap();
     drop(copier);
 }
 

@@ -25,6 +25,8 @@ pub struct Arguments {
 pub enum Command {
     /// Copy byte ranges, gathering many sources into one place
     Copy(CopyArguments),
+    /// Copy a whole device to the same addresses of another; a zoned one up to its write pointers
+    Clone(CloneArguments),
     /// Say which copy roads lead from the first device to the second, with their limits, and why others are closed
     Caps(CapsArguments),
 }
@@ -88,7 +90,7 @@ pub struct How {
     /// Send copies below these layers of the kernel, whose tables must not change meanwhile: dm, md
     #[arg(long, value_name = "dm,md", default_value = "none")]
     pub offload_below: OffloadBelow,
-    /// Use devices that are mounted or otherwise in use
+    /// Use devices that are mounted or otherwise in use; for a clone also reset zones of the destination that are not empty
     #[arg(long)]
     pub force: bool,
     /// Print the result as JSON
@@ -108,6 +110,23 @@ pub struct CopyArguments {
     /// Where to: the ranges land there one behind the other
     #[arg(value_name = "DST:OFFSET")]
     pub destination: Destination,
+}
+
+/// `ferrycopy clone`.
+#[derive(Debug, Args)]
+pub struct CloneArguments {
+    /// How.
+    #[command(flatten)]
+    pub how: How,
+    /// Remember in this file how far the clone is: the same command goes on from there. Removed at the end
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// The device to copy
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    /// Where to; a file that does not exist is made. Zones of a zoned device must be empty, or are reset with --force
+    #[arg(value_name = "DST")]
+    pub destination: PathBuf,
 }
 
 /// `ferrycopy caps`.

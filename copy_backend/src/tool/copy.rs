@@ -4,12 +4,13 @@ use super::arguments::{CopyArguments, How};
 use super::devices::open_pair;
 use super::report::Summary;
 use super::{interrupt, run};
-use crate::copier::Copier;
+use crate::copier::{Copier, Pace};
 use crate::engine::EngineConfig;
 use crate::job::RangeCopy;
 use crate::ranges::{BytePosition, ByteRange};
 use anyhow::Result;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 pub(super) fn config(how: &How) -> EngineConfig {
     EngineConfig { route: how.route.into(), verify: how.verify.into(), offload_below: how.offload_below }
@@ -23,7 +24,7 @@ pub(super) fn copy(arguments: &CopyArguments) -> Result<ExitCode> {
     let copy = RangeCopy {
         sources: arguments.source.ranges.iter().map(range).collect(),
         target: BytePosition { device: pair.destination, offset: arguments.destination.offset },
-        rate: how.rate,
+        pace: how.rate.map(|rate| Arc::new(Pace::new(rate))),
     };
     copier.check(&copy)?;
     interrupt::watch();

@@ -6,12 +6,16 @@
 
 pub mod arguments;
 mod caps;
+mod clone;
+mod clone_plan;
 mod copy;
 mod devices;
+mod identity;
 mod interrupt;
 mod place;
 mod report;
 mod run;
+mod state;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
@@ -44,6 +48,7 @@ pub fn main() -> ExitCode {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     let outcome = match arguments.command {
         Command::Copy(arguments) => copy::copy(&arguments),
+        Command::Clone(arguments) => clone::clone(&arguments),
         Command::Caps(arguments) => caps::caps(&arguments),
     };
     outcome.unwrap_or_else(|error| {

@@ -135,12 +135,17 @@ impl Summary {
         use std::io::Write;
         let text = if json { serde_json::to_string_pretty(self)? } else { self.text() };
         writeln!(std::io::stdout(), "{text}")?;
+        self.complain();
+        Ok(())
+    }
+
+    /// Why it is not whole.
+    pub fn complain(&self) {
         match (self.status, &self.error) {
             ("stopped", _) => eprintln!("ferrycopy: interrupted after {} bytes", self.bytes),
             (_, Some(reason)) => eprintln!("ferrycopy: failed after {} bytes: {reason}", self.bytes),
             _ => {}
         }
-        Ok(())
     }
 }
 

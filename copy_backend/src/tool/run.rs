@@ -1,7 +1,7 @@
 //! One copy from submission to its end: progress on a terminal, interruption.
 
 use super::interrupt;
-use crate::copier::Copier;
+use crate::copier::{Copier, CopyId};
 use crate::job::{CopyReport, RangeCopy};
 use anyhow::{Result, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,21 +22,52 @@ pub(super) fn bar(bytes: u64) -> ProgressBar {
 
 /// Copies; the bar moves on from where it stands.
 pub(super) fn run(copier: &Copier, copy: RangeCopy, bar: &ProgressBar) -> Result<CopyReport> {
+    run_all(copier, vec![copy], bar)?.pop().ok_or_else(|| anyhow!("the end of the copy was lost"))
+}
+
+/// Copies side by side; reports in the order of the copies. After an interrupt all end.
+pub(super) fn run_all(copier: &Copier, copies: Vec<RangeCopy>, bar: &ProgressBar) -> Result<Vec<CopyReport>> {
     let begin = bar.position();
-    let id = copier.submit(copy)?;
-    loop {
-        let fd = copier.event_fd();
-        // An error (EINTR) only brings the next look earlier.
-        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&TICK));
-        if interrupt::asked() {
-            copier.cancel(id);
-        }
-        match copier.progress(id) {
-            Some(copied) => bar.set_position(begin + copied),
-            None => break,
+    let mut ids = Vec::with_capacity(copies.len());
+    let mut refused = None;
+    for copy in copies {
+        match copier.submit(copy) {
+            Ok(id) => ids.push(id),
+            Err(error) => {
+                cancel_all(copier, &ids);
+                refused = Some(error);
+                break;
+            }
         }
     }
-    let report = copier.wait(id).ok_or_else(|| anyhow!("the end of the copy was lost"))??;
-    bar.set_position(begin + report.bytes);
-    Ok(report)
+    let mut reports = Vec::with_capacity(ids.len());
+    let mut ended = 0;
+    for (index, &id) in ids.iter().enumerate() {
+        while let Some(copied) = copier.progress(id) {
+            let others: u64 = ids[index + 1..].iter().filter_map(|id| copier.progress(*id)).sum();
+            bar.set_position(begin + ended + copied + others);
+            if interrupt::asked() {
+                cancel_all(copier, &ids);
+            }
+            let fd = copier.event_fd();
+            // An error (EINTR) only brings the next look earlier.
+            let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&TICK));
+            if index + 1 < ids.len() && copier.progress(id).is_some() {
+                // The descriptor may tell of another one, and stays readable until that one's report is taken.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        let report = copier.wait(id).ok_or_else(|| anyhow!("the end of the copy was lost"))??;
+        ended += report.bytes;
+        reports.push(report);
+    }
+    bar.set_position(begin + ended);
+    refused.map_or(Ok(reports), |error| Err(error.into()))
+}
+
+/// Those that have ended already need no word.
+fn cancel_all(copier: &Copier, ids: &[CopyId]) {
+    for id in ids {
+        copier.cancel(*id);
+    }
 }
