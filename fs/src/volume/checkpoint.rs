@@ -139,7 +139,7 @@ impl Volume {
     }
 
     /// Step 1.
-    fn forget_dead_zones(&self) -> Result<()> {
+    pub(super) fn forget_dead_zones(&self) -> Result<()> {
         let dead = self.state.lock().zones.to_forget();
         for zone in dead {
             while self.change(|state| {
@@ -328,31 +328,36 @@ impl Volume {
 
     /// Step 5.
     fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
-        let mut freed = 0;
-        for addr in dead {
-            let resettable = self.state.lock().zones.is_resettable(*addr);
-            if !resettable {
-                continue;
+        let resettable = |addr: &&Addr| self.state.lock().zones.is_resettable(**addr);
+        dead.iter().filter(resettable).map(|addr| u32::from(self.reset_zone(*addr))).sum()
+    }
+
+    /// Resets zones that hold nothing; what cannot be reset is retired.
+    pub(super) fn reset_zones(&self, zones: &[Addr]) {
+        zones.iter().for_each(|addr| {
+            self.reset_zone(*addr);
+        });
+    }
+
+    fn reset_zone(&self, addr: Addr) -> bool {
+        let started = Instant::now();
+        let outcome = self.members.manage(addr, ZoneAction::Reset);
+        let mut state = self.state.lock();
+        match outcome {
+            Ok(()) => {
+                let was_data = state.zones.entry(addr).is_some_and(|e| e.role.is_data() || e.role == Role::Metadata);
+                state.zones.note_reset(addr);
+                let zone = gc::SegmentId { device: addr.device(), zone: addr.zone() };
+                self.tracer.emit(|| Event::Reset { zone, us: micros(started) });
+                self.counters.zones_reclaimed.fetch_add(u64::from(was_data), Ordering::Relaxed);
+                true
             }
-            let started = Instant::now();
-            let outcome = self.members.manage(*addr, ZoneAction::Reset);
-            let mut state = self.state.lock();
-            match outcome {
-                Ok(()) => {
-                    let was_data = state.zones.entry(*addr).is_some_and(|e| e.role.is_data() || e.role == Role::Metadata);
-                    state.zones.note_reset(*addr);
-                    freed += 1;
-                    let zone = gc::SegmentId { device: addr.device(), zone: addr.zone() };
-                    self.tracer.emit(|| Event::Reset { zone, us: micros(started) });
-                    self.counters.zones_reclaimed.fetch_add(u64::from(was_data), Ordering::Relaxed);
-                }
-                Err(error) => {
-                    tracing::warn!("resetting zone {addr} failed: {error}; the zone is retired");
-                    state.zones.retire(*addr);
-                }
+            Err(error) => {
+                tracing::warn!("resetting zone {addr} failed: {error}; the zone is retired");
+                state.zones.retire(addr);
+                false
             }
         }
-        freed
     }
 }
 

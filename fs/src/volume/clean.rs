@@ -60,6 +60,11 @@ impl LogSpace for Space {
     fn segments(&self) -> Vec<SegmentInfo> {
         let Ok(volume) = self.volume() else { return Vec::new() };
         let state = volume.state.lock();
+        // Where no data can be moved to, metadata still can: checkpoints write it anew. Only what pays for such a checkpoint is offered.
+        let movable = state.zones.can_relocate();
+        let worth = |(addr, e): &(Addr, &crate::format::segment::SegmentEntry)| {
+            movable || (e.role == Role::Metadata && e.live < state.zones.capacity(addr.device()) / 4 * 3)
+        };
         let info = |(addr, e): (Addr, &crate::format::segment::SegmentEntry)| {
             let capacity = state.zones.capacity(addr.device());
             // Data is moved by the device, metadata by the host, which writes what is live anew: it has to be worth that.
@@ -70,7 +75,7 @@ impl LogSpace for Space {
             let id = SegmentId { device: addr.device(), zone: addr.zone() };
             SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at: e.written_at }
         };
-        state.zones.victims().map(info).collect()
+        state.zones.victims().filter(worth).map(info).collect()
     }
 
     fn now(&self) -> Seq {
@@ -355,13 +360,23 @@ impl Volume {
     }
 
     fn clean_until_writable(&self, blocks: u64) -> Result<()> {
+        let outcome = self.try_until_writable(blocks);
+        self.state.lock().zones.set_last_resort(false);
+        outcome
+    }
+
+    fn try_until_writable(&self, blocks: u64) -> Result<()> {
         let smallest = self.identity.members.iter().map(|m| m.zone_capacity).min().unwrap_or(1);
         let shared = BLOCKED_BLOCKS / smallest;
+        let effort = Effort::new(self);
         let mut fruitless = 0;
         loop {
             self.check_writable()?;
             if self.state.lock().zones.writable() >= blocks {
                 return Ok(());
+            }
+            if effort.is_spent(self) {
+                return Err(FsError::NoSpace);
             }
             if self.free_waiting()? {
                 continue;
@@ -381,6 +396,30 @@ impl Volume {
             if fruitless > 3 {
                 return Err(FsError::NoSpace);
             }
+            // Then the last zone that cleaning can have.
+            self.state.lock().zones.set_last_resort(fruitless > 1);
         }
+    }
+}
+
+/// What waiting for space has cost so far. Cleaning comes to an end where it moves the same few free blocks around without gathering them.
+struct Effort {
+    relocated: u64,
+    checkpoints: u64,
+}
+
+impl Effort {
+    fn new(volume: &Volume) -> Self {
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Self { relocated: get(&volume.counters.relocated), checkpoints: get(&volume.counters.checkpoints) }
+    }
+
+    /// Has everything been moved twice, or been written down more often than there are zones?
+    fn is_spent(&self, volume: &Volume) -> bool {
+        let now = Self::new(volume);
+        let members = &volume.identity.members;
+        let blocks: u64 = members.iter().map(|m| u64::from(m.zones) * u64::from(m.zone_capacity)).sum();
+        let zones: u64 = members.iter().map(|m| u64::from(m.zones)).sum();
+        now.relocated - self.relocated > 2 * blocks * BLOCK as u64 || now.checkpoints - self.checkpoints > 2 * zones + 64
     }
 }

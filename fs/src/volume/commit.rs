@@ -145,6 +145,10 @@ impl Volume {
 
     /// Cuts the batch under the lock: nothing has changed when this says what is missing.
     pub(super) fn cut_batch(&self, state: &mut State, log: bool) -> std::result::Result<Batch, NoCut> {
+        // Before the places of the data are looked up: both take from the empty zones.
+        if log {
+            state.log.ensure_zones(&mut state.zones);
+        }
         let runs = state.pages.dirty_runs();
         let blocks: u64 = runs.iter().map(|r| u64::from(r.2)).sum();
         let places = state.zones.preview(Role::User, blocks);
@@ -168,11 +172,8 @@ impl Volume {
             missing.dedup();
             return Err(NoCut::Need(missing));
         }
-        if log {
-            state.log.ensure_zones(&mut state.zones);
-            if state.log.room(&state.zones) < LogWriter::blocks_for(bytes) {
-                return Err(NoCut::LogFull);
-            }
+        if log && state.log.room(&state.zones) < LogWriter::blocks_for(bytes) {
+            return Err(NoCut::LogFull);
         }
         self.carry_out_cut(state, &places, split, log)
     }
@@ -186,8 +187,11 @@ impl Volume {
     ) -> std::result::Result<Batch, NoCut> {
         for (addr, blocks) in places {
             state.zones.begin_write(*addr);
-            let got = state.zones.allocate(Role::User, *blocks);
-            debug_assert_eq!(got, Some((*addr, *blocks)), "allocation follows its preview");
+            // The mappings say what the preview said: anything else would be data in the wrong place.
+            if state.zones.allocate(Role::User, *blocks) != Some((*addr, *blocks)) {
+                self.fail("space was allocated elsewhere than foreseen".into());
+                return Err(NoCut::Fail(FsError::Internal("an allocation that does not follow its preview")));
+            }
         }
         let (generation, pages) = state.pages.cut();
         let mut pages = pages.into_iter();
@@ -320,11 +324,18 @@ impl Volume {
 
     /// Tells devices to finish the zones that were ended early, so that they no longer count as active.
     pub(super) fn finish_ended_zones(&self) {
-        let ended = self.state.lock().zones.take_to_finish();
+        let ended = {
+            let mut state = self.state.lock();
+            let ended = state.zones.take_to_finish();
+            // Until then nobody resets them: a zone that is finished after its reset is full.
+            ended.iter().for_each(|addr| state.zones.begin_write(*addr));
+            ended
+        };
         for addr in ended {
             if let Err(error) = self.members.manage(addr, zns::ZoneAction::Finish) {
                 tracing::warn!("finishing zone {addr} failed: {error}");
             }
+            self.state.lock().zones.end_write(addr);
         }
     }
 }

@@ -25,6 +25,9 @@ const CHUNK_BLOCKS: u64 = 4096;
 /// Most bytes that pass through host memory at once.
 const HOST_BYTES: u64 = 1 << 20;
 
+/// A copy that found no space waits for it so often, without its source in hand.
+const ATTEMPTS: u32 = 3;
+
 /// A call under way.
 struct Job<'a> {
     source: Snapshot<'a>,
@@ -91,6 +94,17 @@ impl Volume {
     pub fn copy_file_range(&self, src: Ino, src_offset: u64, dst: Ino, dst_offset: u64, len: u64) -> Result<u64> {
         self.check_writable()?;
         self.counters.copy_calls.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..ATTEMPTS {
+            match self.copy_once(src, src_offset, dst, dst_offset, len) {
+                // The call itself pins its source: emptied zones of it come back only when it lets go.
+                Err(FsError::NoSpace) => self.wait_for_space(len.div_ceil(B).clamp(1, CHUNK_BLOCKS))?,
+                outcome => return outcome,
+            }
+        }
+        self.copy_once(src, src_offset, dst, dst_offset, len)
+    }
+
+    fn copy_once(&self, src: Ino, src_offset: u64, dst: Ino, dst_offset: u64, len: u64) -> Result<u64> {
         let len = len.min(CALL_BYTES).min(MAX_FILE_SIZE.saturating_sub(src_offset));
         self.ask(|state| regular_file(&state.tree, dst))?;
         let last = src_offset.saturating_add(len);

@@ -41,11 +41,18 @@ impl Volume {
         let volume = Self::build(devices, rings, superblock, options)?;
         volume.load_zone_table()?;
         let reports = volume.read_reports()?;
+        let log = &volume.identity.log;
+        let mut unused = volume.state.lock().zones.unused_since_checkpoint(&[log.addr.zone_base(), log.next_zone]);
         let replay = volume.replay(&reports)?;
-        volume.settle_zones(&reports, replay.clean)?;
+        unused.retain(|zone| !replay.touched.contains(zone));
         if let Some(damage) = replay.damage {
             volume.fail(damage);
         }
+        if volume.is_writable() {
+            // Their summaries leave the tree before they become something else.
+            volume.forget_dead_zones()?;
+        }
+        volume.settle_zones(&reports, replay.clean, &unused)?;
         if volume.is_writable() {
             volume.bring_rings_up_to_date()?;
             // No append and no reset before the new epoch is durable.
@@ -188,10 +195,15 @@ impl Volume {
     /// Reconciles the zone table with what the devices say, after replay.
     ///
     /// Heads are resumed only after a clean unmount and only where the device's write pointer agrees. Zones that were written after
-    /// the checkpoint and that the log does not map hold nothing: they are reset with the checkpoint that ends the mount.
-    fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool) -> Result<()> {
+    /// the checkpoint and that the log does not map hold nothing, like those that were dead in it.
+    ///
+    /// `unused` and those written in vain are empty before the checkpoint that ends the mount needs room: the volume counted on them when it
+    /// went down, and many crashes in a row must not use up what there is. Whatever part of the log a next mount finds, nothing of it lies
+    /// there (I2).
+    fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool, unused: &[Addr]) -> Result<()> {
         let mut state = self.state.lock();
         let zones = &mut state.zones;
+        let unwritten: Vec<Addr> = zones.iter().filter(|(_, e)| e.phase == Phase::Empty).map(|(addr, _)| addr).collect();
         if !clean {
             zones.end_all_heads();
         }
@@ -200,6 +212,13 @@ impl Volume {
         }
         for info in reports.iter().enumerate().flat_map(|(d, zones)| zones.iter().map(move |z| (d, z))) {
             self.settle_zone(zones, info.0, info.1);
+        }
+        let in_vain = unwritten.iter().filter(|addr| zones.entry(**addr).is_some_and(|e| e.phase == Phase::Closed));
+        let to_empty: Vec<Addr> = unused.iter().chain(in_vain).copied().filter(|addr| zones.is_resettable(*addr)).collect();
+        let is_software = |addr: &Addr| self.members.device(addr.device()).geometry().software_zones;
+        let (by_software, by_device): (Vec<Addr>, Vec<Addr>) = to_empty.into_iter().partition(is_software);
+        if self.is_writable() {
+            by_software.iter().for_each(|addr| zones.note_reset(*addr));
         }
         // Only what is active on its device has to be finished there.
         let is_active = |addr: &Addr| {
@@ -215,6 +234,7 @@ impl Volume {
             }
         }
         if self.is_writable() {
+            self.reset_zones(&by_device);
             self.finish_ended_zones();
         }
         Ok(())

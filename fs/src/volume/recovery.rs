@@ -11,6 +11,7 @@ use crate::format::log::{self, Fragment};
 use crate::format::record::Delta;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::volume::Volume;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use zns::{AlignedBuf, IoClass, ZoneInfo};
 
@@ -21,6 +22,8 @@ pub(crate) struct Replay {
     pub clean: bool,
     /// Something acknowledged is lost: the volume must not be written to.
     pub damage: Option<String>,
+    /// Zones that hold the log that was followed, or what it maps.
+    pub touched: BTreeSet<Addr>,
 }
 
 /// A fragment of the chain.
@@ -35,10 +38,11 @@ impl Volume {
     pub(super) fn replay(&self, reports: &[Vec<ZoneInfo>]) -> Result<Replay> {
         let start = self.identity.log;
         if start.addr.is_none() {
-            return Ok(Replay { clean: self.identity.clean, damage: None });
+            return Ok(Replay { clean: self.identity.clean, ..Replay::default() });
         }
         let (chain, flushed, damage) = self.read_chain()?;
         self.keep_chain(&chain);
+        let mut touched: BTreeSet<Addr> = chain.iter().map(|found| found.addr.zone_base()).collect();
         let mut body = Vec::new();
         let mut applied = 0;
         for found in &chain {
@@ -56,11 +60,15 @@ impl Volume {
             if batch > flushed && !self.payload_is_there(&deltas, reports) {
                 break;
             }
+            touched.extend(deltas.iter().filter_map(|delta| match delta {
+                Delta::Map { addr, .. } => Some(addr.zone_base()),
+                _ => None,
+            }));
             self.apply_batch(batch, &deltas)?;
             applied += 1;
         }
         self.counters.replayed.store(applied, Ordering::Relaxed);
-        Ok(Replay { clean: self.identity.clean && applied == 0, damage })
+        Ok(Replay { clean: self.identity.clean && applied == 0, damage, touched })
     }
 
     /// The zones of the chain are taken, also those that were opened after the checkpoint: nothing may be written over them before the

@@ -35,10 +35,25 @@ impl ZoneTable {
             // Beyond its own reserve the log takes only what nobody else counts on; else a checkpoint comes first (I8).
             Role::Log => self.reserves.checkpoint_zones + self.reserves.gc_zones,
             Role::Metadata => self.log_claim(),
-            Role::RelocatedByDevice | Role::RelocatedByHost => self.log_claim() + self.reserves.checkpoint_zones + self.promised_zones(),
+            Role::RelocatedByDevice | Role::RelocatedByHost => {
+                let lent = u32::from(self.last_resort);
+                self.log_claim() + self.reserves.checkpoint_zones.saturating_sub(lent) + self.promised_zones()
+            }
             // What users write was promised against the floor that `writable` keeps.
             _ => self.log_claim() + self.reserves.checkpoint_zones,
         }
+    }
+
+    /// Lends cleaning the zone of the checkpoint reserve that exceeds two checkpoints. A crash costs cleaning what was left in its open zones:
+    /// with this zone it can move all that lives in some other one, which is free after the next checkpoint.
+    pub fn set_last_resort(&mut self, lent: bool) {
+        self.last_resort = lent;
+    }
+
+    /// Is there anywhere to relocate to?
+    pub fn can_relocate(&self) -> bool {
+        let roles = [Role::RelocatedByDevice, Role::RelocatedByHost];
+        roles.iter().any(|role| self.head_room(*role) > 0) || self.empty_zones() > self.floor(Role::RelocatedByDevice)
     }
 
     /// Blocks left in the open zone of a head.

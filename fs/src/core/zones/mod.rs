@@ -83,6 +83,8 @@ pub struct ZoneTable {
     live_metadata: u64,
     unwritten: u64,
     promised: u64,
+    /// Cleaning may take one zone of the checkpoint reserve.
+    last_resort: bool,
     clock: u64,
     log_held: u32,
     to_finish: Vec<Addr>,
@@ -128,6 +130,7 @@ impl ZoneTable {
             live_metadata: 0,
             unwritten: 0,
             promised: 0,
+            last_resort: false,
             clock: 0,
             log_held: 0,
             to_finish: Vec::new(),

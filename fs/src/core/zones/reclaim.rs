@@ -101,6 +101,12 @@ impl ZoneTable {
             .collect()
     }
 
+    /// Right after the table was loaded: the closed zones in which the checkpoint has nothing live, but those where its log begins. The volume
+    /// was free to reset them as soon as that checkpoint was durable.
+    pub fn unused_since_checkpoint(&self, log_keep: &[Addr]) -> Vec<Addr> {
+        self.dead().map(|(addr, _)| addr).filter(|addr| !log_keep.contains(addr)).collect()
+    }
+
     /// Zones that will become empty with the next checkpoint.
     pub fn dead_zones(&self) -> u32 {
         self.dead().filter(|(_, zone)| zone.entry.role != Role::Log).count() as u32
@@ -119,6 +125,8 @@ impl ZoneTable {
         let zone = self.zone_mut(addr);
         zone.entry = SegmentEntry { resets: zone.entry.resets + 1, ..SegmentEntry::EMPTY };
         zone.forgotten = false;
+        // It is not active any more, and must not become full.
+        self.to_finish.retain(|ended| *ended != addr.zone_base());
         let device = &mut self.devices[usize::from(addr.device().0)];
         device.empty.set(addr.zone().0 as usize, true);
         device.empty_count += 1;
