@@ -32,8 +32,12 @@ use crate::governor::{Free, Governor};
 use crate::host::HostRoad;
 use crate::image::ImageRoad;
 use crate::plan;
+use crate::reflink::ReflinkRoad;
 use crate::request::{Carried, Progress};
 use crate::route::{OpenRoad, RouteLimits, RouteStatus, Routes};
+use crate::scsi::place::Places;
+use crate::scsi_token::TokenRoad;
+use crate::scsi_xcopy::XcopyRoad;
 use crate::stats::{CopyCounters, Stats};
 use crate::topology::{OffloadBelow, Topology};
 use parking_lot::Mutex;
@@ -172,9 +176,13 @@ impl CopyEngine {
     /// [`CopyBackend`], and one line here. Roads to real devices are given the topology: none looks up a device by itself.
     pub fn for_devices(devices: Vec<Arc<dyn ZonedDevice>>, config: EngineConfig) -> Self {
         let shared: Arc<[Arc<dyn ZonedDevice>]> = devices.clone().into();
-        let _topology = Arc::new(Topology::new(shared.clone(), config.offload_below));
+        let topology = Arc::new(Topology::new(shared.clone(), config.offload_below));
+        let scsi = Arc::new(Places::new(shared.clone(), topology));
         let backends: Vec<Arc<dyn CopyBackend>> = vec![
-            // nvme, scsi-xcopy, scsi-token, reflink
+            // nvme
+            Arc::new(XcopyRoad::new(scsi.clone())),
+            Arc::new(TokenRoad::new(scsi)),
+            Arc::new(ReflinkRoad::new(shared.clone())),
             Arc::new(ImageRoad::new(shared.clone())),
             Arc::new(HostRoad::new(shared)),
         ];
@@ -353,7 +361,10 @@ impl CopyEngine {
         let open = if self.config.route == RouteChoice::Host { None } else { routes.open(from, to) };
         let label = |id: DeviceId| self.devices.get(usize::from(id.0)).map_or_else(|| format!("device {id}"), |d| d.label());
         if let Some(OpenRoad { caps, .. }) = open {
-            let reason = format!("offered by {}", label(to));
+            let reason = match caps.road {
+                Road::Reflink => format!("the filesystem of {} lets ranges share blocks: nothing is moved", label(to)),
+                _ => format!("offered by {}", label(to)),
+            };
             return RouteStatus { from, to, road: caps.road, reason, simulated: caps.simulated, limits: (&caps).into() };
         }
         let reason = if self.config.route == RouteChoice::Host { "copy_route=host".into() } else { routes.reason(from, to) };

@@ -22,6 +22,8 @@ const NEEDS: &[Need] = &[
     need("dmsetup", "dmsetup", "device-mapper in guests"),
     need("cryptsetup", "cryptsetup-bin", "encrypted devices in guests"),
     need("mdadm", "mdadm", "arrays in guests"),
+    need("mkfs.xfs", "xfsprogs", "a filesystem whose files share blocks"),
+    need("mkfs.btrfs", "btrfs-progs", "another one"),
 ];
 
 /// A suite that takes longer hangs.

@@ -6,6 +6,7 @@
 
 pub mod block_limits;
 pub mod capacity;
+pub mod carrier;
 pub mod designator;
 pub mod error;
 pub mod extended_copy;
@@ -13,6 +14,7 @@ pub mod fields;
 pub mod inquiry;
 pub mod operating_parameters;
 pub mod outcome;
+pub mod place;
 pub mod sense;
 pub mod sg_io;
 pub mod third_party;

@@ -5,7 +5,7 @@ mod faults;
 mod files;
 mod plan;
 mod ranges;
-pub(crate) mod scsi_wire;
+pub(crate) mod scsi;
 
 use crate::{CopyEngine, CopyRequest, EngineConfig, RoadPreference, SourceRange, Target};
 use std::sync::Arc;

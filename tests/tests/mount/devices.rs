@@ -12,11 +12,11 @@ use tests::skip::{no_mounts, skip};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A loop device over a file; gone with this.
-struct Loop(PathBuf);
+pub struct Loop(PathBuf);
 
 impl Loop {
     /// `None` after noting a skip where there are none.
-    fn new(file: &Path, bytes: u64) -> Option<Loop> {
+    pub fn new(file: &Path, bytes: u64) -> Option<Loop> {
         if let Some(reason) = no_mounts() {
             skip(reason);
             return None;
@@ -29,6 +29,11 @@ impl Loop {
                 None
             }
         }
+    }
+
+    /// The device.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

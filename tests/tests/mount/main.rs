@@ -13,4 +13,5 @@ mod names;
 mod nodes;
 mod options;
 mod programs;
+mod reflink;
 mod space;

@@ -1,7 +1,7 @@
 //! A unit against the target in memory.
 
 use crate::scsi::{Data, ScsiError, Unit};
-use crate::tests::scsi_wire::Wire;
+use crate::tests::scsi::wire::Wire;
 use scsi_target::{Code, DiskConfig, Fault, Key, Refusal, Target};
 use std::sync::Arc;
 
