@@ -115,10 +115,22 @@ impl FailureKind {
     /// The class of an NVMe status.
     pub fn of_nvme(status: NvmeStatus) -> Self {
         match status {
-            NvmeStatus::INVALID_OPCODE | NvmeStatus::INVALID_FIELD => Self::Unsupported,
-            NvmeStatus::SIZE_LIMIT => Self::TooLarge,
-            NvmeStatus::READ_ERROR => Self::SourceMedia,
-            NvmeStatus::WRITE_FAULT => Self::DestinationMedia,
+            NvmeStatus::INVALID_OPCODE
+            | NvmeStatus::INVALID_FIELD
+            | NvmeStatus::INVALID_NAMESPACE
+            | NvmeStatus::LBA_OUT_OF_RANGE
+            | NvmeStatus::INVALID_PROTECTION
+            | NvmeStatus::INCOMPATIBLE
+            | NvmeStatus::NOT_FAST
+            | NvmeStatus::NOT_REACHABLE
+            | NvmeStatus::ACCESS_DENIED => Self::Unsupported,
+            NvmeStatus::SIZE_LIMIT | NvmeStatus::INSUFFICIENT_RESOURCES => Self::TooLarge,
+            NvmeStatus::READ_ERROR
+            | NvmeStatus::GUARD_CHECK
+            | NvmeStatus::APPLICATION_TAG_CHECK
+            | NvmeStatus::REFERENCE_TAG_CHECK
+            | NvmeStatus::DEALLOCATED => Self::SourceMedia,
+            NvmeStatus::WRITE_FAULT | NvmeStatus::READ_ONLY_RANGE => Self::DestinationMedia,
             NvmeStatus(0x1b8..=0x1bf) => Self::DestinationZone,
             _ => Self::Transient,
         }

@@ -31,6 +31,7 @@ use crate::error::{CopyError, Result};
 use crate::governor::{Free, Governor};
 use crate::host::HostRoad;
 use crate::image::ImageRoad;
+use crate::nvme::NvmeRoad;
 use crate::plan;
 use crate::reflink::ReflinkRoad;
 use crate::request::{Carried, Progress};
@@ -177,9 +178,9 @@ impl CopyEngine {
     pub fn for_devices(devices: Vec<Arc<dyn ZonedDevice>>, config: EngineConfig) -> Self {
         let shared: Arc<[Arc<dyn ZonedDevice>]> = devices.clone().into();
         let topology = Arc::new(Topology::new(shared.clone(), config.offload_below));
-        let scsi = Arc::new(Places::new(shared.clone(), topology));
+        let scsi = Arc::new(Places::new(shared.clone(), topology.clone()));
         let backends: Vec<Arc<dyn CopyBackend>> = vec![
-            // nvme
+            Arc::new(NvmeRoad::new(shared.clone(), topology.clone())),
             Arc::new(XcopyRoad::new(scsi.clone())),
             Arc::new(TokenRoad::new(scsi)),
             Arc::new(ReflinkRoad::new(shared.clone())),

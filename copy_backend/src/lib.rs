@@ -17,6 +17,7 @@ pub mod governor;
 pub mod host;
 pub mod image;
 pub mod job;
+pub mod nvme;
 pub mod plan;
 pub mod ranges;
 pub mod rate;

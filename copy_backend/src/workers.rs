@@ -8,41 +8,65 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use zns::Ticket;
 
-type Job = Box<dyn FnOnce() -> CopyOutcome + Send>;
+/// What a job gives; and what whoever waits for one that vanished is told.
+pub(crate) trait Lost: Send + 'static {
+    /// The job is gone: nothing is known to be done.
+    fn lost() -> Self;
+}
 
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<(u64, Job)>,
+impl Lost for CopyOutcome {
+    fn lost() -> Self {
+        Self::failed(0, FailureKind::Transient, "the copy was lost")
+    }
+}
+
+type Job<T> = Box<dyn FnOnce() -> T + Send>;
+
+struct State<T> {
+    waiting: VecDeque<(u64, Job<T>)>,
     running: std::collections::HashSet<u64>,
-    done: HashMap<u64, CopyOutcome>,
+    done: HashMap<u64, T>,
     next: u64,
     idle: usize,
     stop: bool,
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct Shared<T> {
+    state: Mutex<State<T>>,
     work: Condvar,
     finished: Condvar,
 }
 
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            running: std::collections::HashSet::new(),
+            done: HashMap::new(),
+            next: 0,
+            idle: 0,
+            stop: false,
+        };
+        Self { state: Mutex::new(state), work: Condvar::new(), finished: Condvar::new() }
+    }
+}
+
 /// Threads start when there is work for them, so that an engine may be built before a daemon forks.
-pub(crate) struct Workers {
-    shared: Arc<Shared>,
+pub(crate) struct Workers<T: Lost = CopyOutcome> {
+    shared: Arc<Shared<T>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     most: usize,
     name: &'static str,
 }
 
-impl Workers {
+impl<T: Lost> Workers<T> {
     /// At most `most` threads.
     pub fn new(name: &'static str, most: usize) -> Self {
         Self { shared: Arc::default(), threads: Mutex::default(), most: most.max(1), name }
     }
 
     /// Queues a job.
-    pub fn submit(&self, job: impl FnOnce() -> CopyOutcome + Send + 'static) -> Ticket {
+    pub fn submit(&self, job: impl FnOnce() -> T + Send + 'static) -> Ticket {
         let mut state = self.shared.state.lock();
         let id = state.next;
         state.next += 1;
@@ -70,7 +94,7 @@ impl Workers {
     }
 
     /// Waits for a job. A ticket that is unknown (or was completed before) did nothing.
-    pub fn complete(&self, ticket: Ticket) -> CopyOutcome {
+    pub fn complete(&self, ticket: Ticket) -> T {
         let mut state = self.shared.state.lock();
         loop {
             if let Some(outcome) = state.done.remove(&ticket.0) {
@@ -83,14 +107,14 @@ impl Workers {
                 return guarded(job);
             }
             if !state.running.contains(&ticket.0) {
-                return lost();
+                return T::lost();
             }
             self.shared.finished.wait(&mut state);
         }
     }
 }
 
-impl Drop for Workers {
+impl<T: Lost> Drop for Workers<T> {
     fn drop(&mut self) {
         self.shared.state.lock().stop = true;
         self.shared.work.notify_all();
@@ -102,16 +126,12 @@ impl Drop for Workers {
     }
 }
 
-fn lost() -> CopyOutcome {
-    CopyOutcome::failed(0, FailureKind::Transient, "the copy was lost")
-}
-
 /// A panic in a device must not leave the one who waits waiting for ever.
-fn guarded(job: Job) -> CopyOutcome {
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| lost())
+fn guarded<T: Lost>(job: Job<T>) -> T {
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| T::lost())
 }
 
-fn run(shared: &Shared) {
+fn run<T: Lost>(shared: &Shared<T>) {
     let mut state = shared.state.lock();
     loop {
         if let Some((id, job)) = state.waiting.pop_front() {
@@ -143,7 +163,7 @@ mod tests {
 
     #[test]
     fn jobs_run_side_by_side_and_each_is_told_once() {
-        let workers = Workers::new("test", 2);
+        let workers: Workers = Workers::new("test", 2);
         // Each of the two waits for the other: they finish only if both run.
         let (to_first, from_second) = mpsc::channel();
         let (to_second, from_first) = mpsc::channel();
@@ -165,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_failure_and_dropping_waits_for_what_runs() {
-        let workers = Workers::new("test", 1);
+        let workers: Workers = Workers::new("test", 1);
         let ticket = workers.submit(|| panic!("a device with a bug"));
         assert_eq!(workers.complete(ticket).failure, Some(FailureKind::Transient));
         let (done, all) = mpsc::channel();

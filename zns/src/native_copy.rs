@@ -60,6 +60,32 @@ impl NvmeStatus {
     pub const WRITE_FAULT: Self = Self(0x280);
     /// Media: Unrecovered Read Error.
     pub const READ_ERROR: Self = Self(0x281);
+    /// Generic: Invalid Namespace or Format.
+    pub const INVALID_NAMESPACE: Self = Self(0x00b);
+    /// Command specific: Attempted Write to Read Only Range.
+    pub const READ_ONLY_RANGE: Self = Self(0x182);
+    /// Command specific: Invalid Protection Information.
+    pub const INVALID_PROTECTION: Self = Self(0x181);
+    /// Command specific: Incompatible Namespace or Format.
+    pub const INCOMPATIBLE: Self = Self(0x185);
+    /// Command specific: Fast Copy Not Possible.
+    pub const NOT_FAST: Self = Self(0x186);
+    /// Command specific: Overlapping I/O Range.
+    pub const OVERLAPPING: Self = Self(0x187);
+    /// Command specific: Namespace Not Reachable.
+    pub const NOT_REACHABLE: Self = Self(0x188);
+    /// Command specific: Insufficient Resources.
+    pub const INSUFFICIENT_RESOURCES: Self = Self(0x189);
+    /// Media: End-to-end Guard Check Error.
+    pub const GUARD_CHECK: Self = Self(0x282);
+    /// Media: End-to-end Application Tag Check Error.
+    pub const APPLICATION_TAG_CHECK: Self = Self(0x283);
+    /// Media: End-to-end Reference Tag Check Error.
+    pub const REFERENCE_TAG_CHECK: Self = Self(0x284);
+    /// Media: Access Denied.
+    pub const ACCESS_DENIED: Self = Self(0x286);
+    /// Media: Deallocated or Unwritten Logical Block.
+    pub const DEALLOCATED: Self = Self(0x287);
 
     /// The name the specification gives this status.
     pub fn name(self) -> &'static str {
@@ -78,6 +104,19 @@ impl NvmeStatus {
             Self::INVALID_TRANSITION => "Invalid Zone State Transition",
             Self::WRITE_FAULT => "Write Fault",
             Self::READ_ERROR => "Unrecovered Read Error",
+            Self::INVALID_NAMESPACE => "Invalid Namespace or Format",
+            Self::READ_ONLY_RANGE => "Attempted Write to Read Only Range",
+            Self::INVALID_PROTECTION => "Invalid Protection Information",
+            Self::INCOMPATIBLE => "Incompatible Namespace or Format",
+            Self::NOT_FAST => "Fast Copy Not Possible",
+            Self::OVERLAPPING => "Overlapping I/O Range",
+            Self::NOT_REACHABLE => "Namespace Not Reachable",
+            Self::INSUFFICIENT_RESOURCES => "Insufficient Resources",
+            Self::GUARD_CHECK => "End-to-end Guard Check Error",
+            Self::APPLICATION_TAG_CHECK => "End-to-end Application Tag Check Error",
+            Self::REFERENCE_TAG_CHECK => "End-to-end Reference Tag Check Error",
+            Self::ACCESS_DENIED => "Access Denied",
+            Self::DEALLOCATED => "Deallocated or Unwritten Logical Block",
             _ => "status without a name here",
         }
     }

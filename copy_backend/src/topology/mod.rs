@@ -19,7 +19,8 @@ mod sysfs;
 mod tests;
 
 pub use layout::{Layout, Piece};
-pub use resolve::{DevNumber, RealDevice, Seen, Stand, System};
+pub use mapper::TableLine;
+pub use resolve::{DevNumber, MadeOf, RealDevice, Seen, Stand, System};
 pub use sysfs::LinuxSystem;
 
 use parking_lot::Mutex;
@@ -87,7 +88,7 @@ impl Topology {
     pub fn look_again(&self, device: DeviceId) -> Arc<Stand> {
         let stand = match self.devices.get(usize::from(device.0)).and_then(|device| device.backing()) {
             Some(backing) => resolve::stand_of(&*self.system, &backing, self.below),
-            None => Stand::opaque("it is not a device of the system: its own object carries out its copies"),
+            None => Stand::elsewhere("it is not a device of the system: its own object carries out its copies"),
         };
         let stand = Arc::new(stand);
         self.known.lock().insert(device, stand.clone());

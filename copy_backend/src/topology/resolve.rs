@@ -109,12 +109,24 @@ pub struct Stand {
     offset: u64,
     /// The layers on the way whose tables may change, as they were.
     changeable: Vec<(DevNumber, Seen)>,
+    /// It is no block device of the system at all.
+    elsewhere: bool,
 }
 
 impl Stand {
     /// A device below which nobody may look.
     pub fn opaque(reason: impl Into<String>) -> Self {
-        Self { layout: Arc::new(Layout::Opaque(reason.into())), offset: 0, changeable: Vec::new() }
+        Self { layout: Arc::new(Layout::Opaque(reason.into())), offset: 0, changeable: Vec::new(), elsewhere: false }
+    }
+
+    /// Something else than a block device: roads of block devices have nothing to say about it.
+    pub fn elsewhere(reason: impl Into<String>) -> Self {
+        Self { elsewhere: true, ..Self::opaque(reason) }
+    }
+
+    /// Is it something else than a block device?
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// The pieces of a range in bytes of the volume's device, in order.
@@ -148,7 +160,7 @@ impl Stand {
 /// Finds out where a device stands.
 pub(super) fn stand_of(system: &dyn System, backing: &Backing, below: OffloadBelow) -> Stand {
     if !backing.block_device {
-        return Stand::opaque(format!("{} is a regular file: its blocks belong to the filesystem it is in", backing.path.display()));
+        return Stand::elsewhere(format!("{} is a regular file: its blocks belong to the filesystem it is in", backing.path.display()));
     }
     let number = match system.number_of(&backing.path) {
         Ok(number) => number,
@@ -156,7 +168,7 @@ pub(super) fn stand_of(system: &dyn System, backing: &Backing, below: OffloadBel
     };
     let mut search = Search { system, below, found: HashMap::new(), changeable: Vec::new() };
     let layout = search.layout(number, 0);
-    Stand { layout, offset: backing.offset, changeable: search.changeable }
+    Stand { layout, offset: backing.offset, changeable: search.changeable, elsewhere: false }
 }
 
 struct Search<'a> {

@@ -113,6 +113,7 @@ fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
         read_only: settings.read_only,
         copy_route: settings.copy_route,
         verify: settings.verify,
+        offload_below: settings.offload_below,
         gc: if settings.manual_gc { GcMode::Manual } else { GcMode::Background },
         policy: settings.policy,
         placement: settings.placement.clone(),

@@ -1,7 +1,7 @@
 //! `-o`: the options of a mount, as mount(8) writes them.
 
 use super::size::parse_size;
-use copy_backend::{RouteChoice, VerifyMode};
+use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
 use std::path::PathBuf;
 use std::str::FromStr;
 use thiserror::Error;
@@ -32,6 +32,8 @@ pub struct MountSettings {
     pub nonempty: bool,
     /// `copy_route=`.
     pub copy_route: RouteChoice,
+    /// `offload_below=`.
+    pub offload_below: OffloadBelow,
     /// `gc=manual`.
     pub manual_gc: bool,
     /// `policy=`.
@@ -61,6 +63,7 @@ impl Default for MountSettings {
             no_atime: false,
             nonempty: false,
             copy_route: RouteChoice::default(),
+            offload_below: OffloadBelow::default(),
             manual_gc: false,
             policy: gc::Policy::default(),
             placement: "default".into(),
@@ -100,7 +103,7 @@ pub enum OptionError {
     },
 }
 
-const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
+const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
                      verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, device=PATH, nonempty, and the general \
                      options of mount(8)";
 
@@ -123,13 +126,23 @@ impl MountSettings {
     /// The first option that is unknown or makes no sense.
     pub fn parse<'a>(strings: impl IntoIterator<Item = &'a str>) -> Result<Self, OptionError> {
         let mut settings = Self::default();
+        let mut listing_layers = false;
         for option in strings.into_iter().flat_map(|string| string.split(',')).filter(|option| !option.is_empty()) {
             match option.split_once('=') {
+                // The list of layers has commas of its own.
+                None if listing_layers && matches!(option, "dm" | "md") => settings.add_layers("offload_below", option)?,
                 None => settings.flag(option)?,
                 Some((name, value)) => settings.value(name, value)?,
             }
+            listing_layers = option.starts_with("offload_below=") || (listing_layers && matches!(option, "dm" | "md"));
         }
         Ok(settings)
+    }
+
+    fn add_layers(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
+        let more = OffloadBelow::from_str(value).map_err(|error| bad(name, value, error))?;
+        self.offload_below = OffloadBelow { dm: self.offload_below.dm | more.dm, md: self.offload_below.md | more.md };
+        Ok(())
     }
 
     fn flag(&mut self, name: &str) -> Result<(), OptionError> {
@@ -171,7 +184,7 @@ impl MountSettings {
             | "loud"
             | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
-            "copy_route" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit" | "device" => {
+            "copy_route" | "offload_below" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit" | "device" => {
                 return Err(OptionError::NoValue(name.into()));
             }
             "remount" => return Err(OptionError::Unsupported(name.into(), "unmount, and mount again with the new options")),
@@ -187,6 +200,10 @@ impl MountSettings {
             "copy_route" => {
                 self.copy_route =
                     choose(name, value, &[("auto", RouteChoice::Auto), ("offload", RouteChoice::Offload), ("host", RouteChoice::Host)])?;
+            }
+            "offload_below" => {
+                self.offload_below = OffloadBelow::default();
+                self.add_layers(name, value)?;
             }
             "gc" => self.manual_gc = choose(name, value, &[("background", false), ("manual", true)])?,
             "verify_copies" => {
@@ -243,6 +260,13 @@ mod tests {
             ("copy_route=auto", default.clone()),
             ("copy_route=offload", MountSettings { copy_route: RouteChoice::Offload, ..default.clone() }),
             ("copy_route=host", MountSettings { copy_route: RouteChoice::Host, ..default.clone() }),
+            ("offload_below=dm", MountSettings { offload_below: OffloadBelow { dm: true, md: false }, ..default.clone() }),
+            ("offload_below=dm,md", MountSettings { offload_below: OffloadBelow { dm: true, md: true }, ..default.clone() }),
+            (
+                "offload_below=md,dm,ro",
+                MountSettings { read_only: true, offload_below: OffloadBelow { dm: true, md: true }, ..default.clone() },
+            ),
+            ("offload_below=dm,md,offload_below=none", default.clone()),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
             ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
@@ -282,6 +306,9 @@ mod tests {
             ("ro=1", "takes no value"),
             ("commit", "needs a value"),
             ("copy_route=fast", "choose one of auto, offload, host"),
+            ("offload_below=lvm", "choose dm, md or both"),
+            ("offload_below", "needs a value"),
+            ("md", "unknown mount option"),
             ("gc=never", "choose one of background, manual"),
             ("verify_copies=maybe", "choose one of off, sampled, full"),
             ("policy=best", "no cleaning policy"),

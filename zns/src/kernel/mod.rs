@@ -99,7 +99,16 @@ struct Pending {
 #[derive(Debug)]
 enum Slot {
     Refused(DeviceError),
-    Running { lba: Lba, bytes: u64, write: bool, outcome: usize },
+    Read {
+        lba: Lba,
+        outcome: usize,
+    },
+    /// With the payload: a write that failed only because the kernel had a stale write pointer is carried out once more.
+    Write {
+        lba: Lba,
+        data: Vec<BufSlice>,
+        outcome: usize,
+    },
 }
 
 impl KernelDevice {
@@ -239,17 +248,38 @@ impl KernelDevice {
     }
 
     fn conclude(&self, slot: Slot, outcomes: &mut [Option<Outcome>]) -> Result<Option<AlignedBuf>> {
-        let (lba, bytes, write, index) = match slot {
-            Slot::Refused(error) => return Err(error),
-            Slot::Running { lba, bytes, write, outcome } => (lba, bytes, write, outcome),
-        };
-        let Outcome { transferred, errno, buf } = outcomes.get_mut(index).and_then(Option::take).unwrap_or_else(lost);
-        match (errno, buf) {
-            (None, buf) => Ok(buf),
-            (Some(errno), _) if write => Err(self.explain_write(lba, bytes, transferred, errno)),
-            (Some(errno), Some(buf)) => self.rescue_read(lba, buf, errno).map(Some),
-            (Some(errno), None) => Err(DeviceError::Io { lba, errno }),
+        let mut take = |index: usize| outcomes.get_mut(index).and_then(Option::take).unwrap_or_else(lost);
+        match slot {
+            Slot::Refused(error) => Err(error),
+            Slot::Read { lba, outcome } => match take(outcome) {
+                Outcome { errno: None, buf, .. } => Ok(buf),
+                Outcome { errno: Some(errno), buf: Some(buf), .. } => self.rescue_read(lba, buf, errno).map(Some),
+                Outcome { errno: Some(errno), .. } => Err(DeviceError::Io { lba, errno }),
+            },
+            Slot::Write { lba, data, outcome } => {
+                let Outcome { transferred, errno, .. } = take(outcome);
+                let Some(errno) = errno else { return Ok(None) };
+                self.write_failed(lba, &data, transferred, errno).map(|()| None)
+            }
         }
+    }
+
+    /// The kernel keeps a write pointer of its own, which a device's Copy moves unseen: it then fails writes at the true one, with
+    /// EIO, until a report has corrected it. So what failed at the true write pointer, before anything was written, is tried
+    /// once more after that report; writes behind it in its chain were cancelled and come here in their order.
+    fn write_failed(&self, lba: Lba, data: &[BufSlice], transferred: u64, errno: i32) -> Result<()> {
+        let bytes = data.iter().map(|part| part.len() as u64).sum();
+        let zone = self.geometry.zone_of(lba);
+        let may_be_stale = transferred == 0 && matches!(errno, libc::EIO | libc::ECANCELED) && self.software_zone(zone).is_none();
+        if may_be_stale
+            && let Ok(info) = self.report_one(zone)
+            && report::takes_write_at(&info, lba)
+        {
+            tracing::info!(device = %self.name, %lba, "a write failed at the write pointer: trying once more after a report");
+            let again = self.transport.write(self.offset(lba), data);
+            return again.map_err(|stop| self.explain_write(lba, bytes, stop.done, stop.errno.raw_os_error()));
+        }
+        Err(self.explain_write(lba, bytes, transferred, errno))
     }
 }
 
@@ -355,7 +385,10 @@ impl ZonedDevice for KernelDevice {
             };
             match checked {
                 Ok(zone) => {
-                    slots.push(Slot::Running { lba, bytes: transfer.bytes(), write: zone.is_some(), outcome: 0 });
+                    slots.push(match &transfer {
+                        Transfer::Read { .. } => Slot::Read { lba, outcome: 0 },
+                        Transfer::Write { data, .. } => Slot::Write { lba, data: data.clone(), outcome: 0 },
+                    });
                     chains.add(zone, index, transfer);
                 }
                 Err(error) => slots.push(Slot::Refused(error)),
@@ -363,7 +396,7 @@ impl ZonedDevice for KernelDevice {
         }
         let (order, transfers) = chains.into_order();
         for (number, index) in order.into_iter().enumerate() {
-            if let Slot::Running { outcome, .. } = &mut slots[index] {
+            if let Slot::Read { outcome, .. } | Slot::Write { outcome, .. } = &mut slots[index] {
                 *outcome = number;
             }
         }
@@ -455,8 +488,7 @@ impl ZonedDevice for KernelDevice {
 
     fn write(&self, lba: Lba, data: Vec<BufSlice>, _class: IoClass) -> Result<()> {
         self.admit_write(lba, &data)?;
-        let bytes = data.iter().map(|part| part.len() as u64).sum();
         let written = self.transport.write(self.offset(lba), &data);
-        written.map_err(|stop| self.explain_write(lba, bytes, stop.done, stop.errno.raw_os_error()))
+        written.or_else(|stop| self.write_failed(lba, &data, stop.done, stop.errno.raw_os_error()))
     }
 }

@@ -124,6 +124,12 @@ pub(super) fn explain(errno: i32, lba: Lba, blocks: u64, transferred: u64, info:
     DeviceError::Io { lba, errno }
 }
 
+/// Is `lba` the place where a zone takes its next write?
+pub(super) fn takes_write_at(info: &ZoneInfo, lba: Lba) -> bool {
+    let writable = matches!(info.state, ZoneState::Empty | ZoneState::ImplicitOpen | ZoneState::ExplicitOpen | ZoneState::Closed);
+    writable && info.written < info.capacity && info.start + info.written == lba
+}
+
 /// The refusal behind a zone action that failed with `errno`, if the state of the zone explains it.
 pub(super) fn refusal_of_action(zone: ZoneId, action: ZoneAction, errno: i32, info: Option<&ZoneInfo>) -> Option<DeviceError> {
     let refused = |status| Some(DeviceError::Zone { zone, status });
@@ -250,6 +256,8 @@ mod tests {
         assert_eq!(status(explain(5, Lba(266), 1, 0, Some(&info(ZoneState::Full, 192)))), Some(NvmeStatus::ZONE_FULL));
         assert_eq!(status(explain(5, Lba(266), 1, 0, Some(&info(ZoneState::Offline, 0)))), Some(NvmeStatus::ZONE_OFFLINE));
         assert_eq!(status(explain(libc::EOVERFLOW, Lba(266), 1, 0, Some(&open))), Some(NvmeStatus::TOO_MANY_ACTIVE));
+        assert!(takes_write_at(&open, Lba(266)) && !takes_write_at(&open, Lba(265)) && !takes_write_at(&open, Lba(267)));
+        assert!(!takes_write_at(&info(ZoneState::Full, 192), Lba(448)) && !takes_write_at(&info(ZoneState::ReadOnly, 10), Lba(266)));
         let action = |action, errno, state| refusal_of_action(ZoneId(1), action, errno, Some(&info(state, 0))).and_then(status);
         assert_eq!(action(ZoneAction::Open, libc::ETOOMANYREFS, ZoneState::Empty), Some(NvmeStatus::TOO_MANY_OPEN));
         assert_eq!(action(ZoneAction::Open, libc::EIO, ZoneState::Full), Some(NvmeStatus::INVALID_TRANSITION));

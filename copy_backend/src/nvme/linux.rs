@@ -1,0 +1,165 @@
+//! Namespaces as Linux gives them: the character device (/dev/ngXnY) with a ring, else ioctls, at need on the block device.
+//!
+//! Commands are only ever sent to whole namespaces; the topology has seen to that. Linux, drivers/nvme/host/ioctl.c.
+
+use super::command::IoCommand;
+use super::ring::{Ring, TIMEOUT_MS};
+use super::wire::{AdminCommand, Answer, Port, Tag, Wire};
+use crate::backend::NoRoad;
+use crate::topology::RealDevice;
+use crate::workers::{Lost, Workers};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use zns::Ticket;
+
+/// `_IO('N', 0x40)`.
+const NVME_IOCTL_ID: u64 = 0x4e40;
+/// `_IOWR('N', 0x47, struct nvme_passthru_cmd64)` and 0x48.
+const NVME_IOCTL_ADMIN64_CMD: u64 = 0xc050_4e47;
+const NVME_IOCTL_IO64_CMD: u64 = 0xc050_4e48;
+/// Commands side by side where there is no ring.
+const THREADS: usize = 8;
+
+/// This computer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinuxPort;
+
+impl Port for LinuxPort {
+    fn open(&self, device: &RealDevice) -> Result<Arc<dyn Wire>, NoRoad> {
+        let name = &device.name;
+        let Some(rest) = name.strip_prefix("nvme").filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) else {
+            return Err(NoRoad::foreign(format!("{name} is not an NVMe namespace")));
+        };
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+        let character = format!("/dev/ng{rest}");
+        let (file, ring) = match open(Path::new(&character)) {
+            Ok(file) => {
+                let ring = file.try_clone().and_then(Ring::new);
+                if let Err(error) = &ring {
+                    tracing::info!(%name, %error, "no io_uring with large entries: copies go by ioctl");
+                }
+                (file, ring.ok())
+            }
+            // The node may be missing where the block device's is not.
+            Err(first) => match open(&device.path) {
+                Ok(file) => (file, None),
+                Err(_) if first.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(format!("{character}: no permission to open it for reading and writing").into());
+                }
+                Err(error) => return Err(format!("{character}: {first}; {}: {error}", device.path.display()).into()),
+            },
+        };
+        let ioctls = Workers::new("copy-nvme", THREADS);
+        Ok(Arc::new(LinuxWire { file: Arc::new(file), ring, ioctls, flying: Mutex::default(), next: AtomicU64::new(0) }))
+    }
+}
+
+enum Flying {
+    /// In the ring; kept to be sent again should the kernel not know the way.
+    Ring(Box<IoCommand>),
+    Ioctl(Ticket),
+}
+
+struct LinuxWire {
+    file: Arc<File>,
+    ring: Option<Ring>,
+    ioctls: Workers<Answer>,
+    flying: Mutex<HashMap<u64, Flying>>,
+    next: AtomicU64,
+}
+
+/// `struct nvme_passthru_cmd64`.
+#[repr(C)]
+#[derive(Default)]
+struct Passthrough {
+    opcode: u8,
+    flags: u8,
+    reserved: u16,
+    nsid: u32,
+    cdw2: [u32; 2],
+    metadata: u64,
+    addr: u64,
+    metadata_len: u32,
+    data_len: u32,
+    cdw10: [u32; 6],
+    timeout_ms: u32,
+    reserved2: u32,
+    result: u64,
+}
+const _: () = assert!(std::mem::size_of::<Passthrough>() == 80);
+
+fn passthrough(file: &File, request: u64, mut command: Passthrough, data: &mut [u8]) -> Answer {
+    command.addr = data.as_mut_ptr().addr() as u64;
+    command.data_len = data.len() as u32;
+    command.timeout_ms = TIMEOUT_MS;
+    // SAFETY: the request takes a `struct nvme_passthru_cmd64`; its address and length are those of `data`, which is borrowed
+    // exclusively and outlives the call, so that the kernel may read and write it.
+    let outcome = unsafe { libc::ioctl(file.as_raw_fd(), request as _, &raw mut command) };
+    match outcome {
+        ..0 => Answer::Kernel { errno: io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) },
+        status => Answer::Device { status: (status & 0x7fff) as u16, dw0: command.result as u32 },
+    }
+}
+
+fn io_by_ioctl(file: &File, command: &IoCommand) -> Answer {
+    let IoCommand { opcode, nsid, cdw2, cdw10, ref data } = *command;
+    passthrough(file, NVME_IOCTL_IO64_CMD, Passthrough { opcode, nsid, cdw2, cdw10, ..Passthrough::default() }, &mut data.clone())
+}
+
+impl Lost for Answer {
+    fn lost() -> Self {
+        Self::Kernel { errno: libc::EIO }
+    }
+}
+
+impl Wire for LinuxWire {
+    fn nsid(&self) -> Result<u32, String> {
+        // SAFETY: the request takes no argument.
+        let nsid = unsafe { libc::ioctl(self.file.as_raw_fd(), NVME_IOCTL_ID as _) };
+        u32::try_from(nsid)
+            .ok()
+            .filter(|&nsid| nsid > 0)
+            .ok_or_else(|| format!("it does not say its namespace: {}", io::Error::last_os_error()))
+    }
+
+    fn admin(&self, command: AdminCommand, data: &mut [u8]) -> Answer {
+        let AdminCommand { opcode, nsid, cdw10, cdw11 } = command;
+        let command = Passthrough { opcode, nsid, cdw10: [cdw10, cdw11, 0, 0, 0, 0], ..Passthrough::default() };
+        passthrough(&self.file, NVME_IOCTL_ADMIN64_CMD, command, data)
+    }
+
+    fn start(&self, command: IoCommand) -> Tag {
+        let tag = self.next.fetch_add(1, Ordering::Relaxed);
+        let flying = match &self.ring {
+            Some(ring) => {
+                ring.start(tag, &command);
+                Flying::Ring(Box::new(command))
+            }
+            None => {
+                let file = self.file.clone();
+                Flying::Ioctl(self.ioctls.submit(move || io_by_ioctl(&file, &command)))
+            }
+        };
+        self.flying.lock().insert(tag, flying);
+        Tag(tag)
+    }
+
+    fn finish(&self, tag: Tag) -> Answer {
+        let flying = self.flying.lock().remove(&tag.0);
+        match (flying, &self.ring) {
+            (Some(Flying::Ioctl(ticket)), _) => self.ioctls.complete(ticket),
+            (Some(Flying::Ring(command)), Some(ring)) => match ring.finish(tag.0) {
+                // A kernel that does not know this way has sent nothing.
+                Answer::Kernel { errno: libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS } => io_by_ioctl(&self.file, &command),
+                answer => answer,
+            },
+            _ => Answer::lost(),
+        }
+    }
+}
