@@ -20,7 +20,6 @@ const NEEDS: &[Need] = &[
     need("xz", "xz-utils", "unpacking the kernels of guests"),
     need("zstd", "zstd", "unpacking the kernels of guests"),
     need("dmsetup", "dmsetup", "device-mapper in guests"),
-    need("cryptsetup", "cryptsetup-bin", "encrypted devices in guests"),
     need("mdadm", "mdadm", "arrays in guests"),
     need("mkfs.xfs", "xfsprogs", "a filesystem whose files share blocks"),
     need("mkfs.btrfs", "btrfs-progs", "another one"),

@@ -2,7 +2,7 @@
 //! ends with its test, so nothing is taken down.
 
 use harness::run;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -92,6 +92,92 @@ impl NullBlock {
         appears(&device);
         device
     }
+}
+
+/// Bytes of a block device.
+pub fn size_of(device: &Path) -> u64 {
+    call("blockdev", ["--getsize64".as_ref(), device.as_os_str()]).trim().parse().expect("a size in bytes")
+}
+
+/// A device-mapper device. Its table can be replaced while it is in use.
+#[derive(Debug)]
+pub struct Mapped {
+    name: String,
+}
+
+impl Mapped {
+    /// Makes it; `modules` are the targets that the kernel has to load first.
+    pub fn new(name: &str, modules: &[&str], table: &str) -> Mapped {
+        load("dm_mod", &[]);
+        modules.iter().for_each(|module| load(module, &[]));
+        call("dmsetup", ["create", name, "--table", table]);
+        let mapped = Mapped { name: name.to_owned() };
+        appears(&mapped.path());
+        mapped
+    }
+
+    /// The whole of `device`, as it is.
+    pub fn linear(name: &str, device: &Path) -> Mapped {
+        Mapped::new(name, &[], &linear(device))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev/mapper").join(&self.name)
+    }
+
+    /// Puts another table in the place of its table, at once.
+    pub fn replace(&self, table: &str) {
+        call("dmsetup", ["load", &self.name, "--table", table]);
+        call("dmsetup", ["suspend", "--noflush", "--nolockfs", &self.name]);
+        call("dmsetup", ["resume", &self.name]);
+    }
+}
+
+/// The table of the whole of `device`, as it is.
+pub fn linear(device: &Path) -> String {
+    format!("0 {} linear {} 0", size_of(device) / 512, device.display())
+}
+
+/// The table of the whole of `device`, which from now on fails in the way of `feature`, as dm-flakey calls it.
+pub fn flaky(device: &Path, feature: &str) -> String {
+    format!("0 {} flakey {} 0 0 1 1 {feature}", size_of(device) / 512, device.display())
+}
+
+/// The whole of `device`, encrypted.
+pub fn encrypted(device: &Path) -> PathBuf {
+    let key = "5c".repeat(64);
+    let table = format!("0 {} crypt aes-xts-plain64 {key} 0 {} 0", size_of(device) / 512, device.display());
+    Mapped::new("secret", &["dm_crypt", "xts", "aes_generic"], &table).path()
+}
+
+/// Both devices as one, in stripes.
+pub fn striped(first: &Path, second: &Path) -> PathBuf {
+    load("raid0", &[]);
+    let options = ["--create", "/dev/md0", "--level=0", "--raid-devices=2", "--metadata=1.2", "--run", "--force"].map(std::ffi::OsStr::new);
+    call("mdadm", options.into_iter().chain([first.as_os_str(), second.as_os_str()]));
+    let device = PathBuf::from("/dev/md0");
+    appears(&device);
+    device
+}
+
+/// A file as a block device.
+pub fn looped(file: &Path, size: u64, read_only: bool) -> PathBuf {
+    load("loop", &[]);
+    let options = File::options().create(true).write(true).truncate(false).open(file);
+    options.and_then(|file| file.set_len(size)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let access: &[&str] = if read_only { &["--read-only"] } else { &[] };
+    let arguments = ["--find", "--show"].iter().chain(access).map(std::ffi::OsStr::new).chain([file.as_os_str()]);
+    call("losetup", arguments).trim().into()
+}
+
+/// A part of `device` as a partition of it, number 1. Start and length in bytes.
+pub fn partition(device: &Path, start: u64, length: u64) -> PathBuf {
+    let device = device.canonicalize().expect("the device");
+    call("addpart", [device.as_os_str(), "1".as_ref(), (start / 512).to_string().as_ref(), (length / 512).to_string().as_ref()]);
+    let part = PathBuf::from(format!("{}p1", device.display()));
+    appears(&part);
+    part
 }
 
 /// A host-managed SMR disk in memory: `options` are those of scsi_debug, besides `zbc=managed`.

@@ -25,6 +25,9 @@ const HIDDEN: &[&str] = &["/dev", "/proc", "/sys", "/run/guest", "/run/guest-tmp
 /// Where the guest finds its writable directory in memory: on a file system that takes O_DIRECT and holes.
 pub const SCRATCH: &str = "/run/guest-tmp";
 
+/// A directory that the guest shares with the host for the time of the run: what is written there survives a reset.
+pub const NOTES: &str = "/run/guest";
+
 /// A guest to be.
 #[derive(Clone, Debug)]
 pub struct Machine {
