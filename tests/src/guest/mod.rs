@@ -2,6 +2,7 @@
 //! this one test, and in the guest it calls the body.
 
 pub mod stacks;
+pub mod targets;
 
 use crate::skip::{has_program, skip};
 use guest::Machine;

@@ -5,4 +5,5 @@ mod contract;
 mod crash;
 mod life;
 mod neighbours;
+mod scsi;
 mod volume;

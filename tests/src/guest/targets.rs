@@ -1,0 +1,74 @@
+//! SCSI disks of Linux's own target (LIO), reached through its loopback fabric. A guest ends with its test, so nothing is taken
+//! down.
+
+use super::stacks::{appears, load};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "/sys/kernel/config/target";
+
+/// A disk of the target, over a file.
+#[derive(Clone, Copy, Debug)]
+pub struct LioDisk {
+    /// Its number: each has one of its own.
+    pub number: u32,
+    /// In MiB.
+    pub size: u64,
+    /// Bytes in a block.
+    pub block: u32,
+    /// It does third-party copies.
+    pub copies: bool,
+}
+
+impl LioDisk {
+    /// Makes it; gives the block device.
+    ///
+    /// # Panics
+    /// The kernel refuses, or no disk appears.
+    pub fn create(self) -> PathBuf {
+        ["target_core_mod", "target_core_file", "tcm_loop", "sd_mod"].iter().for_each(|module| load(module, &[]));
+        let name = format!("disk{}", self.number);
+        let file = Path::new(guest::machine::SCRATCH).join(format!("lio-{name}"));
+        let bytes = self.size << 20;
+        fs::File::create(&file).and_then(|file| file.set_len(bytes)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let core = PathBuf::from(format!("{CONFIG}/core/fileio_{}/{name}", self.number));
+        fs::create_dir_all(&core).unwrap_or_else(|error| panic!("{}: {error}", core.display()));
+        set(&core.join("control"), &format!("fd_dev_name={},fd_dev_size={bytes}", file.display()));
+        set(&core.join("wwn/vpd_unit_serial"), &format!("0000000{}-1234-5678-9abc-def012345678", self.number));
+        set(&core.join("wwn/product_id"), &name);
+        set(&core.join("enable"), "1");
+        set(&core.join("attrib/block_size"), &self.block.to_string());
+        set(&core.join("attrib/emulate_3pc"), if self.copies { "1" } else { "0" });
+        // One nexus for all: LIO copies only between disks that the initiator reaches in the same session.
+        let port = PathBuf::from(format!("{CONFIG}/loopback/naa.6001405000000001/tpgt_1"));
+        if !port.exists() {
+            fs::create_dir_all(&port).unwrap_or_else(|error| panic!("{}: {error}", port.display()));
+            set(&port.join("nexus"), "naa.6001405100000001");
+        }
+        let lun = port.join(format!("lun/lun_{}", self.number));
+        fs::create_dir_all(&lun).unwrap_or_else(|error| panic!("{}: {error}", lun.display()));
+        symlink(&core, lun.join("disk")).unwrap_or_else(|error| panic!("{}: {error}", lun.display()));
+        found(&name)
+    }
+}
+
+fn set(path: &Path, value: &str) {
+    fs::write(path, value).unwrap_or_else(|error| panic!("{} = {value}: {error}", path.display()));
+}
+
+/// The SCSI disk of this model.
+fn found(model: &str) -> PathBuf {
+    for _ in 0..500 {
+        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let said = fs::read_to_string(entry.path().join("device/model")).unwrap_or_default();
+            if said.trim() == model {
+                let device = Path::new("/dev").join(entry.file_name());
+                appears(&device);
+                return device;
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("no disk {model} appears");
+}
