@@ -1,8 +1,13 @@
 //! One node of the metadata tree: a slotted 4096-byte page that is worked on in place.
 //!
 //! Layout: a 32-byte header; an array of 4-byte slots `{offset u16, value length u16}` in key order, growing upwards; a heap of
-//! cells `{17-byte key, value}`, growing downwards from the end. Leaves (level 0) hold items, the nodes above hold
+//! cells `{packed key, value}`, growing downwards from the end. Leaves (level 0) hold items, the nodes above hold
 //! `(lower bound of the child, NodeId of the child)`. Nothing in a page says where it lies, so a device may move it unseen (I3).
+//!
+//! A packed key is class and length of `a` in one byte, the length of `b` in another, and the bytes of both without leading zeros. Most
+//! items are extents and summaries of small numbers: their pages hold more than twice as many as with keys of 17 bytes, and a page
+//! that holds more is written less often for the same changes. Keys stand by themselves (no prefix is shared), so that an
+//! insertion never has to rewrite its neighbours.
 //!
 //! [`validate`] checks everything the accessors rely on, so that a page that passed it can never lead them out of bounds,
 //! whoever wrote it (I10).
@@ -22,7 +27,7 @@ pub const CAPACITY: usize = BLOCK - HEADER;
 /// First bytes of every metadata page.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"FeND");
 /// Version of the page formats.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// [`NodeHeader::kind`] of a tree node.
 pub const KIND_NODE: u8 = 1;
 /// Kind of a node map page.
@@ -62,11 +67,21 @@ pub struct NodeHeader {
 const _: () = assert!(size_of::<NodeHeader>() == 32);
 const _: () = assert!(size_of::<Page>() == BLOCK);
 // A split of a full page plus one item leaves at most (CAPACITY + 2 * largest cell) / 2 in either half.
-const _: () = assert!((CAPACITY + 2 * cell(MAX_ITEM)) / 2 <= CAPACITY);
+const _: () = assert!((CAPACITY + 2 * MAX_CELL) / 2 <= CAPACITY);
+
+/// Bytes before the numbers of a packed key: class and length of `a`, length of `b`.
+const KEY_HEAD: usize = 2;
+/// Most bytes that an item takes, slot included.
+const MAX_CELL: usize = most_bytes(MAX_ITEM);
+
+/// Most bytes that an item with a value of this length takes in a page, slot included.
+pub const fn most_bytes(value: usize) -> usize {
+    KEY_HEAD + 16 + value + SLOT
+}
 
 /// Bytes that an item takes, slot included.
-const fn cell(value: usize) -> usize {
-    Key::LEN + value + SLOT
+fn cell(key: SortKey, value: usize) -> usize {
+    key.packed_len() + value + SLOT
 }
 
 /// A 4096-byte metadata page. The methods here are those of a tree node.
@@ -94,14 +109,41 @@ impl SortKey {
         let b = ((self.head as u64) << 8) | u64::from(self.tail);
         Some(Key { class, a: (self.head >> 56) as u64, b })
     }
-    fn load(bytes: &[u8; Key::LEN]) -> Self {
-        let (head, tail) = bytes.split_first_chunk::<16>().expect("seventeen bytes");
-        Self { head: u128::from_be_bytes(*head), tail: tail[0] }
+    fn a(self) -> u64 {
+        (self.head >> 56) as u64
     }
-    fn store(self, bytes: &mut [u8]) {
-        bytes[..16].copy_from_slice(&self.head.to_be_bytes());
-        bytes[16] = self.tail;
+    fn b(self) -> u64 {
+        ((self.head as u64) << 8) | u64::from(self.tail)
     }
+    fn packed_len(self) -> usize {
+        KEY_HEAD + significant(self.a()) + significant(self.b())
+    }
+    /// The key at the start of `bytes`, and how many bytes it takes. The lengths have been validated.
+    fn unpack(bytes: &[u8]) -> (Self, usize) {
+        let (len_a, len_b) = (usize::from(bytes[0] & 15), usize::from(bytes[1]));
+        let number = |at: usize, len: usize| {
+            let mut wide = [0; 8];
+            wide[8 - len..].copy_from_slice(&bytes[at..at + len]);
+            u64::from_be_bytes(wide)
+        };
+        let (a, b) = (number(KEY_HEAD, len_a), number(KEY_HEAD + len_a, len_b));
+        let head = u128::from(bytes[0] >> 4) << 120 | u128::from(a) << 56 | u128::from(b >> 8);
+        (Self { head, tail: b as u8 }, KEY_HEAD + len_a + len_b)
+    }
+    /// Packs the key into `bytes`, which are as long as [`SortKey::packed_len`] says.
+    fn pack(self, bytes: &mut [u8]) {
+        let (a, b) = (self.a(), self.b());
+        let (len_a, len_b) = (significant(a), significant(b));
+        bytes[0] = ((self.head >> 120) as u8) << 4 | len_a as u8;
+        bytes[1] = len_b as u8;
+        bytes[KEY_HEAD..KEY_HEAD + len_a].copy_from_slice(&a.to_be_bytes()[8 - len_a..]);
+        bytes[KEY_HEAD + len_a..].copy_from_slice(&b.to_be_bytes()[8 - len_b..]);
+    }
+}
+
+/// Bytes of a number without its leading zeros.
+fn significant(n: u64) -> usize {
+    (u64::BITS - n.leading_zeros()).div_ceil(8) as usize
 }
 
 impl From<&Key> for SortKey {
@@ -191,15 +233,27 @@ impl Page {
         b[2..].copy_from_slice(&(length as u16).to_le_bytes());
     }
 
+    /// Bytes of the packed key at `offset`.
+    fn key_len(&self, offset: usize) -> usize {
+        let head = &self.bytes()[offset..offset + KEY_HEAD];
+        KEY_HEAD + usize::from(head[0] & 15) + usize::from(head[1])
+    }
+    /// Where the cell of item `i` begins, and its length.
+    fn cell(&self, i: usize) -> (usize, usize) {
+        let (offset, length) = self.slot(i);
+        (offset, self.key_len(offset) + length)
+    }
+
     /// The key of item `i`.
     pub fn key(&self, i: usize) -> SortKey {
         let (offset, _) = self.slot(i);
-        SortKey::load(self.bytes()[offset..offset + Key::LEN].try_into().expect("length of a key"))
+        SortKey::unpack(&self.bytes()[offset..]).0
     }
     /// The value of item `i`.
     pub fn value(&self, i: usize) -> &[u8] {
         let (offset, length) = self.slot(i);
-        &self.bytes()[offset + Key::LEN..offset + Key::LEN + length]
+        let start = offset + self.key_len(offset);
+        &self.bytes()[start..start + length]
     }
     /// The child that entry `i` of an inner node names.
     pub fn child(&self, i: usize) -> NodeId {
@@ -230,7 +284,7 @@ impl Page {
     /// Insert an item before item `i`; false, and nothing changed, if it does not fit.
     #[must_use]
     pub fn insert(&mut self, i: usize, key: SortKey, value: &[u8]) -> bool {
-        let need = cell(value.len());
+        let need = cell(key, value.len());
         if self.free() < need {
             return false;
         }
@@ -238,10 +292,12 @@ impl Page {
             self.compact();
         }
         let count = self.count();
-        let offset = self.heap() - (Key::LEN + value.len());
+        let size = need - SLOT;
+        let offset = self.heap() - size;
         let bytes = self.bytes_mut();
-        key.store(&mut bytes[offset..offset + Key::LEN]);
-        bytes[offset + Key::LEN..offset + Key::LEN + value.len()].copy_from_slice(value);
+        let (packed, rest) = bytes[offset..offset + size].split_at_mut(size - value.len());
+        key.pack(packed);
+        rest.copy_from_slice(value);
         bytes.copy_within(HEADER + SLOT * i..HEADER + SLOT * count, HEADER + SLOT * (i + 1));
         self.header.heap = (offset as u16).into();
         self.header.count = (count as u16 + 1).into();
@@ -254,7 +310,7 @@ impl Page {
     pub fn replace(&mut self, i: usize, value: &[u8]) -> bool {
         let (offset, length) = self.slot(i);
         if value.len() <= length {
-            let start = offset + Key::LEN;
+            let start = offset + self.key_len(offset);
             self.bytes_mut()[start..start + value.len()].copy_from_slice(value);
             self.set_slot(i, offset, value.len());
             self.add_garbage(length - value.len());
@@ -287,11 +343,11 @@ impl Page {
         let count = self.count();
         debug_assert!(from <= to && to <= count);
         for i in from..to {
-            let (offset, length) = self.slot(i);
+            let (offset, size) = self.cell(i);
             if offset == self.heap() {
-                self.header.heap = ((offset + Key::LEN + length) as u16).into();
+                self.header.heap = ((offset + size) as u16).into();
             } else {
-                self.add_garbage(Key::LEN + length);
+                self.add_garbage(size);
             }
         }
         self.bytes_mut().copy_within(HEADER + SLOT * to..HEADER + SLOT * count, HEADER + SLOT * from);
@@ -315,8 +371,8 @@ impl Page {
         self.bytes_mut()[end..].fill(0);
         let mut heap = BLOCK;
         for i in 0..old.count() {
-            let (offset, length) = old.slot(i);
-            let size = Key::LEN + length;
+            let (_, length) = old.slot(i);
+            let (offset, size) = old.cell(i);
             heap -= size;
             self.bytes_mut()[heap..heap + size].copy_from_slice(&old.bytes()[offset..offset + size]);
             self.set_slot(i, heap, length);
@@ -351,16 +407,16 @@ impl Page {
         true
     }
 
-    /// Where to split this page so that an item of `value` bytes fits before item `i`. `append` says that nothing will come after
+    /// Where to split this page so that an item `key` of `value` bytes fits before item `i`. `append` says that nothing will come after
     /// this page; a run that grows item by item is recognised by [`NodeHeader::latest`] and leaves full pages behind.
-    pub fn plan_split(&self, i: usize, value: usize, append: bool) -> SplitPlan {
+    pub fn plan_split(&self, i: usize, key: SortKey, value: usize, append: bool) -> SplitPlan {
         let count = self.count();
         let growing = i > 0 && usize::from(self.header.latest.get()) == i;
         if i == count && (growing || append) {
             return SplitPlan { at: count, left: false };
         }
-        let need = cell(value);
-        let size = |i: usize| self.slot(i).1 + Key::LEN + SLOT;
+        let need = cell(key, value);
+        let size = |i: usize| self.cell(i).1 + SLOT;
         if growing && (0..i).map(size).sum::<usize>() + need <= CAPACITY {
             return SplitPlan { at: i, left: true };
         }
@@ -404,12 +460,16 @@ pub fn validate(bytes: &[u8; BLOCK], id: NodeId) -> Result<(), String> {
     let mut before: Option<SortKey> = None;
     for i in 0..count {
         let (offset, length) = page.slot(i);
-        let end = offset + Key::LEN + length;
-        demand(offset >= heap && end <= BLOCK, "cell outside the heap")?;
+        demand(offset >= heap && offset + KEY_HEAD <= BLOCK, "cell outside the heap")?;
+        let (len_a, len_b) = (usize::from(bytes[offset] & 15), usize::from(bytes[offset + 1]));
+        demand(len_a <= 8 && len_b <= 8, "impossible key")?;
+        let end = offset + KEY_HEAD + len_a + len_b + length;
+        demand(end <= BLOCK, "cell outside the heap")?;
         demand(length <= MAX_ITEM, "value too long")?;
         demand(h.level == 0 || length == 8, "child of wrong length")?;
         demand(h.level == 0 || (1..1 << 56).contains(&page.child(i).0), "impossible child")?;
         let key = page.key(i);
+        demand(key.packed_len() == KEY_HEAD + len_a + len_b, "key is longer than it need be")?;
         demand(before.is_none_or(|b| b < key), "keys out of order")?;
         demand(key.key().is_some() || (h.level > 0 && i == 0 && key == SortKey::ZERO), "unknown class")?;
         before = Some(key);

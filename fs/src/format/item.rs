@@ -180,13 +180,49 @@ impl Dirent {
     }
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct DiskExtent {
-    addr: U64,
-    blocks: U32,
-    reserved: U32,
+/// Appends a number in groups of seven bits, the lowest first; all but the last have the top bit set (LEB128).
+fn push_varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
 }
+
+/// The inverse of [`push_varint`], and what follows it; `None` for a number that is cut short, too large or longer than it need be.
+fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut n = 0u64;
+    for (i, &byte) in bytes.iter().enumerate().take(10) {
+        let part = u64::from(byte & 0x7f);
+        if part << (7 * i) >> (7 * i) != part {
+            return None;
+        }
+        n |= part << (7 * i);
+        if byte < 0x80 {
+            return (byte != 0 || i == 0).then_some((n, &bytes[i + 1..]));
+        }
+    }
+    None
+}
+
+/// Appends a number that ends a value: little-endian, without the zero bytes at its end.
+fn push_last(out: &mut Vec<u8>, n: u64) {
+    let len = (u64::BITS - n.leading_zeros()).div_ceil(8) as usize;
+    out.extend_from_slice(&n.to_le_bytes()[..len]);
+}
+
+/// The inverse of [`push_last`].
+fn take_last(bytes: &[u8]) -> Option<u64> {
+    if bytes.len() > 8 || bytes.last() == Some(&0) {
+        return None;
+    }
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    Some(u64::from_le_bytes(wide))
+}
+
+/// Most bytes in the value of an extent.
+pub const MAX_EXTENT: usize = 5 + 8;
 
 /// An extent of a file: the key holds its first file block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,25 +245,18 @@ impl Extent {
         self.addr.is_none()
     }
     /// The value of its item.
-    pub fn encode(&self) -> [u8; 16] {
-        let disk = DiskExtent { addr: self.addr.0.into(), blocks: self.blocks.into(), reserved: 0.into() };
-        disk.as_bytes().try_into().expect("sixteen bytes")
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(MAX_EXTENT);
+        push_varint(&mut out, self.blocks.into());
+        push_last(&mut out, self.addr.0);
+        out
     }
     /// The inverse of [`Extent::encode`].
     pub fn decode(block: FileBlock, value: &[u8]) -> Option<Self> {
-        let disk = DiskExtent::read_from_bytes(value).ok()?;
-        let blocks = disk.blocks.get();
-        (blocks > 0).then(|| Self { block, blocks, addr: Addr(disk.addr.get()) })
+        let (blocks, rest) = take_varint(value)?;
+        let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks > 0)?;
+        Some(Self { block, blocks, addr: Addr(take_last(rest)?) })
     }
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct DiskSummary {
-    ino: U64,
-    block: U64,
-    blocks: U32,
-    reserved: U32,
 }
 
 /// Owner of a run of data blocks as it was when the run was written; whether it still owns them, the extents say.
@@ -245,15 +274,19 @@ pub struct Summary {
 
 impl Summary {
     /// The value of its item.
-    pub fn encode(&self) -> [u8; 24] {
-        let disk = DiskSummary { ino: self.ino.0.into(), block: self.block.0.into(), blocks: self.blocks.into(), reserved: 0.into() };
-        disk.as_bytes().try_into().expect("twenty-four bytes")
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(12);
+        push_varint(&mut out, self.blocks.into());
+        push_varint(&mut out, self.ino.0);
+        push_last(&mut out, self.block.0);
+        out
     }
     /// The inverse of [`Summary::encode`].
     pub fn decode(addr: Addr, value: &[u8]) -> Option<Self> {
-        let disk = DiskSummary::read_from_bytes(value).ok()?;
-        let blocks = disk.blocks.get();
-        (blocks > 0).then(|| Self { addr, blocks, ino: Ino(disk.ino.get()), block: FileBlock(disk.block.get()) })
+        let (blocks, rest) = take_varint(value)?;
+        let (ino, rest) = take_varint(rest)?;
+        let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks > 0)?;
+        Some(Self { addr, blocks, ino: Ino(ino), block: FileBlock(take_last(rest)?) })
     }
 }
 
@@ -294,3 +327,44 @@ impl Intent {
 
 /// Checksums of data: an item holds those of up to this many consecutive file blocks, CRC32C, 4 bytes each, from the first of the group on.
 pub const CHECKSUM_GROUP: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Numbers of every length.
+    fn number(bits: u32) -> impl Strategy<Value = u64> {
+        (any::<u64>(), 64 - bits..64).prop_map(|(n, shift)| n >> shift)
+    }
+
+    proptest! {
+        #[test]
+        fn extents_and_summaries_return(blocks in number(32), addr in number(64), ino in number(64), block in number(64)) {
+            let blocks = u32::try_from(blocks).unwrap().max(1);
+            let extent = Extent { block: FileBlock(block), blocks, addr: Addr(addr) };
+            prop_assert!(extent.encode().len() <= MAX_EXTENT);
+            prop_assert_eq!(Extent::decode(FileBlock(block), &extent.encode()), Some(extent));
+            let summary = Summary { addr: Addr(addr), blocks, ino: Ino(ino), block: FileBlock(block) };
+            prop_assert_eq!(Summary::decode(Addr(addr), &summary.encode()), Some(summary));
+        }
+
+        #[test]
+        fn a_value_has_one_form(bytes in proptest::collection::vec(prop_oneof![Just(0), Just(0x80), any::<u8>()], 0..24)) {
+            if let Some(extent) = Extent::decode(FileBlock(1), &bytes) {
+                prop_assert_eq!(extent.encode(), &bytes[..]);
+            }
+            if let Some(summary) = Summary::decode(Addr(1), &bytes) {
+                prop_assert_eq!(summary.encode(), &bytes[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        for value in [&[][..], &[0], &[0x80], &[0x80, 0], &[1, 0], &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[0xff, 0xff, 0xff, 0xff, 0x1f, 1]] {
+            assert_eq!(Extent::decode(FileBlock(0), value), None, "{value:?}");
+        }
+        assert_eq!(Extent::decode(FileBlock(0), &[1]).map(|extent| extent.is_unwritten()), Some(true));
+    }
+}

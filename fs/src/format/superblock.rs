@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of every record.
 pub const MAGIC: &[u8; 8] = b"FerryFS\0";
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Most devices in a volume.
 pub const MAX_DEVICES: usize = 32;
 /// Zones 0 and 1 of each device form the ring.
@@ -198,12 +198,17 @@ pub enum SuperblockError {
     /// A superblock whose checksum fails.
     #[error("FerryFS superblock with a bad checksum")]
     Checksum,
-    /// A version of the format from the future.
-    #[error("FerryFS format version {0}, this program knows version {VERSION}: use a newer FerryFS")]
+    /// A version of the format from the future, or one that is no longer read.
+    #[error("FerryFS format version {0}, this program knows version {VERSION}: use {age} FerryFS", age = age(*.0))]
     Version(u32),
     /// A checksum that holds over content that cannot be.
     #[error("FerryFS superblock that contradicts itself: {0}")]
     Invalid(&'static str),
+}
+
+/// Which program reads a version that this one does not.
+fn age(version: u32) -> &'static str {
+    if version > VERSION { "a newer" } else { "an older" }
 }
 
 impl Superblock {

@@ -57,7 +57,7 @@ impl RunMap for Extents {
         Extent::decode(FileBlock(at), value).filter(sound).ok_or_else(|| damaged("extent"))
     }
     fn encode(run: &Extent) -> Vec<u8> {
-        run.encode().to_vec()
+        run.encode()
     }
     fn bounds(run: &Extent) -> (u64, u64) {
         (run.block.0, run.end().0)
@@ -96,7 +96,7 @@ impl RunMap for Summaries {
         Summary::decode(Addr(at), value).filter(sound).ok_or_else(|| damaged("summary"))
     }
     fn encode(run: &Summary) -> Vec<u8> {
-        run.encode().to_vec()
+        run.encode()
     }
     fn bounds(run: &Summary) -> (u64, u64) {
         (run.addr.0, run.addr.0 + u64::from(run.blocks))

@@ -6,7 +6,8 @@
 use super::{PIECE, STEP_BLOCKS, STEP_EXTENTS, STEP_ITEMS};
 use crate::BLOCK;
 use crate::core::key::Key;
-use crate::format::item::CHECKSUM_GROUP;
+use crate::core::page::most_bytes;
+use crate::format::item::{CHECKSUM_GROUP, MAX_EXTENT};
 
 /// The cost of a plan at worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +83,8 @@ impl Cost {
     /// Unmapping so many extents and as many written blocks as a plan may, or preallocating between them.
     pub const fn unmap(extents: u32) -> Cost {
         let sums = (STEP_BLOCKS / CHECKSUM_GROUP) as u32 + 2;
-        let sums_in_leaf = BLOCK as u32 / 2 / (Key::LEN as u32 + 4 * CHECKSUM_GROUP as u32 + 8);
-        let extents_in_leaf = BLOCK as u32 / 2 / (Key::LEN as u32 + 16 + 8);
+        let sums_in_leaf = BLOCK as u32 / 2 / most_bytes(4 * CHECKSUM_GROUP as usize) as u32;
+        let extents_in_leaf = BLOCK as u32 / 2 / most_bytes(MAX_EXTENT) as u32;
         Cost { leaves: extents / extents_in_leaf + sums / sums_in_leaf + 4, log_bytes: RANGES }
     }
 

@@ -82,7 +82,7 @@ impl Tree {
             if left.insert(at, key, value) {
                 return;
             }
-            let plan = left.plan_split(at, value.len(), append);
+            let plan = left.plan_split(at, key, value.len(), append);
             let level = left.level();
             let right_id = self.store.alloc(level);
             let mut right = Page::node(right_id, level);
