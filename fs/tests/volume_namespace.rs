@@ -122,3 +122,24 @@ fn an_inode_without_names_is_freed_when_the_kernel_drops_it() {
     assert!(matches!(volume.getattr(other), Err(FsError::NotFound)));
     assert_eq!(used(&volume), empty + 1);
 }
+
+#[test]
+fn many_new_files_stay_within_the_cache() {
+    let drive = drive();
+    let device: Arc<dyn ZonedDevice> = drive.open();
+    let options = MountOptions { secret: Some([2; 32]), cache_size: 4 << 20, ..MountOptions::default() };
+    let volume = Volume::open(vec![device], options).expect("mounts");
+    let mut largest = 0;
+    for n in 0..40_000 {
+        let name = format!("a file of many, number {n}");
+        volume.mknod(Ino::ROOT, name.as_bytes(), libc::S_IFREG | 0o644, 0, &WHO).expect("made");
+        if n % 100 == 0 {
+            largest = largest.max(volume.status().cache.resident);
+        }
+    }
+    let cache = volume.status().cache;
+    assert!(volume.status().space.used > 2 * cache.limit, "there is more metadata than fits");
+    // What arrived last stays a moment in any case.
+    assert!(largest <= cache.limit + (1 << 19), "{largest} bytes are resident, {} may be", cache.limit);
+    assert_eq!(names(&volume, Ino::ROOT).len(), 40_002);
+}

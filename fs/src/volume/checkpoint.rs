@@ -172,6 +172,7 @@ impl Volume {
         };
         let mut state = self.state.lock();
         state.tree.store_mut().cut_done(outcome.is_ok());
+        state.tree.store_mut().shrink(self.cache_budget);
         cut.places.iter().for_each(|addr| state.zones.end_write(*addr));
         if let Err(error) = outcome {
             // What was allocated there is not written, or not all of it.
@@ -313,6 +314,9 @@ impl Volume {
         let mut failure = None;
         for (addr, result) in places.iter().zip(results) {
             if let Err(error) = result {
+                if let Some(error) = self.fail_if_no_room_below(*addr, &error) {
+                    return Err(error);
+                }
                 self.state.lock().zones.retire(*addr);
                 failure = Some(error);
             }

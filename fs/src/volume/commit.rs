@@ -242,6 +242,12 @@ impl Volume {
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
         let runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
         let mut results = self.members.write_heads(vec![runs, log], IoClass::Foreground);
+        let no_room = |(addr, result): (Addr, &Result<()>)| self.fail_if_no_room_below(addr, result.as_ref().err()?);
+        let addrs = data.iter().map(|d| d.addr).chain(log_at.iter().copied());
+        // The pages stay in flight: what was acknowledged can still be read.
+        if let Some(error) = addrs.zip(&results).find_map(no_room) {
+            return Err(error);
+        }
         let log_results = results.split_off(data.len());
         self.counters.log_appends.fetch_add(u64::from(!log_at.is_empty()), Ordering::Relaxed);
         self.counters.log_bytes.fetch_add(log_bytes, Ordering::Relaxed);
@@ -298,6 +304,9 @@ impl Volume {
             let Some((to, blocks)) = self.state.lock().zones.allocate(Role::User, rest.blocks) else { return Err(self.no_zone()) };
             let (mine, others) = split_slices(&rest.data, blocks);
             let written = self.members.write_runs(vec![RunWrite { addr: to, data: mine }], IoClass::Foreground);
+            if let Some(error) = written.iter().find_map(|r| self.fail_if_no_room_below(to, r.as_ref().err()?)) {
+                return Err(error);
+            }
             if written.iter().any(Result::is_err) {
                 self.state.lock().zones.retire(to);
                 self.finish_ended_zones();

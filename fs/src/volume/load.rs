@@ -172,7 +172,9 @@ impl Volume {
         self.check_writable()?;
         for _ in 0..64 {
             let (checkpoint, commit) = {
-                let state = self.state.lock();
+                let mut state = self.state.lock();
+                // What is made anew was never loaded: the cache grows by that, too.
+                state.tree.store_mut().shrink(self.cache_budget);
                 let dirty = state.tree.store().dirty_blocks() >= self.dirty_limit;
                 (dirty, state.pending.bytes >= super::MAX_PENDING_BYTES)
             };

@@ -40,6 +40,7 @@ pub use read::ReadData;
 pub use report::{MapEntry, ZoneView};
 pub use status::Status;
 
+use crate::addr::Addr;
 use crate::error::{FsError, Result};
 use crate::format::superblock::Superblock;
 use counters::Counters;
@@ -122,6 +123,22 @@ impl Volume {
             *self.read_only_reason.lock() = Some(reason.into());
         }
         self.progress.notify_all();
+    }
+
+    /// If a write at `addr` failed because what lies below the device is full (the filesystem of an image file, a quota, a thin pool), that is
+    /// no fault of a zone: none is retired. Nothing more can be written, and what was acknowledged before is safe.
+    fn fail_if_no_room_below(&self, addr: Addr, error: &FsError) -> Option<FsError> {
+        let FsError::Device(device) = error else { return None };
+        if !matches!(device.errno(), libc::ENOSPC | libc::EDQUOT) {
+            return None;
+        }
+        let label = self.members.device(addr.device()).label();
+        let reason = format!(
+            "what holds {label} has no room left (a full filesystem, a quota, a thin pool): make room there, unmount, and mount again; \
+             -o ro shows what is in the volume"
+        );
+        self.fail(reason.clone());
+        Some(FsError::ReadOnly(reason))
     }
 
     fn lost_power(&self, error: &FsError) -> bool {

@@ -1,5 +1,6 @@
 //! Bad input and bad days: a clear sentence and exit status for each, and nothing destroyed.
 
+use ::fs::format::superblock as fs_format;
 use harness::{Outcome, Pattern, Volume};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -288,6 +289,119 @@ fn a_dead_mount_can_be_cleared_away() {
     let outcome = volume.ferryfs(["umount".as_ref(), root.as_os_str()]).unwrap();
     assert!(outcome.code.is_some() && !outcome.timed_out && !outcome.said().contains("panicked"), "{outcome}");
     volume.kill();
+    volume.mount().unwrap();
+    volume.umount().unwrap();
+    assert_clean(&volume);
+}
+
+/// A filesystem in memory that holds an image, gone when dropped.
+struct Below(TempDir);
+
+impl Below {
+    fn new(size: &str) -> Below {
+        let below = Below(TempDir::new().unwrap());
+        below.sized(size, "");
+        below
+    }
+
+    fn sized(&self, size: &str, remount: &str) {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("{remount}size={size}"), "tmpfs"]).arg(self.0.path());
+        harness::run(&mut command, LIMIT).unwrap().ok().unwrap();
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        harness::mounts::detach_below(self.0.path());
+    }
+}
+
+/// A sparse image promises more than the filesystem that holds it may have.
+#[test]
+fn a_full_filesystem_below_an_image_costs_nothing_that_was_acknowledged() {
+    if let Some(reason) = no_mounts() {
+        return skip(reason);
+    }
+    let below = Below::new("48M");
+    let directory = TempDir::new().unwrap();
+    let spec = harness::VolumeSpec { devices: vec![below.0.path().join("volume.img")], ..Default::default() };
+    let mut volume = Volume::create(programs(), directory.path(), spec).unwrap();
+    volume.mount().unwrap();
+    let write = |n: u64| -> std::io::Result<()> {
+        let file = File::create(volume.path(format!("f{n}")))?;
+        file.write_all_at(&Pattern(n).bytes(0, 300_000), 0)?;
+        file.sync_all()
+    };
+    let acknowledged = (0..400).take_while(|n| write(*n).is_ok()).count() as u64;
+    assert!((50..400).contains(&acknowledged), "{acknowledged} files");
+    let all_there = |volume: &Volume| {
+        for n in 0..acknowledged {
+            assert_eq!(Pattern(n).mismatch(0, &fs::read(volume.path(format!("f{n}"))).unwrap()), None, "file {n}");
+        }
+    };
+    all_there(&volume);
+    let reason = volume.status().unwrap();
+    let reason = reason.text("volume/read_only_reason").unwrap().to_owned();
+    assert!(reason.contains("volume.img has no room left"), "{reason}");
+    assert_eq!(volume.status().unwrap().number("zones/read_only").unwrap(), 0, "no zone is at fault");
+    assert!(volume.umount().is_err(), "what was not synced may be missing, and that is said");
+    assert_clean(&volume);
+    let said = format!("{:#}", volume.mount().expect_err("there is no room for a checkpoint"));
+    assert!(said.contains("no room left") && said.contains("-o ro"), "{said}");
+    volume.set_options(["ro"]);
+    volume.mount().unwrap();
+    all_there(&volume);
+    volume.umount().unwrap();
+    // With room below it goes on as if nothing had been.
+    below.sized("200M", "remount,");
+    volume.set_options([""; 0]);
+    volume.mount().unwrap();
+    all_there(&volume);
+    fs::write(volume.path("more"), Pattern(1).bytes(0, 5 << 20)).unwrap();
+    volume.umount().unwrap();
+    assert_clean(&volume);
+}
+
+/// Sets feature bits in every superblock of an image.
+fn set_features(image: &Path, features: fs_format::Features) {
+    let file = File::options().read(true).write(true).open(image).unwrap();
+    let mut found = 0;
+    let mut block = [0; 4096];
+    for at in (0..file.metadata().unwrap().len()).step_by(4096) {
+        file.read_exact_at(&mut block, at).unwrap();
+        if let Ok(superblock) = fs_format::Superblock::decode(&block) {
+            let changed = fs_format::Superblock { features, ..superblock };
+            file.write_all_at(&changed.encode()[..], at).unwrap();
+            found += 1;
+        }
+    }
+    assert!(found > 0, "an image has superblocks");
+}
+
+#[test]
+fn features_of_the_future_are_refused_or_read_only() {
+    let Some((directory, mut volume)) = volume_with_contents() else {
+        return;
+    };
+    let point = directory.path().join("elsewhere");
+    fs::create_dir(&point).unwrap();
+    let none = fs_format::Features::default();
+    set_features(volume.device(), fs_format::Features { incompatible: 1 << 40, ..none });
+    let before = fs::read(volume.device()).unwrap();
+    refused(&mount(volume.device(), &point), &["feature"]);
+    refused(&run("fsck.ferryfs", &[Path::new("-n"), volume.device()]), &["feature"]);
+    set_features(volume.device(), fs_format::Features { read_only: 1 << 40, ..none });
+    refused(&mount(volume.device(), &point), &["-o ro"]);
+    volume.set_options(["ro"]);
+    volume.mount().unwrap();
+    assert_eq!(Pattern(3).mismatch(0, &fs::read(volume.path("d/f3")).unwrap()), None);
+    assert_eq!(errno(fs::write(volume.path("d/new"), b"x")), libc::EROFS);
+    volume.umount().unwrap();
+    set_features(volume.device(), fs_format::Features { incompatible: 1 << 40, ..none });
+    assert!(before == fs::read(volume.device()).unwrap(), "not a byte was written by any of it");
+    set_features(volume.device(), fs_format::Features { compatible: 1 << 40, ..none });
+    volume.set_options([""; 0]);
     volume.mount().unwrap();
     volume.umount().unwrap();
     assert_clean(&volume);
