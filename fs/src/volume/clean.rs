@@ -24,6 +24,9 @@ const METADATA_WEIGHT: u32 = 2;
 /// A writer that finds no room cleans about so many blocks before it asks for a checkpoint: small zones share one.
 const BLOCKED_BLOCKS: u32 = 2048;
 
+/// Chunks of cleaning, or checkpoints that make it count, for a change of metadata that finds the reserve of cleaning gone.
+const CHUNKS_FOR_METADATA: u32 = 4;
+
 /// The cleaner of a volume.
 pub(super) type Cleaner = gc::cleaner::Cleaner<Space, Arc<CopyEngine>>;
 
@@ -343,6 +346,21 @@ impl Volume {
             self.check_writable()?;
         }
         Ok(campaign.report().clone())
+    }
+
+    /// Metadata may take zones that data may not. When it has taken all that are there for cleaning, whoever changes more of it cleans some
+    /// chunks first, so that the next checkpoint finds its reserve (I8); background cleaning alone may be outrun. Never an error for want of
+    /// space: deletions come this way, too.
+    ///
+    /// # Errors
+    /// A device that fails; [`FsError::ReadOnly`].
+    pub(super) fn keep_checkpoints_possible(&self) -> Result<()> {
+        for _ in 0..CHUNKS_FOR_METADATA {
+            if !self.state.lock().zones.cleaning_reserve_is_gone() || !self.clean_chunk(Caller::Blocked, Duration::ZERO)?.0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until `blocks` blocks can be written, cleaning a chunk at a time meanwhile. The caller holds no lock.

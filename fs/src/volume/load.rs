@@ -183,7 +183,7 @@ impl Volume {
             } else if commit {
                 self.commit_now(false)?;
             } else {
-                return Ok(());
+                return self.keep_checkpoints_possible();
             }
         }
         Ok(())

@@ -346,6 +346,7 @@ fn a_full_filesystem_below_an_image_costs_nothing_that_was_acknowledged() {
     assert!(reason.contains("volume.img has no room left"), "{reason}");
     assert_eq!(volume.status().unwrap().number("zones/read_only").unwrap(), 0, "no zone is at fault");
     assert!(volume.umount().is_err(), "what was not synced may be missing, and that is said");
+    volume.kill();
     assert_clean(&volume);
     let said = format!("{:#}", volume.mount().expect_err("there is no room for a checkpoint"));
     assert!(said.contains("no room left") && said.contains("-o ro"), "{said}");

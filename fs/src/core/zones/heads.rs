@@ -95,6 +95,11 @@ impl ZoneTable {
         i64::from(self.empty_zones()) - i64::from(floor)
     }
 
+    /// Are no more zones empty than the log and checkpoints need?
+    pub fn cleaning_reserve_is_gone(&self) -> bool {
+        self.empty_zones() <= self.log_claim() + self.reserves.checkpoint_zones
+    }
+
     /// Up to `max` blocks in a row at the head of `role`, opening a zone if need be. `None`: the role's floor is reached.
     pub fn allocate(&mut self, role: Role, max: u32) -> Option<(Addr, u32)> {
         let role = head_for(role, self.active_limit);
