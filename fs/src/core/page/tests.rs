@@ -10,7 +10,7 @@ fn small_key(n: u64) -> SortKey {
         0 => 0,
         n => n << (n * 9).min(50),
     };
-    (&Key::new(Class::Extent, a, (n & 15) << (n & 15) * 4)).into()
+    (&Key::new(Class::Extent, a, (n & 15) << ((n & 15) * 4))).into()
 }
 
 /// Everything that a caller may do with a validated page.
