@@ -40,7 +40,7 @@ impl Volume {
         if start.addr.is_none() {
             return Ok(Replay { clean: self.identity.clean, ..Replay::default() });
         }
-        let (chain, flushed, damage) = self.read_chain()?;
+        let (chain, flushed, mut damage) = self.read_chain()?;
         self.keep_chain(&chain);
         let mut touched: BTreeSet<Addr> = chain.iter().map(|found| found.addr.zone_base()).collect();
         let mut body = Vec::new();
@@ -57,8 +57,16 @@ impl Volume {
             }
             let batch = found.fragment.batch;
             let deltas = self.decode_batch(&body, found.addr)?;
-            if batch > flushed && !self.payload_is_there(&deltas, reports) {
-                break;
+            if batch > flushed {
+                match self.payload_is_there(&deltas, reports) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) if self.lost_power(&error) => return Err(error),
+                    Err(error) => {
+                        damage = damage.or_else(|| Some(unreadable(found.addr, &error)));
+                        break;
+                    }
+                }
             }
             touched.extend(deltas.iter().filter_map(|delta| match delta {
                 Delta::Map { addr, .. } => Some(addr.zone_base()),
@@ -99,7 +107,12 @@ impl Volume {
             if !inside(addr) {
                 return Ok((chain, flushed, None));
             }
-            let Some((fragment, checksum)) = self.fragment_at(addr, sequence, previous) else { break };
+            let (fragment, checksum) = match self.fragment_at(addr, sequence, previous) {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(error) if self.lost_power(&error) => return Err(error),
+                Err(error) => return Ok((chain, flushed, Some(unreadable(addr, &error)))),
+            };
             flushed = flushed.max(fragment.flushed);
             previous = checksum;
             sequence += 1;
@@ -112,16 +125,33 @@ impl Volume {
     }
 
     /// The fragment at `addr`, if it continues the chain.
-    fn fragment_at(&self, addr: Addr, sequence: u64, previous: u32) -> Option<(Fragment, u32)> {
-        let head = self.members.read_block(addr, IoClass::Foreground).ok()?;
-        let blocks = log::peek_blocks(&head)?;
+    ///
+    /// # Errors
+    /// What cannot be read is not the end of the log: nobody knows what is there.
+    fn fragment_at(&self, addr: Addr, sequence: u64, previous: u32) -> Result<Option<(Fragment, u32)>> {
+        let mut bytes = self.read_again(|| self.members.read_block(addr, IoClass::Foreground))?;
+        let Some(blocks) = log::peek_blocks(&bytes) else { return Ok(None) };
         if !self.state.lock().zones.contains(addr, blocks) {
-            return None;
+            return Ok(None);
         }
-        let bytes = if blocks == 1 { head } else { self.read_fragment(addr, blocks).ok()? };
-        let (fragment, checksum, _) = log::decode(&bytes, &self.identity.secret)?;
+        if blocks > 1 {
+            bytes = self.read_again(|| self.read_fragment(addr, blocks))?;
+        }
+        let Some((fragment, checksum, _)) = log::decode(&bytes, &self.identity.secret) else { return Ok(None) };
         let continues = fragment.sequence == sequence && fragment.previous == previous && fragment.epoch == self.identity.epoch;
-        continues.then_some((fragment, checksum))
+        Ok(continues.then_some((fragment, checksum)))
+    }
+
+    /// Reads, and reads again what failed: a passing error must not cost what was acknowledged.
+    fn read_again<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
+        let mut outcome = read();
+        for _ in 0..READ_AGAIN {
+            match &outcome {
+                Err(error) if !self.lost_power(error) => outcome = read(),
+                _ => break,
+            }
+        }
+        outcome
     }
 
     fn read_fragment(&self, addr: Addr, blocks: u32) -> Result<AlignedBuf> {
@@ -168,7 +198,10 @@ impl Volume {
     }
 
     /// Is the file data of a batch what its checksums say? Behind a write pointer is nothing, not even the zeros that may be read there (I9).
-    fn payload_is_there(&self, deltas: &[Delta], reports: &[Vec<ZoneInfo>]) -> bool {
+    ///
+    /// # Errors
+    /// What cannot be read may be there or not.
+    fn payload_is_there(&self, deltas: &[Delta], reports: &[Vec<ZoneInfo>]) -> Result<bool> {
         let is_written = |addr: Addr, blocks: u32| {
             let report = reports.get(usize::from(addr.device().0)).and_then(|zones| zones.get(addr.zone().0 as usize));
             report.is_none_or(|info| addr.block() + blocks <= self.members.fs_blocks(addr.device(), info.written))
@@ -180,15 +213,20 @@ impl Volume {
                 _ => None,
             })
             .collect();
-        runs.iter().all(|(addr, sums)| is_written(*addr, sums.len() as u32))
-            && runs.chunks(16).all(|some| {
-                let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
-                let content = self.members.read_runs(&reads, IoClass::Foreground);
-                content
-                    .into_iter()
-                    .zip(some)
-                    .all(|(buf, (_, sums))| buf.is_ok_and(|buf| buf.chunks_exact(BLOCK).map(crc32c::crc32c).eq(sums.iter().copied())))
-            })
+        if !runs.iter().all(|(addr, sums)| is_written(*addr, sums.len() as u32)) {
+            return Ok(false);
+        }
+        for some in runs.chunks(16) {
+            let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
+            let content =
+                self.read_again(|| self.members.read_runs(&reads, IoClass::Foreground).into_iter().collect::<Result<Vec<_>>>())?;
+            let as_logged =
+                |(buf, (_, sums)): (&AlignedBuf, &(Addr, &[u32]))| buf.chunks_exact(BLOCK).map(crc32c::crc32c).eq(sums.iter().copied());
+            if !content.iter().zip(some).all(as_logged) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn apply_batch(&self, batch: u64, deltas: &[Delta]) -> Result<()> {
@@ -216,6 +254,16 @@ impl Volume {
         state.flushed = batch;
         Ok(())
     }
+}
+
+/// Further attempts to read what a mount cannot do without.
+const READ_AGAIN: u32 = 2;
+
+/// The log, or the data of a batch in it, cannot be read: the volume must not be written to, or what may be there would be lost.
+fn unreadable(addr: Addr, error: &FsError) -> String {
+    format!(
+        "the log at {addr}, or the data it names, cannot be read ({error}): changes behind it are not shown; nothing is written, so that they are still there when the device can be read again"
+    )
 }
 
 /// Blocks looked at behind a break of the chain, to tell a torn end from damage.
