@@ -2,11 +2,11 @@
 
 use fs::core::ops;
 use fs::format::item::Timestamp;
-use fs::volume::{Caller, Clock, Cost, FormatOptions, MountOptions, Volume};
+use fs::volume::{Caller, Clock, Cost, FormatOptions, MountOptions, Volume, WriteOptions};
 use fs::{FsError, Ino};
 use std::sync::Arc;
 use zns::ZonedDevice;
-use zns::sim::{SimConfig, SimDrive};
+use zns::sim::{Fault, FaultPlan, SimConfig, SimDrive};
 
 fn clock() -> Clock {
     Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }))
@@ -99,4 +99,42 @@ fn many_files_survive_many_checkpoints() {
         }
     }
     assert_eq!(drive.violations().len(), 0, "{:?}", drive.violations());
+}
+
+/// Wherever a read fails while a volume is mounted after a crash, once or for longer: what was acknowledged is not lost by that mount.
+#[test]
+fn a_read_that_fails_at_mount_costs_nothing_that_was_synced() {
+    let drive = SimDrive::new(SimConfig::zoned(64, 1));
+    format(&drive);
+    let volume = mount(&drive, 2);
+    for n in 0..20 {
+        let ino = make(&volume, &format!("file {n}"));
+        let write = WriteOptions { sync: false, kill_suid: false, append: false };
+        volume.write(ino, 0, &[n; 9000], &write).expect("written");
+        volume.sync().expect("synced");
+    }
+    drop(volume);
+    drive.cut_power();
+    drive.power_cycle();
+    let begun = drive.fork();
+    let before = begun.ops();
+    drop(mount(&begun, 3));
+    let operations = begun.ops() - before;
+    assert!(operations > 20, "{operations} operations");
+    for in_a_row in [1, 6] {
+        for at in 0..operations {
+            let drive = drive.fork();
+            (0..in_a_row).for_each(|n| drive.fail_at(drive.ops() + at + n, Fault::ReadError));
+            let device: Arc<dyn ZonedDevice> = drive.open();
+            // It may be refused, read-only, or as if nothing had been.
+            drop(Volume::open(vec![device], options(3)));
+            drive.cut_power();
+            drive.power_cycle();
+            drive.set_faults(FaultPlan::default());
+            let volume = mount(&drive, 4);
+            for n in 0..20 {
+                look(&volume, &format!("file {n}")).unwrap_or_else(|error| panic!("{in_a_row} from {at} on: file {n}: {error}"));
+            }
+        }
+    }
 }
