@@ -180,7 +180,8 @@ impl Volume {
             done.lost += relocation.blocks.saturating_sub(moved);
             self.counters.gc_meta_written.fetch_add(dirtied * BLOCK as u64, Ordering::Relaxed);
         }
-        self.counters.relocated.fetch_add(u64::from(done.moved) * BLOCK as u64, Ordering::Relaxed);
+        // What lost its race was copied as well.
+        self.counters.relocated.fetch_add(u64::from(done.moved + done.lost) * BLOCK as u64, Ordering::Relaxed);
         Ok(done)
     }
 
