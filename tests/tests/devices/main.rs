@@ -3,6 +3,7 @@
 mod bad_days;
 mod contract;
 mod crash;
+mod ferrycopy;
 mod life;
 mod neighbours;
 mod scsi;
