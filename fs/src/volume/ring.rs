@@ -10,7 +10,7 @@ use crate::format::superblock::{RING_SLOTS, RING_ZONES, Superblock, SuperblockEr
 use crate::volume::Volume;
 use crate::volume::members::Members;
 use std::sync::Arc;
-use zns::{AlignedBuf, BufSlice, DeviceId, IoClass, Lba, ZoneAction, ZoneId, ZonedDevice};
+use zns::{AlignedBuf, BufSlice, DeviceId, IoClass, Lba, ZoneAction, ZoneId, ZoneInfo, ZoneState, ZonedDevice};
 
 /// Where the records of one device go.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +58,7 @@ pub fn probe(device: &Arc<dyn ZonedDevice>) -> Result<Probe> {
     let mut worst = SuperblockError::NotOne;
     let mut failure = None;
     for zone in 0..RING_ZONES {
-        let start = g.zone_start(ZoneId(zone));
-        let content = match read_ring_zone(device, start, cursor.slots) {
+        let content = match read_ring_zone(device, &reports[zone as usize], cursor.slots) {
             Ok(content) => content,
             Err(error) => {
                 failure = Some(error);
@@ -98,19 +97,33 @@ pub fn probe(device: &Arc<dyn ZonedDevice>) -> Result<Probe> {
     }
 }
 
-/// Reads all slots of zone `zone` of a device's ring.
+/// Reads all slots of zone `zone` of a device's ring; those that were never written are zeros.
 ///
 /// # Errors
 /// The device's.
 pub(crate) fn read_zone(device: &Arc<dyn ZonedDevice>, zone: u32) -> Result<Vec<u8>> {
     let g = device.geometry();
     let slots = (g.zone_capacity_bytes() / BLOCK as u64).min(u64::from(RING_SLOTS)) as u32;
-    read_ring_zone(device, g.zone_start(ZoneId(zone)), slots)
+    let reports = device.report(zone..zone + 1)?;
+    let report = reports.first().ok_or_else(|| FsError::Volume(format!("{}: zone {zone} is not reported", device.label())))?;
+    read_ring_zone(device, report, slots)
 }
 
-fn read_ring_zone(device: &Arc<dyn ZonedDevice>, start: Lba, slots: u32) -> Result<Vec<u8>> {
+/// What lies behind the write pointer is no record, whatever the drive gives for it: zeros, ones, or what was there before the zone was reset, such as a record of
+/// another volume that is newer than ours (NVM Command Set Specification, "Deallocated or Unwritten Logical Blocks").
+fn read_ring_zone(device: &Arc<dyn ZonedDevice>, zone: &ZoneInfo, slots: u32) -> Result<Vec<u8>> {
     let g = device.geometry();
-    let total = slots as usize * BLOCK;
+    let (start, room) = (zone.start, slots as usize * BLOCK);
+    let known = !g.software_zones && !matches!(zone.state, ZoneState::ReadOnly | ZoneState::Offline);
+    let written = if known { (zone.written.0 * u64::from(g.block_size)).min(room as u64) as usize } else { room };
+    let mut content = read_slots(device, start, written.next_multiple_of(BLOCK))?;
+    content.truncate(written);
+    content.resize(room, 0);
+    Ok(content)
+}
+
+fn read_slots(device: &Arc<dyn ZonedDevice>, start: Lba, total: usize) -> Result<Vec<u8>> {
+    let g = device.geometry();
     let step = (g.max_io_bytes as usize / BLOCK * BLOCK).clamp(BLOCK, 256 << 10);
     let mut content = Vec::with_capacity(total);
     while content.len() < total {

@@ -139,6 +139,27 @@ fn superblocks() {
     assert_eq!(report.of(Severity::Info).filter(|f| matches!(f, Finding::TornSuperblock { .. })).count(), 2, "{report}");
 }
 
+/// A drive may give anything for blocks that were not written since their zone was reset: a record of the volume before, newer than ours, or ones.
+#[test]
+fn what_lies_behind_the_write_pointer_of_a_ring_is_no_record() {
+    let (before, _) = unmounted(SimConfig::zoned(64, 1));
+    let last = before.drives[0].zone(ZoneId(0)).written.0 - 1;
+    let stale = before.drives[0].peek(Lba(last), Blocks(1));
+    let mut rig = Rig::new(vec![SimConfig::zoned(64, 2)]);
+    let drive = &rig.drives[0];
+    let written = [0, 1].map(|zone| drive.zone(ZoneId(zone)).written.0);
+    assert!(written[0] < last, "the volume before was newer");
+    for (zone, written) in (0..).zip(written) {
+        drive.poke(Lba(zone * 256 + written), &stale);
+        drive.poke(Lba(zone * 256 + written + 1), &[0xff; 4096]);
+    }
+    rig.assert_clean();
+    let volume = rig.mount();
+    populate(&volume);
+    volume.shutdown().expect("unmounted");
+    rig.assert_clean();
+}
+
 #[test]
 fn a_lost_header_hides_metadata_from_cleaning_and_nothing_else() {
     let (rig, _) = unmounted(SimConfig::zoned(64, 1));
