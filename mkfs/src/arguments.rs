@@ -28,7 +28,7 @@ pub struct Arguments {
     pub size: Option<u64>,
 
     /// Zone size of a regular file or conventional block device: a power of two from 1M to 2G [default: 16M, less for
-    /// small devices, more for very large ones].
+    /// small devices, more for very large ones]. Zoned devices keep their own.
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
     pub zone_size: Option<u64>,
 

@@ -77,10 +77,13 @@ impl Target {
                 if let Some(name) = refused.or(arguments.drive_option()) {
                     bail!("{name} is for regular files, and {} is a block device", path.display());
                 }
-                if found == Detected::ZonedBlock && arguments.zone_size.is_some() {
+                let zoned = found == Detected::ZonedBlock;
+                let zone_size = arguments.zone_size.map(check_zone_size).transpose()?;
+                // Beside a device that has none, it is meant for that one.
+                if zoned && zone_size.is_some() && arguments.devices.iter().all(|other| matches!(detect(other), Ok(Detected::ZonedBlock))) {
                     bail!("{} has zones of its own: --zone-size cannot change them", path.display());
                 }
-                let zone_size = arguments.zone_size.map(check_zone_size).transpose()?;
+                let zone_size = zone_size.filter(|_| !zoned);
                 if !arguments.force {
                     let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
                     let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
