@@ -147,7 +147,7 @@ pub fn programs() -> &'static Programs {
         let programs = Programs::find().expect("where the programs are");
         if std::env::var_os("FERRYFS_BIN_DIR").is_none() {
             let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            command.args(["build", "--quiet", "--bins", "-p", "fs", "-p", "mkfs"]);
+            command.args(["build", "--quiet", "--bins", "-p", "fs", "-p", "mkfs", "-p", "copy_backend"]);
             if programs.directory().ends_with("release") {
                 command.arg("--release");
             }

@@ -71,7 +71,9 @@ impl Open {
         let data = identify(&*wire, nsid, 0).map_err(about)?;
         let namespace = Namespace::parse(&data).map_err(about)?;
         if namespace.max_range == 0 || namespace.max_command == 0 {
-            return Err(about("it advertises Copy with limits of zero: it takes none".into()));
+            let lie = about("it advertises Copy with limits of zero: it takes none".into());
+            tracing::warn!("{}", lie.reason);
+            return Err(lie);
         }
         let protection = protection_of(&*wire, nsid, &namespace, &data).map_err(about)?;
         Ok(Self { name: name.to_owned(), wire, nsid, controller, namespace, protection })

@@ -1,6 +1,7 @@
 //! Tests that run in a virtual machine, on real drivers. A test is one function: on the host [`in_guest`] boots a guest that runs this very test program for
 //! this one test, and in the guest it calls the body.
 
+pub mod fabrics;
 pub mod stacks;
 pub mod targets;
 

@@ -1,172 +1,195 @@
-//! `ferrycopy` on real drivers: by the device, with no payload byte through the host, every byte compared, the neighbours untouched.
+//! `ferrycopy` on NVMe drives: by the device, with no payload byte through the host, every byte compared, the neighbours untouched; and drives that fail or
+//! go away on the way.
 
-use guest::{Kernel, Machine, Namespace};
-use harness::{Pattern, run};
+use crate::raw::{Holdings, content, copies, fails, fill, open, source};
+use crate::tool::{by_device, ferrycopy, report};
+use guest::{BadSector, Kernel, Machine, Namespace};
+use harness::Pattern;
 use serde_json::Value;
+use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 use tests::guest::in_guest;
-use tests::mounted::programs;
-use zns::raw::{RawOptions, open_raw};
-use zns::{AlignedBuf, BufSlice, IoClass, Lba, ZonedDevice};
+use tests::guest::stacks::appears;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(300);
 
-fn open(path: &Path) -> Arc<dyn ZonedDevice> {
-    open_raw(path, &RawOptions::default()).unwrap()
+fn machine(namespace: Namespace) -> Machine {
+    Machine::new(Kernel::Long6_12).device(namespace)
 }
 
-/// The pattern of a place: what lies at byte `n` says where it belongs.
-fn fill(path: &Path, seed: u64, offset: u64, length: u64) {
-    let device = open(path);
-    let block = u64::from(device.geometry().block_size);
-    for at in (offset..offset + length).step_by(MIB as usize) {
-        let bytes = Pattern(seed).bytes(at, (offset + length - at).min(MIB) as usize);
-        device.write(Lba(at / block), vec![BufSlice::whole(AlignedBuf::from_slice(&bytes))], IoClass::Copy).unwrap();
-    }
-    device.flush().unwrap();
-}
-
-fn content(path: &Path, offset: u64, length: u64) -> Vec<u8> {
-    let device = open(path);
-    let block = u64::from(device.geometry().block_size);
-    let piece = |at: u64| {
-        let buf = AlignedBuf::zeroed((offset + length - at).min(MIB) as usize);
-        device.read(Lba(at / block), buf, IoClass::Copy).unwrap().to_vec()
-    };
-    (offset..offset + length).step_by(MIB as usize).flat_map(piece).collect()
-}
-
-/// Runs the tool and gives what it said.
-#[track_caller]
-fn ferrycopy(arguments: &[&str]) -> Value {
-    let outcome = run(programs().command("ferrycopy").unwrap().args(arguments), LIMIT).unwrap();
-    assert!(outcome.success(), "{outcome}");
-    serde_json::from_str(&outcome.stdout).unwrap()
-}
-
-/// All by the device, nothing through the host.
-#[track_caller]
-fn offloaded(report: &Value, bytes: u64, route: &str) {
-    assert_eq!((report["bytes"].as_u64(), report["offloaded"].as_u64()), (Some(bytes), Some(bytes)), "{report}");
-    assert_eq!((report["host_read"].as_u64(), report["host_written"].as_u64()), (Some(0), Some(0)), "{report}");
-    assert_eq!((report["route"].as_str(), report["simulated"].as_bool()), (Some(route), Some(false)), "{report}");
+/// What was copied of a range: offsets into it, with lengths.
+fn done(report: &Value, range: usize) -> Vec<(u64, u64)> {
+    let parts = report["ranges"][range]["done"].as_array().unwrap();
+    parts.iter().map(|part| (part[0].as_u64().unwrap(), part[1].as_u64().unwrap())).collect()
 }
 
 #[test]
 fn ranges_of_a_conventional_namespace_land_at_any_block() {
-    in_guest(Machine::new(Kernel::Long6_12).device(Namespace::conventional("c").copy(64, 256, 15)), &[], || {
-        let device = Path::new("/dev/vm/cn1");
-        fill(device, 1, 0, 96 * MIB);
-        let ranges = [(3 * MIB + 4 * KIB, 5 * MIB + 12 * KIB), (90 * MIB, 4 * KIB), (15 * MIB + 4 * KIB, 20 * MIB)];
-        let target = 45 * MIB + 20 * KIB;
-        let total: u64 = ranges.iter().map(|(_, length)| length).sum();
-        let words: Vec<String> = ranges.iter().map(|(offset, length)| format!("{offset}:{length}")).collect();
-        let source = format!("{}:{}", device.display(), words.join(","));
-        let before = content(device, 0, 96 * MIB);
-        let report = ferrycopy(&["copy", "--route", "offload", "--json", &source, &format!("{}:{target}", device.display())]);
-        offloaded(&report, total, "nvme");
-        let mut expected = before.clone();
-        let mut at = target as usize;
-        for (offset, length) in ranges {
-            expected[at..at + length as usize].copy_from_slice(&before[offset as usize..(offset + length) as usize]);
-            at += length as usize;
+    let drive = |name| Namespace::conventional(name).size(64 * MIB).copy(64, 256, 15);
+    in_guest(machine(drive("c")).device(drive("s").block(512)), &[], || {
+        for (device, unit) in [("/dev/vm/cn1", 4 * KIB), ("/dev/vm/sn1", 512)] {
+            let device = Path::new(device);
+            fill(device, 1, 0, 40 * MIB);
+            let ranges = [(3 * MIB + unit, 5 * MIB + 3 * unit), (37 * MIB, unit), (15 * MIB + unit, 9 * MIB)];
+            let total = ranges.iter().map(|(_, length)| length).sum();
+            by_device(&copies(device, &ranges, device, 42 * MIB + 5 * unit, &["--route", "offload"]), total, "nvme");
         }
-        assert!(content(device, 0, 96 * MIB) == expected, "the device is not what it should be");
+        // Between drives of their own, and of blocks of their own, there is only the host.
+        let (from, to) = (Path::new("/dev/vm/cn1"), Path::new("/dev/vm/sn1"));
+        let refused = ferrycopy(["copy", &source(from, &[(0, 4 * KIB)]), &format!("{}:512", to.display())]);
+        assert!(refused.code == Some(2) && refused.stderr.contains("is not a multiple of 4096 bytes, the block of"), "{refused}");
+        let said = copies(from, &[(4 * KIB, 3 * MIB)], to, 8 * KIB, &[]);
+        assert_eq!((said["route"].as_str(), said["host_written"].as_u64()), (Some("host"), Some(3 * MIB)), "{said}");
     });
 }
 
 #[test]
 fn zones_of_a_zns_drive_are_filled_at_their_write_pointers() {
-    let drive = Namespace::zoned("z").zones(16 * MIB, 12 * MIB).active(6, 8).copy(64, 128, 3);
-    in_guest(Machine::new(Kernel::Long6_12).device(drive), &[], || {
+    let drive = Namespace::zoned("z").size(96 * MIB).zones(4 * MIB, 3 * MIB).active(6, 8).copy(64, 128, 3);
+    in_guest(machine(drive), &[], || {
         let device = Path::new("/dev/vm/zn1");
-        fill(device, 2, 0, 12 * MIB);
-        fill(device, 2, 16 * MIB, 6 * MIB);
-        let name = device.display();
-        let (first, second) = (3 * MIB + 4 * KIB, 2 * MIB);
-        let source = format!("{name}:{}:{first},{}:{second}", 8 * KIB, 18 * MIB);
-        let report = ferrycopy(&["copy", "--route", "offload", "--verify", "full", "--json", &source, &format!("{name}:{}", 64 * MIB)]);
-        offloaded(&report, first + second, "nvme");
+        fill(device, 2, 0, 3 * MIB);
+        fill(device, 2, 4 * MIB, 2 * MIB);
+        let ranges = [(8 * KIB, MIB + 4 * KIB), (5 * MIB, 512 * KIB)];
+        let total = ranges.iter().map(|(_, length)| length).sum();
+        by_device(&copies(device, &ranges, device, 16 * MIB, &["--route", "offload", "--verify", "full"]), total, "nvme");
         // The same zone goes on by the device, and then by the host: the kernel's idea of the write pointer is put right.
-        let at = 64 * MIB + first + second;
-        offloaded(&ferrycopy(&["copy", "--json", &format!("{name}:0:1M"), &format!("{name}:{at}")]), MIB, "nvme");
-        let at = at + MIB;
-        let report = ferrycopy(&["copy", "--route", "host", "--json", &format!("{name}:0:1M"), &format!("{name}:{at}")]);
-        assert_eq!((report["bytes"].as_u64(), report["host_written"].as_u64()), (Some(MIB), Some(MIB)), "{report}");
-        let expect = [(8 * KIB, first), (18 * MIB, second), (0, MIB), (0, MIB)];
-        let expected: Vec<u8> = expect.into_iter().flat_map(|(offset, length)| Pattern(2).bytes(offset, length as usize)).collect();
-        assert!(content(device, 64 * MIB, expected.len() as u64) == expected);
-        let zones = open(device).report(0..8).unwrap();
-        let written: Vec<u64> = zones.iter().map(|zone| zone.written.0 * 4096).collect();
-        assert_eq!(written, [12 * MIB, 6 * MIB, 0, 0, expected.len() as u64, 0, 0, 0]);
-        let twice = || {
-            let mut command = programs().command("ferrycopy").unwrap();
-            run(command.arg("copy").args([format!("{name}:0:4K"), format!("{name}:80M")]), LIMIT).unwrap()
-        };
+        let (at, more) = (16 * MIB + total, 256 * KIB);
+        by_device(&copies(device, &[(0, more)], device, at, &[]), more, "nvme");
+        let said = copies(device, &[(0, more)], device, at + more, &["--route", "host"]);
+        assert_eq!((said["bytes"].as_u64(), said["host_written"].as_u64()), (Some(more), Some(more)), "{said}");
+        let written: Vec<u64> = open(device).report(0..8).unwrap().iter().map(|zone| zone.written.0 * 4096).collect();
+        assert_eq!(written, [3 * MIB, 2 * MIB, 0, 0, total + 2 * more, 0, 0, 0]);
+        let twice = || ferrycopy(["copy", &source(device, &[(0, 4 * KIB)]), &format!("{}:20M", device.display())]);
         assert!(twice().success(), "an empty zone takes a copy");
         let refused = twice();
-        assert!(!refused.success() && refused.stderr.contains("is written at its write pointer"), "{refused}");
+        assert!(refused.code == Some(2) && refused.stderr.contains("is written at its write pointer"), "{refused}");
     });
 }
 
 /// Across namespaces of one drive the device copies, where the kernel lets us ask it to (6.12); the clone is byte for byte the same.
 #[test]
 fn a_namespace_is_cloned_to_its_neighbour() {
-    let namespace = || Namespace::conventional("c").size(128 * MIB).copy(64, 256, 15);
-    in_guest(Machine::new(Kernel::Long6_12).device(namespace()).device(namespace()), &[], || {
+    let namespace = || Namespace::conventional("c").size(48 * MIB).copy(64, 256, 15);
+    in_guest(machine(namespace()).device(namespace()), &[], || {
         let (from, to) = (Path::new("/dev/vm/cn1"), Path::new("/dev/vm/cn2"));
-        fill(from, 3, 0, 128 * MIB);
+        fill(from, 3, 0, 48 * MIB);
         let state = std::env::temp_dir().join("clone-state");
-        let state = state.to_str().unwrap();
-        let report = ferrycopy(&["clone", "--json", "--state", state, from.to_str().unwrap(), to.to_str().unwrap()]);
-        offloaded(&report, 128 * MIB, "nvme");
-        let copy = content(to, 0, 128 * MIB);
-        assert_eq!(Pattern(3).mismatch(0, &copy), None);
-        assert!(!Path::new(state).exists());
-        let report = ferrycopy(&["caps", "--json", from.to_str().unwrap(), to.to_str().unwrap()]);
-        assert_eq!(report["domains"].as_array().unwrap().len(), 1, "{report}");
+        let (from_name, to_name) = (from.to_str().unwrap(), to.to_str().unwrap());
+        let said = report(&["clone", "--json", "--state", state.to_str().unwrap(), from_name, to_name]);
+        by_device(&said, 48 * MIB, "nvme");
+        assert!(Holdings::of(to) == Holdings::of(from), "the clone differs");
+        assert_eq!(Pattern(3).mismatch(0, &Holdings::of(from).gathered(&[(0, 48 * MIB)])), None);
+        assert!(!state.exists());
+        let said = report(&["caps", "--json", from_name, to_name]);
+        assert_eq!(said["domains"].as_array().unwrap().len(), 1, "{said}");
     });
 }
 
-/// 256 MiB in scattered extents of 64 KiB, by the device and through the host, in one guest: the times are printed, and not judged here.
+/// 64 KiB extents, every second one, in an order that never goes on where it was: few commands, each of much.
 #[test]
-fn scattered_extents_are_gathered() {
-    let drive = Namespace::conventional("c").size(1 << 30).copy(256, 1024, 127);
-    in_guest(Machine::new(Kernel::Long6_12).device(drive).memory(1536), &[], || {
+fn scattered_extents_are_gathered_by_few_commands() {
+    in_guest(machine(Namespace::conventional("c").size(96 * MIB).copy(256, 1024, 127)), &[], || {
         let device = Path::new("/dev/vm/cn1");
-        let (count, extent) = (if tests::skip::quick() { 512 } else { 4096 }, 64 * KIB);
+        let (count, extent) = (509, 64 * KIB);
         fill(device, 4, 0, 2 * count * extent);
-        // Every second extent, in an order that never goes on where it was.
-        let offsets: Vec<u64> = (0..count).map(|n| (n * 1021 % count) * 2 * extent).collect();
-        let words: Vec<String> = offsets.iter().map(|offset| format!("{offset}:{extent}")).collect();
-        let source = format!("{}:{}", device.display(), words.join(","));
-        let mut seconds = Vec::new();
-        for (route, target) in [("offload", 512 * MIB), ("host", 768 * MIB)] {
-            let report = ferrycopy(&["copy", "--route", route, "--json", &source, &format!("{}:{target}", device.display())]);
-            if route == "offload" {
-                offloaded(&report, count * extent, "nvme");
-                let commands = report["commands"].as_u64().unwrap();
-                let average = count * extent / commands;
-                eprintln!("{commands} commands by the device, {} KiB each on average", average / KIB);
-                assert!(average >= 128 * KIB, "{report}");
-            }
-            let found = content(device, target, count * extent);
-            for (index, offset) in offsets.iter().enumerate() {
-                let found = &found[index * extent as usize..(index + 1) * extent as usize];
-                assert_eq!(Pattern(4).mismatch(*offset, found), None, "{route}: extent {index}");
-            }
-            seconds.push(report["seconds"].as_f64().unwrap());
+        let ranges: Vec<(u64, u64)> = (0..count).map(|n| (n * 101 % count * 2 * extent, extent)).collect();
+        let said = copies(device, &ranges, device, 64 * MIB, &["--route", "offload"]);
+        by_device(&said, count * extent, "nvme");
+        let average = count * extent / said["commands"].as_u64().unwrap();
+        assert!(average >= 128 * KIB, "{average} bytes in a command: {said}");
+    });
+}
+
+/// What lies before a bad block is copied by the device and counted, to the byte; what the host can read it carries over.
+#[test]
+fn a_copy_that_fails_half_way_is_counted_to_the_byte() {
+    let bad = |offset, once| BadSector { offset, written: false, once };
+    // Good when it is read again; never good; a destination that is good when it is written again.
+    let sectors = [bad(9 * MIB, true), bad(21 * MIB, false), BadSector { offset: 41 * MIB, written: true, once: true }];
+    let conventional = Namespace::conventional("c").size(64 * MIB).copy(64, 1024, 127).bad(sectors);
+    let zoned = Namespace::zoned("z").size(64 * MIB).zones(2 * MIB, 2 * MIB).copy(64, 1024, 127).bad([bad(MIB, true)]);
+    in_guest(machine(conventional).device(zoned), &[], || {
+        let (device, zoned) = (Path::new("/dev/vm/cn1"), Path::new("/dev/vm/zn1"));
+        fill(device, 5, 0, 28 * MIB);
+        fill(zoned, 6, 0, 2 * MIB);
+        // Once bad, in the source: a part by the device, a part by the host, all of it right.
+        let mixed = |said: &Value, bytes: u64| {
+            let number = |name: &str| said[name].as_u64().unwrap();
+            assert_eq!((number("bytes"), said["status"].as_str()), (bytes, Some("done")), "{said}");
+            assert!(number("offloaded") > 0 && number("host_written") > 0, "{said}");
+            assert_eq!(number("offloaded") + number("host_written"), bytes, "{said}");
+            assert_eq!(said["route"], "nvme+host");
+            assert!(!said["fallbacks"].as_object().unwrap().is_empty(), "{said}");
+        };
+        let ranges: Vec<(u64, u64)> = (0..64).map(|n| (8 * MIB + n * 64 * KIB, 64 * KIB)).collect();
+        // What is bad once must not be read before.
+        let copy = |from: &Path, ranges: &[(u64, u64)], to: u64| {
+            report(&["copy", "--json", &source(from, ranges), &format!("{}:{to}", from.display())])
+        };
+        mixed(&copy(device, &ranges, 32 * MIB), 4 * MIB);
+        let length = 2 * MIB - 64 * KIB;
+        mixed(&copy(zoned, &[(0, length)], 16 * MIB), length);
+        let written: Vec<u64> = open(zoned).report(0..10).unwrap().iter().map(|zone| zone.written.0 * 4096).collect();
+        assert_eq!(written, [2 * MIB, 0, 0, 0, 0, 0, 0, 0, length, 0]);
+        for (at, length) in [(0, 2 * MIB), (16 * MIB, length)] {
+            assert_eq!(Pattern(6).mismatch(0, &content(zoned, at, length)), None);
         }
-        eprintln!(
-            "gathering {} MiB in extents of 64 KiB: {:.3} s by the device, {:.3} s through the host: {:.1} times as fast",
-            count * extent / MIB,
-            seconds[0],
-            seconds[1],
-            seconds[1] / seconds[0]
-        );
+        // A destination that fails once.
+        let said = copy(device, &[(0, 4 * MIB)], 40 * MIB);
+        assert_eq!((said["bytes"].as_u64(), said["status"].as_str()), (Some(4 * MIB), Some("done")), "{said}");
+        // Never good: it ends there, and says how far it came.
+        let ranges = [(26 * MIB, MIB), (20 * MIB, 2 * MIB), (24 * MIB, MIB)];
+        let (outcome, said) = fails(device, &ranges, device, 48 * MIB, &[]);
+        assert!(outcome.stderr.contains("the source cannot be read"), "{outcome}");
+        let done = |range: usize| done(&said, range);
+        assert_eq!(done(0), [(0, MIB)], "{said}");
+        assert!(done(1).len() == 1 && done(1)[0].0 == 0 && done(1)[0].1 <= MIB, "{said}");
+        let bytes = said["bytes"].as_u64().unwrap();
+        assert_eq!(bytes, (0..3).flat_map(done).map(|(_, length)| length).sum::<u64>());
+        let held = content(device, 40 * MIB, 16 * MIB);
+        let expect = [(0, 0, 4 * MIB), (8 * MIB, 26 * MIB, MIB), (9 * MIB, 20 * MIB, bytes - MIB)];
+        for (at, from, length) in expect {
+            assert_eq!(Pattern(5).mismatch(from, &held[at as usize..(at + length) as usize]), None, "at {at}");
+        }
+        assert!(held[(12 * MIB) as usize..].iter().all(|&byte| byte == 0), "something was written behind the copy");
+        let held = content(device, 32 * MIB, 8 * MIB);
+        assert_eq!(Pattern(5).mismatch(8 * MIB, &held[..4 << 20]), None);
+        assert!(held[4 << 20..].iter().all(|&byte| byte == 0));
+    });
+}
+
+/// A drive is pulled in the middle of a copy: it ends with an error, and the bytes that it counts are there when the drive is back.
+#[test]
+fn a_drive_that_disappears_in_the_middle_of_a_copy() {
+    in_guest(machine(Namespace::conventional("c").size(64 * MIB).copy(16, 64, 15)), &[], || {
+        let device = Path::new("/dev/vm/cn1").canonicalize().unwrap();
+        fill(&device, 7, 0, 24 * MIB);
+        let ranges = [(0, 10 * MIB), (12 * MIB, 10 * MIB)];
+        let pci = fs::canonicalize("/sys/class/nvme/nvme0/device").unwrap();
+        let copy = std::thread::spawn({
+            let device = device.clone();
+            move || fails(&device, &ranges, &device, 32 * MIB, &["--rate", "4M"])
+        });
+        // Past the first megabyte, before the last.
+        let arrived = || content(&device, 33 * MIB, MIB).iter().any(|&byte| byte != 0);
+        while !arrived() {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        fs::write(pci.join("remove"), "1").unwrap();
+        let (outcome, said) = copy.join().unwrap();
+        assert!(outcome.stderr.contains("failed after"), "{outcome}");
+        let bytes = said["bytes"].as_u64().unwrap();
+        assert!((MIB..20 * MIB).contains(&bytes) && said["status"] == "failed", "{said}");
+        fs::write("/sys/bus/pci/rescan", "1").unwrap();
+        appears(&device);
+        let held = content(&device, 32 * MIB, 20 * MIB);
+        for (range, at) in [(0, 0), (1, 10 * MIB)] {
+            for (into, length) in done(&said, range) {
+                let found = &held[(at + into) as usize..(at + into + length) as usize];
+                assert_eq!(Pattern(7).mismatch(ranges[range].0 + into, found), None, "{said}");
+            }
+        }
     });
 }

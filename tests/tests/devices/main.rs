@@ -1,10 +1,14 @@
 //! Tests on real drivers, each in a virtual machine of its own: drives that QEMU emulates and what Linux builds on them.
 
 mod bad_days;
+mod brief;
 mod contract;
 mod crash;
 mod ferrycopy;
 mod life;
 mod neighbours;
+mod nvme;
+mod raw;
 mod scsi;
+mod tool;
 mod volume;

@@ -29,6 +29,17 @@ pub struct Zones {
     pub max_active: u32,
 }
 
+/// A sector of a namespace's medium that cannot be read or written. A command that meets it does what comes before, and fails there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSector {
+    /// Where, in bytes.
+    pub offset: u64,
+    /// It fails when it is written, else when it is read.
+    pub written: bool,
+    /// It fails once and is good from then on. The kernel repeats a read or write that failed so, unseen; a Copy is not repeated.
+    pub once: bool,
+}
+
 /// A namespace of an NVMe drive. Namespaces that name the same controller belong to one drive, in the order in which they are given, from 1 on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -39,6 +50,7 @@ pub struct Namespace {
     copy: Option<CopyLimits>,
     metadata: u32,
     protection: u32,
+    bad: Vec<BadSector>,
 }
 
 impl Namespace {
@@ -50,7 +62,8 @@ impl Namespace {
 
     /// A namespace without zones, of 512 MiB, with blocks of 4096 bytes.
     pub fn conventional(controller: &str) -> Namespace {
-        Namespace { controller: controller.into(), size: 512 * MIB, block: 4096, zones: None, copy: None, metadata: 0, protection: 0 }
+        let bad = Vec::new();
+        Namespace { controller: controller.into(), size: 512 * MIB, block: 4096, zones: None, copy: None, metadata: 0, protection: 0, bad }
     }
 
     /// Bytes in all.
@@ -86,7 +99,13 @@ impl Namespace {
         self
     }
 
-    /// Bytes of metadata with each block, and the type of end-to-end protection (0 for none).
+    /// Adds sectors that fail.
+    pub fn bad(mut self, sectors: impl IntoIterator<Item = BadSector>) -> Namespace {
+        self.bad.extend(sectors);
+        self
+    }
+
+    /// Bytes of metadata with each block (8, or 16 with a guard of 64 bits), and the type of end-to-end protection (0 for none).
     pub fn protection(mut self, metadata: u32, kind: u32) -> Namespace {
         (self.metadata, self.protection) = (metadata, kind);
         self
@@ -105,6 +124,9 @@ impl Namespace {
         }
         if self.metadata > 0 {
             let _ = write!(text, ",ms={},pi={}", self.metadata, self.protection);
+            if self.metadata == 16 && self.protection > 0 {
+                text.push_str(",pif=2");
+            }
         }
         text
     }
@@ -167,8 +189,9 @@ pub fn arguments(devices: &[Device], image: impl Fn(usize) -> std::path::PathBuf
     let mut scsi_bus = false;
     for (index, device) in devices.iter().enumerate() {
         let drive = format!("drive{index}");
+        let medium = medium(device, &escaped(&image(index)));
         // Nothing outlives the run, so the host need not flush.
-        add("-drive", format!("id={drive},file={},if=none,format=raw,cache=unsafe,aio=threads,discard=unmap", escaped(&image(index))));
+        add("-drive", format!("id={drive},{medium},if=none,format=raw,cache=unsafe,aio=threads,discard=unmap"));
         let block_sizes = |block: &u32| format!("logical_block_size={block},physical_block_size={block}");
         match device {
             Device::Nvme(namespace) => {
@@ -191,6 +214,25 @@ pub fn arguments(devices: &[Device], image: impl Fn(usize) -> std::path::PathBuf
         }
     }
     arguments
+}
+
+/// Where a device's bytes lie, and which of them fail.
+fn medium(device: &Device, image: &str) -> String {
+    let bad = match device {
+        Device::Nvme(namespace) => &namespace.bad[..],
+        _ => &[],
+    };
+    if bad.is_empty() {
+        return format!("file={image}");
+    }
+    let mut text = format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={image}");
+    for (index, BadSector { offset, written, once }) in bad.iter().enumerate() {
+        let rule = format!("file.inject-error.{index}");
+        let (kind, once) = (if *written { "write" } else { "read" }, if *once { "on" } else { "off" });
+        // Writing to a String cannot fail.
+        let _ = write!(text, ",{rule}.event=none,{rule}.iotype={kind},{rule}.sector={},{rule}.once={once}", offset / 512);
+    }
+    text
 }
 
 /// A path as QEMU's comma lists take it.
@@ -221,5 +263,18 @@ mod tests {
             assert!(zoned.contains(part), "{zoned}");
         }
         assert_eq!(devices[1].size(), 512 * MIB + 8 * MIB);
+    }
+
+    #[test]
+    fn bad_sectors_lie_between_a_drive_and_its_image() {
+        let bad = [BadSector { offset: 8192, written: false, once: true }, BadSector { offset: 1024, written: true, once: false }];
+        let drive = Namespace::conventional("a").protection(16, 2).bad(bad);
+        let arguments = arguments(&[drive.into()], |_| "/image".into());
+        let medium = arguments.iter().find(|argument| argument.starts_with("id=drive0,")).unwrap();
+        for part in ["file.image.filename=/image", "inject-error.0.iotype=read", "inject-error.0.sector=16,", "inject-error.0.once=on"] {
+            assert!(medium.contains(part), "{medium}");
+        }
+        assert!(medium.contains("inject-error.1.iotype=write,file.inject-error.1.sector=2,file.inject-error.1.once=off"), "{medium}");
+        assert!(arguments.iter().any(|argument| argument.contains("ms=16,pi=2,pif=2")), "{arguments:?}");
     }
 }

@@ -16,7 +16,7 @@ pub mod module_list;
 pub mod process;
 pub mod program;
 
-pub use devices::{CopyLimits, Device, Namespace};
+pub use devices::{BadSector, CopyLimits, Device, Namespace};
 pub use kernel::Kernel;
 pub use machine::{Machine, Run};
 pub use program::{Need, inside};
