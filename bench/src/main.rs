@@ -1,10 +1,11 @@
 //! `ferryfs-bench`: what FerryFS does, in figures, beside its peers and beside what theory says.
 //!
 //! Everything but `wa` drives the built programs through a mount, as a user would, on an image in memory. Figures of an image
-//! say so: its copies are carried out by our own process, so bytes by road mean something there, and times do not.
+//! say so: its copies are carried out by our own process, so bytes by road mean something there, and times do not. `device` is for real ones.
 
 mod amplification;
 mod copying;
+mod device;
 mod durability;
 mod overwriting;
 mod pauses;
@@ -63,6 +64,16 @@ enum Bench {
     },
     /// copy_file_range(2) beside cp
     Copy {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A drive's own Copy beside reading and writing: gathering, cleaning, copy_file_range. Everything on the device is lost
+    Device {
+        /// A block device
+        device: PathBuf,
+        /// Everything on it may go
+        #[arg(long)]
+        overwrite: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -126,6 +137,11 @@ fn main() -> Result<()> {
         Bench::Copy { common } => {
             let mut report = Report::new("copy");
             copying::run(common.quick, &mut report)?;
+            report.finish(common.json.as_deref())
+        }
+        Bench::Device { device, overwrite, common } => {
+            let mut report = Report::new("device");
+            device::run(&device, overwrite, common.quick, &mut report)?;
             report.finish(common.json.as_deref())
         }
         Bench::Wa { common, grid } => simulator::run(&grid, common.quick, common.json.as_deref()),
