@@ -9,6 +9,7 @@ pub mod backing;
 pub mod buffer;
 pub mod conventional;
 pub mod device;
+mod disk;
 pub mod error;
 mod file_lock;
 pub mod geometry;

@@ -6,8 +6,8 @@
 //! ([`ZonedDevice::size_bytes`]).
 
 use crate::backing::Backing;
-use crate::buffer::BufSlice;
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
+use crate::disk::{Disk, Operation, Pending};
 use crate::error::{DeviceError, Result};
 use crate::file_lock::system;
 use crate::geometry::{DeviceKind, Geometry};
@@ -17,9 +17,8 @@ use crate::media::Media;
 use crate::native_copy::NvmeStatus;
 use crate::open::{Detected, detect};
 use crate::tickets::Tickets;
-use crate::transport::{Running, Transport, lost};
 use crate::units::{Blocks, Lba, ZoneId};
-use crate::uring::{Outcome, Transfer};
+use crate::uring::Outcome;
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -60,23 +59,12 @@ pub fn open_raw(path: impl AsRef<Path>, options: &RawOptions) -> Result<Arc<dyn 
 /// A block device or file without write pointers.
 #[derive(Debug)]
 pub struct RawDevice {
-    transport: Transport,
+    disk: Disk,
     geometry: Geometry,
     /// Whole blocks of the device.
     blocks: u64,
-    tickets: Tickets<Pending>,
-}
-
-#[derive(Debug)]
-struct Pending {
-    running: Running,
-    slots: Vec<Slot>,
-}
-
-#[derive(Debug)]
-enum Slot {
-    Refused(DeviceError),
-    Running { lba: Lba },
+    /// Each operation under way with its first block.
+    tickets: Tickets<Pending<Lba>>,
 }
 
 impl RawDevice {
@@ -109,25 +97,17 @@ impl RawDevice {
             max_io_bytes: MAX_IO_BYTES,
             software_zones: false,
         };
-        Ok(Self { transport: Transport::new(media), geometry, blocks, tickets: Tickets::default() })
+        Ok(Self { disk: Disk::new(media, block_size), geometry, blocks, tickets: Tickets::default() })
     }
 
     /// How data moves, in words.
     pub fn transport(&self) -> String {
-        self.transport.describe()
+        self.disk.transport.describe()
     }
 
-    fn offset(&self, lba: Lba) -> u64 {
-        lba.0 * u64::from(self.geometry.block_size)
-    }
-
-    fn check(&self, lba: Lba, bytes: usize) -> Result<()> {
-        let (bytes, block) = (bytes as u64, u64::from(self.geometry.block_size));
-        let bad = |reason| Err(DeviceError::BadRange { lba, blocks: bytes / block, reason });
-        if bytes == 0 || !bytes.is_multiple_of(block) {
-            return bad("its length is not a positive multiple of the device block");
-        }
-        self.check_blocks(lba, bytes / block)
+    fn check(&self, lba: Lba, bytes: usize) -> Result<Lba> {
+        let blocks = self.disk.whole_blocks(lba, bytes as u64)?;
+        self.check_blocks(lba, blocks).map(|()| lba)
     }
 
     fn check_blocks(&self, lba: Lba, blocks: u64) -> Result<()> {
@@ -135,11 +115,6 @@ impl RawDevice {
             return Err(DeviceError::BadRange { lba, blocks, reason: "it lies outside the device" });
         }
         Ok(())
-    }
-
-    fn check_write(&self, lba: Lba, data: &[BufSlice]) -> Result<()> {
-        self.check(lba, data.iter().map(|part| part.len()).sum())?;
-        if self.transport.media.read_only { Err(system("write to", &self.transport.media.path, Errno::ROFS)) } else { Ok(()) }
     }
 }
 
@@ -160,38 +135,22 @@ impl ZonedDevice for RawDevice {
     }
 
     fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket> {
-        let mut chains = Vec::with_capacity(batch.len());
-        let slots = batch.into_iter().map(|io| {
-            let (lba, checked, transfer) = match io {
-                Io::Read { lba, buf } => (lba, self.check(lba, buf.len()), Transfer::Read { offset: self.offset(lba), buf }),
+        let operation = |io| {
+            let (checked, transfer) = match io {
+                Io::Read { lba, buf } => (self.check(lba, buf.len()), self.disk.reading(lba, buf)),
                 Io::Write { lba, data } => {
-                    let transfer = Transfer::Write { offset: self.offset(lba), data: self.transport.media.transferable(&data) };
-                    (lba, self.check_write(lba, &data), transfer)
+                    let checked = self.check(lba, data.iter().map(|part| part.len()).sum());
+                    (checked.and_then(|lba| self.disk.check_writable("write to").map(|()| lba)), self.disk.writing(lba, &data))
                 }
             };
-            match checked {
-                Ok(()) => {
-                    chains.push(vec![transfer]);
-                    Slot::Running { lba }
-                }
-                Err(error) => Slot::Refused(error),
-            }
-        });
-        let slots = slots.collect();
-        Ok(self.tickets.issue(Pending { running: self.transport.submit(chains, class), slots }))
+            Operation { checked, in_order: None, transfer }
+        };
+        Ok(self.tickets.issue(self.disk.start(batch.into_iter().map(operation), class)))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {
-        let Some(Pending { running, slots }) = self.tickets.redeem(&ticket) else { return Vec::new() };
-        let mut outcomes = self.transport.wait(running).into_iter();
-        let conclude = |slot| match slot {
-            Slot::Refused(error) => Err(error),
-            Slot::Running { lba } => {
-                let Outcome { errno, buf, .. } = outcomes.next().unwrap_or_else(lost);
-                errno.map_or(Ok(buf), |errno| Err(DeviceError::Io { lba, errno }))
-            }
-        };
-        slots.into_iter().map(conclude).collect()
+        let Some(pending) = self.tickets.redeem(&ticket) else { return Vec::new() };
+        self.disk.finish(pending, |lba, Outcome { errno, buf, .. }| errno.map_or(Ok(buf), |errno| Err(DeviceError::Io { lba, errno })))
     }
 
     fn manage(&self, zone: ZoneId, _action: ZoneAction) -> Result<()> {
@@ -199,7 +158,7 @@ impl ZonedDevice for RawDevice {
     }
 
     fn flush(&self) -> Result<()> {
-        self.transport.media.flush()
+        self.disk.flush()
     }
 
     fn has_write_pointer(&self, _zone: ZoneId) -> bool {
@@ -211,28 +170,28 @@ impl ZonedDevice for RawDevice {
     }
 
     fn settle(&self) -> Result<()> {
-        self.transport.media.settle()
+        self.disk.settle()
     }
 
     fn backing(&self) -> Option<Backing> {
-        Some(self.transport.media.backing(self.size_bytes()))
+        Some(self.disk.backing(self.size_bytes()))
     }
 
     fn admit_copy(&self, target: Lba, blocks: Blocks) -> Result<()> {
         self.check_blocks(target, blocks.0)?;
-        if self.transport.media.read_only { Err(system("write to", &self.transport.media.path, Errno::ROFS)) } else { Ok(()) }
+        self.disk.check_writable("write to")
     }
 
     fn label(&self) -> String {
-        self.transport.media.path.display().to_string()
+        self.disk.label()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AlignedBuf;
     use crate::image::ImageOptions;
+    use crate::{AlignedBuf, BufSlice};
 
     fn bytes(seed: u8, len: usize) -> Vec<u8> {
         (0..len).map(|index| seed.wrapping_add((index / 512) as u8)).collect()

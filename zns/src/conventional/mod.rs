@@ -13,15 +13,15 @@ mod tests;
 use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
+use crate::disk::{Disk, Operation, Pending};
 use crate::error::{DeviceError, Result};
 use crate::file_lock::{system, system_io};
 use crate::geometry::{DeviceKind, Geometry};
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::media::Media;
 use crate::tickets::Tickets;
-use crate::transport::{Running, Transport, lost};
 use crate::units::{Blocks, Lba, ZoneId};
-use crate::uring::{Outcome, Transfer};
+use crate::uring::Outcome;
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -62,24 +62,16 @@ pub fn default_zone_size(size: u64) -> u64 {
 /// An open conventional device.
 #[derive(Debug)]
 pub struct ConventionalDevice {
-    transport: Transport,
+    disk: Disk,
     geometry: Geometry,
     machine: ZoneMachine,
     discard: bool,
-    tickets: Tickets<Pending>,
-}
-
-/// A batch under way.
-#[derive(Debug)]
-struct Pending {
-    running: Running,
-    slots: Vec<Slot>,
+    tickets: Tickets<Pending<Slot>>,
 }
 
 /// An operation of a batch.
 #[derive(Debug)]
 enum Slot {
-    Refused(DeviceError),
     Read {
         lba: Lba,
     },
@@ -122,13 +114,13 @@ impl ConventionalDevice {
         let geometry = shape(&media, options.zone_size).map_err(|reason| DeviceError::Unusable { path: media.path.clone(), reason })?;
         let unknown = Snapshot { state: ZoneState::Full, written: geometry.zone_capacity.0 };
         let machine = ZoneMachine::new(&geometry, (0..geometry.zones).map(|_| unknown));
-        let transport = Transport::new(media);
-        Ok(Self { transport, geometry, machine, discard: options.discard, tickets: Tickets::default() })
+        let disk = Disk::new(media, geometry.block_size);
+        Ok(Self { disk, geometry, machine, discard: options.discard, tickets: Tickets::default() })
     }
 
     /// How data moves, in words; where it is not the best way, with the reason.
     pub fn transport(&self) -> String {
-        self.transport.describe()
+        self.disk.transport.describe()
     }
 }
 
@@ -163,29 +155,16 @@ fn shape(media: &Media, zone_size: Option<u64>) -> std::result::Result<Geometry,
 }
 
 impl ConventionalDevice {
-    fn offset(&self, lba: Lba) -> u64 {
-        lba.0 * u64::from(self.geometry.block_size)
-    }
-
-    fn whole_blocks(&self, lba: Lba, bytes: usize) -> Result<u64> {
-        let (bytes, block) = (bytes as u64, u64::from(self.geometry.block_size));
-        if bytes == 0 || bytes % block != 0 {
-            let reason = "its length is not a positive multiple of the device block";
-            return Err(DeviceError::BadRange { lba, blocks: bytes / block, reason });
-        }
-        Ok(bytes / block)
-    }
-
     /// Checks a write and counts it: the write pointer stands behind it from now on. Gives the zone.
     fn reserve(&self, lba: Lba, data: &[BufSlice]) -> Result<ZoneId> {
-        let blocks = self.whole_blocks(lba, data.iter().map(|part| part.len()).sum())?;
+        let blocks = self.disk.whole_blocks(lba, data.iter().map(|part| part.len() as u64).sum())?;
         self.reserve_blocks(lba, blocks)
     }
 
     fn reserve_blocks(&self, lba: Lba, blocks: u64) -> Result<ZoneId> {
         let outside = DeviceError::BadRange { lba, blocks, reason: "it lies outside the device" };
         let zone = self.machine.zone_at(lba).ok_or(outside)?;
-        self.check_writable("write to")?;
+        self.disk.check_writable("write to")?;
         let writer = self.machine.writer(zone);
         self.machine.begin_write(&writer, lba, blocks)?;
         self.machine.advance(&writer, blocks);
@@ -199,41 +178,30 @@ impl ConventionalDevice {
         self.machine.retreat(&self.machine.writer(zone), into_zone + done);
     }
 
-    /// Checks an operation and adds it to `chains`.
-    fn admit(&self, io: Io, chains: &mut Vec<Vec<Transfer>>) -> Slot {
-        let (slot, transfer) = match io {
+    /// Checks an operation.
+    fn admit(&self, io: Io) -> Operation<Slot> {
+        let (checked, transfer) = match io {
             Io::Read { lba, buf } => {
-                let checked = self.whole_blocks(lba, buf.len()).and_then(|blocks| self.machine.check_read(lba, blocks));
-                (checked.map(|_| Slot::Read { lba }), Transfer::Read { offset: self.offset(lba), buf })
+                let checked = self.disk.whole_blocks(lba, buf.len() as u64).and_then(|blocks| self.machine.check_read(lba, blocks));
+                (checked.map(|_| Slot::Read { lba }), self.disk.reading(lba, buf))
             }
-            Io::Write { lba, data } => {
-                let slot = self.reserve(lba, &data).map(|zone| Slot::Write { lba, zone });
-                (slot, Transfer::Write { offset: self.offset(lba), data: self.transport.media.transferable(&data) })
-            }
+            Io::Write { lba, data } => (self.reserve(lba, &data).map(|zone| Slot::Write { lba, zone }), self.disk.writing(lba, &data)),
         };
-        if slot.is_ok() {
-            chains.push(vec![transfer]);
-        }
-        slot.unwrap_or_else(Slot::Refused)
+        Operation { checked, in_order: None, transfer }
     }
 
     /// What a caller learns about an operation.
-    fn conclude(&self, slot: Slot, outcomes: &mut impl Iterator<Item = Outcome>) -> Result<Option<AlignedBuf>> {
-        let (lba, zone) = match slot {
-            Slot::Refused(error) => return Err(error),
-            Slot::Read { lba } => (lba, None),
-            Slot::Write { lba, zone } => (lba, Some(zone)),
-        };
-        let Outcome { transferred, errno, buf } = outcomes.next().unwrap_or_else(lost);
+    fn conclude(&self, slot: Slot, outcome: Outcome) -> Result<Option<AlignedBuf>> {
+        let Outcome { transferred, errno, buf } = outcome;
         let Some(errno) = errno else { return Ok(buf) };
-        if let Some(zone) = zone {
-            self.retreat(lba, zone, transferred);
-        }
+        let lba = match slot {
+            Slot::Read { lba } => lba,
+            Slot::Write { lba, zone } => {
+                self.retreat(lba, zone, transferred);
+                lba
+            }
+        };
         Err(DeviceError::Io { lba, errno })
-    }
-
-    fn check_writable(&self, action: &'static str) -> Result<()> {
-        if self.transport.media.read_only { Err(system(action, &self.transport.media.path, Errno::ROFS)) } else { Ok(()) }
     }
 
     fn check_zone(&self, zone: ZoneId) -> Result<()> {
@@ -251,30 +219,27 @@ impl ZonedDevice for ConventionalDevice {
     }
 
     fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket> {
-        let mut chains = Vec::with_capacity(batch.len());
-        let slots = batch.into_iter().map(|io| self.admit(io, &mut chains)).collect();
-        Ok(self.tickets.issue(Pending { running: self.transport.submit(chains, class), slots }))
+        Ok(self.tickets.issue(self.disk.start(batch.into_iter().map(|io| self.admit(io)), class)))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {
-        let Some(Pending { running, slots }) = self.tickets.redeem(&ticket) else { return Vec::new() };
-        let mut outcomes = self.transport.wait(running).into_iter();
-        slots.into_iter().map(|slot| self.conclude(slot, &mut outcomes)).collect()
+        let Some(pending) = self.tickets.redeem(&ticket) else { return Vec::new() };
+        self.disk.finish(pending, |slot, outcome| self.conclude(slot, outcome))
     }
 
     fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()> {
         self.check_zone(zone)?;
-        self.check_writable("manage zones of")?;
+        self.disk.check_writable("manage zones of")?;
         let writer = self.machine.writer(zone);
         if action == ZoneAction::Reset && self.discard && self.machine.check_action(zone, action)? {
-            let start = self.offset(self.geometry.zone_start(zone));
-            self.transport.media.discard(start, self.geometry.zone_size_bytes())?;
+            let start = self.disk.offset(self.geometry.zone_start(zone));
+            self.disk.transport.media.discard(start, self.geometry.zone_size_bytes())?;
         }
         self.machine.act(&writer, action).map(drop)
     }
 
     fn flush(&self) -> Result<()> {
-        self.transport.media.flush()
+        self.disk.flush()
     }
 
     fn adopt(&self, zones: &[ZoneInfo]) -> Result<()> {
@@ -287,7 +252,7 @@ impl ZonedDevice for ConventionalDevice {
     }
 
     fn backing(&self) -> Option<Backing> {
-        Some(self.transport.media.backing(self.geometry.size_bytes()))
+        Some(self.disk.backing(self.geometry.size_bytes()))
     }
 
     fn admit_copy(&self, target: Lba, blocks: Blocks) -> Result<()> {
@@ -303,19 +268,19 @@ impl ZonedDevice for ConventionalDevice {
     }
 
     fn label(&self) -> String {
-        self.transport.media.path.display().to_string()
+        self.disk.label()
     }
 
     fn read(&self, lba: Lba, mut buf: AlignedBuf, _class: IoClass) -> Result<AlignedBuf> {
-        self.machine.check_read(lba, self.whole_blocks(lba, buf.len())?)?;
-        let read = self.transport.read(self.offset(lba), &mut buf);
+        self.machine.check_read(lba, self.disk.whole_blocks(lba, buf.len() as u64)?)?;
+        let read = self.disk.transport.read(self.disk.offset(lba), &mut buf);
         read.map_err(|errno| DeviceError::Io { lba, errno: errno.raw_os_error() })?;
         Ok(buf)
     }
 
     fn write(&self, lba: Lba, data: Vec<BufSlice>, _class: IoClass) -> Result<()> {
         let zone = self.reserve(lba, &data)?;
-        self.transport.write(self.offset(lba), &data).map_err(|stop| {
+        self.disk.transport.write(self.disk.offset(lba), &data).map_err(|stop| {
             self.retreat(lba, zone, stop.done);
             DeviceError::Io { lba, errno: stop.errno.raw_os_error() }
         })

@@ -18,7 +18,7 @@ fn zoned() -> ConventionalOptions {
 }
 
 fn without_ring(mut device: ConventionalDevice) -> ConventionalDevice {
-    device.transport.pretend_no_ring();
+    device.disk.transport.pretend_no_ring();
     device
 }
 
@@ -83,7 +83,7 @@ fn a_failed_write_takes_the_write_pointer_back() {
     // The same file without the right to write: every write fails in the kernel.
     let crippled = std::fs::File::open(&path).unwrap();
     let mut device = device;
-    device.transport.use_file(crippled);
+    device.disk.transport.use_file(crippled);
     let whole_zone = || vec![BufSlice::new(payload(MIB as usize, 1), 0..MIB as usize)];
     for _ in 0..2 {
         let ticket = device.submit(vec![Io::Write { lba: Lba(0), data: whole_zone() }], IoClass::Log).unwrap();
@@ -101,13 +101,13 @@ fn a_reset_with_discard_gives_the_space_back() {
     let directory = tempfile::tempdir().unwrap();
     let device = device(directory.path(), &ConventionalOptions { discard: true, ..zoned() });
     empty(&device);
-    let before = device.transport.media.file.metadata().unwrap().blocks();
+    let before = device.disk.transport.media.file.metadata().unwrap().blocks();
     device.write(Lba(0), vec![BufSlice::new(payload(MIB as usize, 9), 0..MIB as usize)], IoClass::Foreground).unwrap();
     device.flush().unwrap();
-    assert!(device.transport.media.file.metadata().unwrap().blocks() >= before + MIB / 512);
+    assert!(device.disk.transport.media.file.metadata().unwrap().blocks() >= before + MIB / 512);
     assert_eq!(device.report(0..1).unwrap()[0].state, ZoneState::Full);
     device.manage(ZoneId(0), ZoneAction::Reset).unwrap();
-    assert!(device.transport.media.file.metadata().unwrap().blocks() <= before + 64);
+    assert!(device.disk.transport.media.file.metadata().unwrap().blocks() <= before + 64);
 }
 
 #[test]

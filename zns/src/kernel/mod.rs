@@ -15,19 +15,18 @@ mod tests;
 use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
+use crate::disk::{Disk, Operation, Pending};
 use crate::error::{DeviceError, Result};
 use crate::file_lock::{system, system_io};
 use crate::geometry::Geometry;
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::media::Media;
 use crate::tickets::Tickets;
-use crate::transport::{Running, Transport, lost};
 use crate::units::{Blocks, Lba, ZoneId};
-use crate::uring::{Outcome, Transfer};
+use crate::uring::Outcome;
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use report::{Sectors, explain, geometry_from, zone_info};
 use rustix::io::Errno;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -69,7 +68,7 @@ fn from_zoned(action: &'static str, path: &Path, error: &ZonedError) -> DeviceEr
 #[derive(Debug)]
 pub struct KernelDevice {
     /// First, so that it is dropped first: what is in flight ends before the lock does.
-    transport: Transport,
+    disk: Disk,
     zones: zoned::ZonedDevice,
     path: PathBuf,
     name: String,
@@ -79,7 +78,7 @@ pub struct KernelDevice {
     software: Option<SoftwareZones>,
     /// Opened raw: zones that may be written anywhere.
     anywhere: Vec<bool>,
-    tickets: Tickets<Pending>,
+    tickets: Tickets<Pending<Slot>>,
 }
 
 /// The zones without a write pointer of their own.
@@ -89,25 +88,16 @@ struct SoftwareZones {
     machine: ZoneMachine,
 }
 
-/// A batch under way: for each operation its place among the outcomes, or why it was refused.
-#[derive(Debug)]
-struct Pending {
-    running: Running,
-    slots: Vec<Slot>,
-}
-
+/// An operation of a batch.
 #[derive(Debug)]
 enum Slot {
-    Refused(DeviceError),
     Read {
         lba: Lba,
-        outcome: usize,
     },
     /// With the payload: a write that failed only because the kernel had a stale write pointer is carried out once more.
     Write {
         lba: Lba,
         data: Vec<BufSlice>,
-        outcome: usize,
     },
 }
 
@@ -144,23 +134,19 @@ impl KernelDevice {
         let conventional: Vec<bool> = report.iter().take(geometry.zones as usize).map(|zone| zone.write_pointer.is_none()).collect();
         let anywhere = if raw { conventional.clone() } else { Vec::new() };
         let software = (conventional.contains(&true) && !raw).then(|| SoftwareZones::new(conventional, &geometry));
-        let transport = Transport::new(media);
+        let disk = Disk::new(media, geometry.block_size);
         let (path, tickets) = (path.to_owned(), Tickets::default());
-        Ok(Self { transport, zones, path, name, geometry, sectors, software, anywhere, tickets })
+        Ok(Self { disk, zones, path, name, geometry, sectors, software, anywhere, tickets })
     }
 
     /// How data moves, in words.
     pub fn transport(&self) -> String {
-        self.transport.describe()
+        self.disk.transport.describe()
     }
 
     /// The kernel's name of the device, as in `/sys/block`.
     pub fn kernel_name(&self) -> &str {
         &self.name
-    }
-
-    fn offset(&self, lba: Lba) -> u64 {
-        lba.0 * u64::from(self.geometry.block_size)
     }
 
     fn report_one(&self, zone: ZoneId) -> Result<ZoneInfo> {
@@ -169,12 +155,8 @@ impl KernelDevice {
 
     /// Checks that a range is whole blocks within one zone; gives the zone.
     fn check_range(&self, lba: Lba, bytes: u64) -> Result<ZoneId> {
-        let block = u64::from(self.geometry.block_size);
-        let blocks = bytes / block;
+        let blocks = self.disk.whole_blocks(lba, bytes)?;
         let bad = |reason| DeviceError::BadRange { lba, blocks, reason };
-        if bytes == 0 || !bytes.is_multiple_of(block) {
-            return Err(bad("its length is not a positive multiple of the device block"));
-        }
         let zone = lba.0 / self.geometry.zone_size.0;
         if zone >= u64::from(self.geometry.zones) {
             return Err(bad("it lies outside the device"));
@@ -185,10 +167,6 @@ impl KernelDevice {
         Ok(ZoneId(zone as u32))
     }
 
-    fn check_writable(&self, action: &'static str) -> Result<()> {
-        if self.transport.media.read_only { Err(system(action, &self.path, Errno::ROFS)) } else { Ok(()) }
-    }
-
     /// Checks a write; a software zone counts it already.
     fn admit_write(&self, lba: Lba, data: &[BufSlice]) -> Result<ZoneId> {
         self.admit_bytes(lba, data.iter().map(|part| part.len() as u64).sum())
@@ -196,7 +174,7 @@ impl KernelDevice {
 
     fn admit_bytes(&self, lba: Lba, bytes: u64) -> Result<ZoneId> {
         let zone = self.check_range(lba, bytes)?;
-        self.check_writable("write to")?;
+        self.disk.check_writable("write to")?;
         if let Some(machine) = self.software_zone(zone) {
             let blocks = bytes / u64::from(self.geometry.block_size);
             let writer = machine.writer(zone);
@@ -240,25 +218,20 @@ impl KernelDevice {
         }
         let mut below = AlignedBuf::zeroed(readable as usize);
         if readable > 0 {
-            self.transport.read(self.offset(lba), &mut below).map_err(|_| failed)?;
+            self.disk.transport.read(self.disk.offset(lba), &mut below).map_err(|_| failed)?;
         }
         buf.fill(0);
         buf[..below.len()].copy_from_slice(&below);
         Ok(buf)
     }
 
-    fn conclude(&self, slot: Slot, outcomes: &mut [Option<Outcome>]) -> Result<Option<AlignedBuf>> {
-        let mut take = |index: usize| outcomes.get_mut(index).and_then(Option::take).unwrap_or_else(lost);
-        match slot {
-            Slot::Refused(error) => Err(error),
-            Slot::Read { lba, outcome } => match take(outcome) {
-                Outcome { errno: None, buf, .. } => Ok(buf),
-                Outcome { errno: Some(errno), buf: Some(buf), .. } => self.rescue_read(lba, buf, errno).map(Some),
-                Outcome { errno: Some(errno), .. } => Err(DeviceError::Io { lba, errno }),
-            },
-            Slot::Write { lba, data, outcome } => {
-                let Outcome { transferred, errno, .. } = take(outcome);
-                let Some(errno) = errno else { return Ok(None) };
+    fn conclude(&self, slot: Slot, outcome: Outcome) -> Result<Option<AlignedBuf>> {
+        match (slot, outcome) {
+            (Slot::Read { .. }, Outcome { errno: None, buf, .. }) => Ok(buf),
+            (Slot::Read { lba }, Outcome { errno: Some(errno), buf: Some(buf), .. }) => self.rescue_read(lba, buf, errno).map(Some),
+            (Slot::Read { lba }, Outcome { errno: Some(errno), .. }) => Err(DeviceError::Io { lba, errno }),
+            (Slot::Write { .. }, Outcome { errno: None, .. }) => Ok(None),
+            (Slot::Write { lba, data }, Outcome { transferred, errno: Some(errno), .. }) => {
                 self.write_failed(lba, &data, transferred, errno).map(|()| None)
             }
         }
@@ -276,37 +249,10 @@ impl KernelDevice {
             && report::takes_write_at(&info, lba)
         {
             tracing::info!(device = %self.name, %lba, "a write failed at the write pointer: trying once more after a report");
-            let again = self.transport.write(self.offset(lba), data);
+            let again = self.disk.transport.write(self.disk.offset(lba), data);
             return again.map_err(|stop| self.explain_write(lba, bytes, stop.done, stop.errno.raw_os_error()));
         }
         Err(self.explain_write(lba, bytes, transferred, errno))
-    }
-}
-
-/// The transfers of a batch, sorted into chains: writes of one zone go one after the other, everything else side by side.
-#[derive(Debug, Default)]
-struct Chains {
-    of_zone: HashMap<ZoneId, usize>,
-    /// Each transfer with its place in the batch.
-    chains: Vec<Vec<(usize, Transfer)>>,
-}
-
-impl Chains {
-    /// Adds a transfer; `zone` is that of a write.
-    fn add(&mut self, zone: Option<ZoneId>, index: usize, transfer: Transfer) {
-        let next = self.chains.len();
-        let chain = zone.map_or(next, |zone| *self.of_zone.entry(zone).or_insert(next));
-        if chain == next {
-            self.chains.push(Vec::with_capacity(1));
-        }
-        self.chains[chain].push((index, transfer));
-    }
-
-    /// The places in the batch in the order in which outcomes come, and the chains.
-    fn into_order(self) -> (Vec<usize>, Vec<Vec<Transfer>>) {
-        let order = self.chains.iter().flatten().map(|&(index, _)| index).collect();
-        let bare = |chain: Vec<(usize, Transfer)>| chain.into_iter().map(|(_, transfer)| transfer).collect();
-        (order, self.chains.into_iter().map(bare).collect())
     }
 }
 
@@ -370,43 +316,24 @@ impl ZonedDevice for KernelDevice {
     }
 
     fn submit(&self, batch: Vec<Io>, class: IoClass) -> Result<Ticket> {
-        let mut chains = Chains::default();
-        let mut slots = Vec::with_capacity(batch.len());
-        for (index, io) in batch.into_iter().enumerate() {
-            let (lba, checked, transfer) = match io {
-                Io::Read { lba, buf } => {
-                    let checked = self.check_range(lba, buf.len() as u64).map(|_| None);
-                    (lba, checked, Transfer::Read { offset: self.offset(lba), buf })
-                }
-                Io::Write { lba, data } => {
-                    let checked = self.admit_write(lba, &data).map(Some);
-                    (lba, checked, Transfer::Write { offset: self.offset(lba), data: self.transport.media.transferable(&data) })
-                }
-            };
-            match checked {
-                Ok(zone) => {
-                    slots.push(match &transfer {
-                        Transfer::Read { .. } => Slot::Read { lba, outcome: 0 },
-                        Transfer::Write { data, .. } => Slot::Write { lba, data: data.clone(), outcome: 0 },
-                    });
-                    chains.add(zone, index, transfer);
-                }
-                Err(error) => slots.push(Slot::Refused(error)),
+        // Writes of one zone go one after the other, everything else side by side.
+        let operation = |io| match io {
+            Io::Read { lba, buf } => {
+                let checked = self.check_range(lba, buf.len() as u64).map(|_| Slot::Read { lba });
+                Operation { checked, in_order: None, transfer: self.disk.reading(lba, buf) }
             }
-        }
-        let (order, transfers) = chains.into_order();
-        for (number, index) in order.into_iter().enumerate() {
-            if let Slot::Read { outcome, .. } | Slot::Write { outcome, .. } = &mut slots[index] {
-                *outcome = number;
+            Io::Write { lba, data } => {
+                let (zone, transfer) = (self.admit_write(lba, &data), self.disk.writing(lba, &data));
+                let in_order = zone.as_ref().ok().copied();
+                Operation { checked: zone.map(|_| Slot::Write { lba, data }), in_order, transfer }
             }
-        }
-        Ok(self.tickets.issue(Pending { running: self.transport.submit(transfers, class), slots }))
+        };
+        Ok(self.tickets.issue(self.disk.start(batch.into_iter().map(operation), class)))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {
-        let Some(Pending { running, slots }) = self.tickets.redeem(&ticket) else { return Vec::new() };
-        let mut outcomes: Vec<Option<Outcome>> = self.transport.wait(running).into_iter().map(Some).collect();
-        slots.into_iter().map(|slot| self.conclude(slot, &mut outcomes)).collect()
+        let Some(pending) = self.tickets.redeem(&ticket) else { return Vec::new() };
+        self.disk.finish(pending, |slot, outcome| self.conclude(slot, outcome))
     }
 
     fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()> {
@@ -414,7 +341,7 @@ impl ZonedDevice for KernelDevice {
             let lba = self.geometry.zone_start(zone);
             return Err(DeviceError::BadRange { lba, blocks: 0, reason: "the zone must exist" });
         }
-        self.check_writable("manage zones of")?;
+        self.disk.check_writable("manage zones of")?;
         if let Some(machine) = self.software_zone(zone) {
             return machine.act(&machine.writer(zone), action).map(drop);
         }
@@ -432,7 +359,7 @@ impl ZonedDevice for KernelDevice {
     }
 
     fn flush(&self) -> Result<()> {
-        self.transport.media.flush()
+        self.disk.flush()
     }
 
     fn adopt(&self, zones: &[ZoneInfo]) -> Result<()> {
@@ -452,11 +379,11 @@ impl ZonedDevice for KernelDevice {
     }
 
     fn settle(&self) -> Result<()> {
-        self.transport.media.settle()
+        self.disk.settle()
     }
 
     fn backing(&self) -> Option<Backing> {
-        Some(self.transport.media.backing(self.geometry.size_bytes()))
+        Some(self.disk.backing(self.geometry.size_bytes()))
     }
 
     /// Of a sequential zone only the range is checked: the device itself knows the write pointer.
@@ -480,7 +407,7 @@ impl ZonedDevice for KernelDevice {
 
     fn read(&self, lba: Lba, mut buf: AlignedBuf, _class: IoClass) -> Result<AlignedBuf> {
         self.check_range(lba, buf.len() as u64)?;
-        match self.transport.read(self.offset(lba), &mut buf) {
+        match self.disk.transport.read(self.disk.offset(lba), &mut buf) {
             Ok(()) => Ok(buf),
             Err(errno) => self.rescue_read(lba, buf, errno.raw_os_error()),
         }
@@ -488,7 +415,7 @@ impl ZonedDevice for KernelDevice {
 
     fn write(&self, lba: Lba, data: Vec<BufSlice>, _class: IoClass) -> Result<()> {
         self.admit_write(lba, &data)?;
-        let written = self.transport.write(self.offset(lba), &data);
+        let written = self.disk.transport.write(self.disk.offset(lba), &data);
         written.or_else(|stop| self.write_failed(lba, &data, stop.done, stop.errno.raw_os_error()))
     }
 }
