@@ -229,6 +229,11 @@ pub trait CopyBackend: Send + Sync {
     fn needs_proof(&self) -> bool {
         false
     }
+    /// Has `submit` itself the target admit a command? Then several may be in flight into a zone that is kept in software: they are
+    /// admitted in the order in which they are submitted.
+    fn admits_in_order(&self) -> bool {
+        false
+    }
     /// Starts a command.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Route, fall back, verify, count.
 //!
 //! A request names one destination zone and the kind of that zone ([`RoadPreference`]). Its life: plan -> command by
-//! command (one in flight per destination zone, many zones side by side) -> verification -> result. What failed ends
+//! command (into a sequential zone one in flight, into others several, many zones side by side) -> verification -> result. How long commands are and
+//! how many fly is chosen from a profile ([`crate::sizes`]), and bounded while users read ([`crate::foreground`]). What failed ends
 //! the request; the result says how far it came and where the device's write pointer stands, and the caller goes on in
 //! another zone:
 //!
@@ -19,7 +20,7 @@
 //! | failure of an offload command | what the engine does | result |
 //! |---|---|---|
 //! | `Unsupported` | closes the road for the pair | zone reusable if its pointer did not move |
-//! | `TooLarge` | halves the commands for the pair and goes on; at 4096 bytes closes the road | as above |
+//! | `TooLarge` | learns which limit lies and goes on with smaller commands; at 4096 bytes closes the road | as above |
 //! | `SourceMedia` | lets the host read the source | `SourceMedia` (final) if it cannot either, else `Transient` |
 //! | `DestinationZone` | stops | zone ends |
 //! | `DestinationMedia` | stops; several in a row close the road | zone ends |
@@ -27,18 +28,22 @@
 //! | verification found other data | closes the road, nothing of that command counts | `WrongData`, zone ends |
 
 use crate::backend::{CopyBackend, CopyCaps, FailureKind, NoRoad, Road, SourceRange, Target};
+use crate::device_name::DeviceName;
 use crate::error::{CopyError, Result};
+use crate::foreground::{Foreground, Gate};
 use crate::governor::{Free, Governor};
 use crate::host::HostRoad;
 use crate::image::ImageRoad;
 use crate::nvme::NvmeRoad;
 use crate::plan;
+use crate::profile::{GivenProfile, ProfileUse};
 use crate::reflink::ReflinkRoad;
-use crate::request::{Carried, Progress};
+use crate::request::{Carried, Next, Progress};
 use crate::route::{OpenRoad, RouteLimits, RouteStatus, Routes};
 use crate::scsi::place::Places;
 use crate::scsi_token::TokenRoad;
 use crate::scsi_xcopy::XcopyRoad;
+use crate::sizes::{self, Sizes};
 use crate::stats::{CopyCounters, Stats};
 use crate::topology::{OffloadBelow, Topology};
 use parking_lot::Mutex;
@@ -83,6 +88,8 @@ pub struct EngineConfig {
     pub verify: VerifyMode,
     /// Layers of the kernel's that copies are sent below.
     pub offload_below: OffloadBelow,
+    /// What was measured on the devices ([`crate::profile`]).
+    pub profile: Option<GivenProfile>,
 }
 
 /// Which kind of zone a request's target lies in, and so which roads may carry it.
@@ -153,6 +160,10 @@ pub struct CopyEngine {
     /// Ranges that verification was asked about: every sixteenth is a sample.
     sampled: AtomicU64,
     busy: Mutex<HashSet<Destination>>,
+    /// Names of the devices, if there is a profile to look them up in.
+    names: Vec<DeviceName>,
+    foreground: Arc<Foreground>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl CopyEngine {
@@ -161,7 +172,11 @@ impl CopyEngine {
     pub fn new(devices: Vec<Arc<dyn ZonedDevice>>, backends: Vec<Arc<dyn CopyBackend>>, config: EngineConfig) -> Self {
         let devices: Arc<[Arc<dyn ZonedDevice>]> = devices.into();
         let (mut host, offload): (Vec<_>, Vec<_>) = backends.into_iter().partition(|backend| backend.road() == Road::Host);
+        let named = if config.profile.is_some() { &devices[..] } else { &[] };
         Self {
+            names: named.iter().map(|device| DeviceName::of(&**device)).collect(),
+            foreground: Arc::default(),
+            gate: Arc::default(),
             host: host.pop().unwrap_or_else(|| Arc::new(HostRoad::new(devices.clone()))),
             routes: Mutex::new(Routes::new(offload.clone())),
             offload,
@@ -212,16 +227,12 @@ impl CopyEngine {
     /// A request that makes no sense, or no offload road where `copy_route=offload` demands one. Failures on the way are
     /// part of the result.
     pub fn copy(&self, request: CopyRequest) -> Result<CopyResult> {
-        self.copy_many(vec![request]).pop().unwrap_or_else(|| Err(CopyError::Invalid("no request".into())))
+        let carried = self.copy_governed(vec![request], &Free).pop();
+        carried.map_or_else(|| Err(CopyError::Invalid("no request".into())), |carried| carried.result)
     }
 
-    /// Copies many requests side by side: one command in flight per destination zone. Requests into the same zone run in the
-    /// given order, and after a failure there the later ones are not begun. Results are in the order of the requests.
-    pub fn copy_many(&self, requests: Vec<CopyRequest>) -> Vec<Result<CopyResult>> {
-        self.copy_governed(requests, &Free).into_iter().map(|carried| carried.result).collect()
-    }
-
-    /// As [`Self::copy_many`], with a word in every command.
+    /// Copies many requests side by side, with a word in every command. Requests into the same zone run in the given order, and after
+    /// a failure there the later ones are not begun. Results are in the order of the requests.
     pub(crate) fn copy_governed(&self, requests: Vec<CopyRequest>, governor: &dyn Governor) -> Vec<Carried> {
         let mut results: Vec<Option<Carried>> = requests.iter().map(|_| None).collect();
         let mut queues: BTreeMap<Destination, VecDeque<(usize, CopyRequest)>> = BTreeMap::new();
@@ -238,54 +249,49 @@ impl CopyEngine {
                 queue.drain(..).for_each(|(index, _)| results[index] = Some(Carried::not_begun(Err(CopyError::Invalid(busy.clone())))));
                 continue;
             }
-            match self.next_in(&mut queue, &mut results, governor) {
+            match self.next_in(&mut queue, &mut results) {
                 Some(progress) => running.push_back((destination, queue, progress)),
                 None => drop(self.busy.lock().remove(&destination)),
             }
         }
-        // Round robin: while one is waited for, the others are in flight.
+        // First all take off; then round robin: while one is waited for, the others are in flight.
+        let mut to_start = running.len();
         while let Some((destination, mut queue, (index, mut progress))) = running.pop_front() {
-            if let Some(result) = progress.step(self, governor) {
-                let ends = result.as_ref().is_ok_and(|result| result.failure.is_some());
-                if ends {
-                    self.give_up(&mut queue, &result, &mut results);
+            let starting = to_start > 0;
+            to_start = to_start.saturating_sub(1);
+            let next = if progress.is_flying() && !starting { progress.step(self, governor) } else { progress.launch(self, governor) };
+            match next {
+                Next::Flying => running.push_back((destination, queue, (index, progress))),
+                Next::NoTurn => {
+                    let others = running.iter().any(|(_, _, (_, progress))| progress.is_flying());
+                    running.push_back((destination, queue, (index, progress)));
+                    // Whoever has commands of its own in flight must see to their end, or nobody would ever make room.
+                    if !others && to_start == 0 {
+                        self.gate.wait();
+                    }
                 }
-                results[index] = Some(progress.into_carried(result));
-                match self.next_in(&mut queue, &mut results, governor) {
-                    Some(next) => running.push_back((destination, queue, next)),
-                    None => drop(self.busy.lock().remove(&destination)),
+                Next::Ended(result) => {
+                    if result.as_ref().is_ok_and(|result| result.failure.is_some()) {
+                        self.give_up(&mut queue, &result, &mut results);
+                    }
+                    results[index] = Some(progress.into_carried(result));
+                    match self.next_in(&mut queue, &mut results) {
+                        Some(next) => running.push_back((destination, queue, next)),
+                        None => drop(self.busy.lock().remove(&destination)),
+                    }
                 }
-            } else {
-                running.push_back((destination, queue, (index, progress)));
             }
         }
         let missing = || Carried::not_begun(Err(CopyError::Invalid("the request was not carried out".into())));
         results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
     }
 
-    /// Starts the next request of a zone; those that cannot start get their results.
-    fn next_in(
-        &self,
-        queue: &mut VecDeque<(usize, CopyRequest)>,
-        results: &mut [Option<Carried>],
-        governor: &dyn Governor,
-    ) -> Option<(usize, Progress)> {
+    /// The next request of a zone; those that make no sense get their results.
+    fn next_in(&self, queue: &mut VecDeque<(usize, CopyRequest)>, results: &mut [Option<Carried>]) -> Option<(usize, Progress)> {
         while let Some((index, request)) = queue.pop_front() {
-            let mut progress = match Progress::new(self, request) {
-                Ok(progress) => progress,
-                Err(error) => {
-                    results[index] = Some(Carried::not_begun(Err(error)));
-                    continue;
-                }
-            };
-            match progress.launch(self, governor) {
-                None => return Some((index, progress)),
-                Some(result) => {
-                    if result.as_ref().is_ok_and(|result| result.failure.is_some()) {
-                        self.give_up(queue, &result, results);
-                    }
-                    results[index] = Some(progress.into_carried(result));
-                }
+            match Progress::new(self, request) {
+                Ok(progress) => return Some((index, progress)),
+                Err(error) => results[index] = Some(Carried::not_begun(Err(error))),
             }
         }
         None
@@ -329,17 +335,65 @@ impl CopyEngine {
             (RouteChoice::Offload, RoadPreference::Host) => {
                 Err(CopyError::NoOffload { reason: "copy_route=offload forbids the host road".into() })
             }
-            (_, RoadPreference::Host) => Ok(self.host.caps(from, to).ok().map(|caps| Chosen { backend: self.host.clone(), caps })),
+            (_, RoadPreference::Host) => {
+                Ok(self.host.caps(from, to).ok().map(|caps| Chosen { backend: self.host.clone(), caps, one_by_one: false }))
+            }
             (RouteChoice::Host, RoadPreference::Offload) => Ok(None),
             (choice, RoadPreference::Offload) => {
                 let mut routes = self.routes.lock();
                 match routes.open(from, to) {
-                    Some(OpenRoad { backend, caps }) => Ok(Some(Chosen { backend: self.offload[backend].clone(), caps })),
+                    Some(open) => {
+                        let (caps, one_by_one) = open.next_caps();
+                        Ok(Some(Chosen { backend: self.offload[open.backend].clone(), caps, one_by_one }))
+                    }
                     None if choice == RouteChoice::Offload => Err(CopyError::NoOffload { reason: routes.reason(from, to) }),
                     None => Ok(None),
                 }
             }
         }
+    }
+
+    /// Whoever reads for a user says so here: copies keep short meanwhile.
+    pub fn foreground(&self) -> &Arc<Foreground> {
+        &self.foreground
+    }
+
+    /// Is the profile that was given used for copies between these devices?
+    pub fn profile_use(&self, from: DeviceId, to: DeviceId) -> ProfileUse {
+        let name = |id: DeviceId| self.names.get(usize::from(id.0));
+        match (&self.config.profile, name(from), name(to)) {
+            (Some(given), Some(from), Some(to)) => given.usage(from, to),
+            _ => ProfileUse::default(),
+        }
+    }
+
+    /// How commands of a road with these capabilities are cut and paced.
+    pub fn sizes(&self, from: DeviceId, to: DeviceId, caps: &CopyCaps) -> Sizes {
+        let measured = |road| {
+            let profile = self.config.profile.as_ref()?.profile()?;
+            let (from, to) = (self.names.get(usize::from(from.0))?, self.names.get(usize::from(to.0))?);
+            profile.road(from, to, road).map(|entry| &entry.measured)
+        };
+        sizes::choose(caps, measured(caps.road), measured(Road::Host))
+    }
+
+    /// Is a copy of so many bytes worth a command to the device? Tiny ones may be quicker through the host, where that was measured and is allowed.
+    pub fn offload_pays(&self, from: DeviceId, to: DeviceId, bytes: u64) -> bool {
+        if self.config.route != RouteChoice::Auto || self.config.profile.is_none() {
+            return true;
+        }
+        let caps = self.routes.lock().open(from, to).map(|open| open.caps());
+        caps.is_none_or(|caps| bytes >= self.sizes(from, to, &caps).offload_from)
+    }
+
+    /// A road by its name, with what it promises between two devices.
+    ///
+    /// # Errors
+    /// Why it does not lead there.
+    pub(crate) fn road(&self, road: Road, from: DeviceId, to: DeviceId) -> std::result::Result<(Arc<dyn CopyBackend>, CopyCaps), NoRoad> {
+        let backend = self.offload.iter().chain([&self.host]).find(|backend| backend.road() == road);
+        let backend = backend.ok_or_else(|| NoRoad::from("there is no such road"))?;
+        Ok((backend.clone(), backend.caps(from, to)?))
     }
 
     /// Is the next range to be verified?
@@ -361,17 +415,18 @@ impl CopyEngine {
         let mut routes = self.routes.lock();
         let open = if self.config.route == RouteChoice::Host { None } else { routes.open(from, to) };
         let label = |id: DeviceId| self.devices.get(usize::from(id.0)).map_or_else(|| format!("device {id}"), |d| d.label());
-        if let Some(OpenRoad { caps, .. }) = open {
+        let profile = self.profile_use(from, to);
+        if let Some(caps) = open.as_ref().map(OpenRoad::caps) {
             let reason = match caps.road {
                 Road::Reflink => format!("the filesystem of {} lets ranges share blocks: nothing is moved", label(to)),
                 _ => format!("offered by {}", label(to)),
             };
-            return RouteStatus { from, to, road: caps.road, reason, simulated: caps.simulated, limits: (&caps).into() };
+            return RouteStatus { from, to, road: caps.road, reason, simulated: caps.simulated, limits: (&caps).into(), profile };
         }
         let reason = if self.config.route == RouteChoice::Host { "copy_route=host".into() } else { routes.reason(from, to) };
         let limits =
             self.host.caps(from, to).map_or(RouteLimits { max_range_bytes: 0, max_command_bytes: 0, max_ranges: 0 }, |caps| (&caps).into());
-        RouteStatus { from, to, road: Road::Host, reason, simulated: false, limits }
+        RouteStatus { from, to, road: Road::Host, reason, simulated: false, limits, profile }
     }
 
     /// Every road from one device to another, the host's last: what it can do, or why it is closed.
@@ -396,4 +451,6 @@ impl CopyEngine {
 pub(crate) struct Chosen {
     pub backend: Arc<dyn CopyBackend>,
     pub caps: CopyCaps,
+    /// The next command is to be learnt from.
+    pub one_by_one: bool,
 }

@@ -172,8 +172,10 @@ impl Job<'_> {
             && let Some(work) = self.waiting.pop_front()
         {
             let from = work.piece.parts[0].source.device;
-            match self.engine.road_for(from, work.piece.target.device) {
+            let to = work.piece.target.device;
+            match self.engine.road_for(from, to) {
                 Ok(road) => {
+                    let road = if self.engine.offload_pays(from, to, work.piece.bytes) { road } else { RoadPreference::Host };
                     requests.push(CopyRequest {
                         sources: work.piece.parts.iter().map(|part| part.source).collect(),
                         target: work.piece.target,

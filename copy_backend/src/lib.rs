@@ -2,7 +2,7 @@
 //!
 //! A [`backend::CopyBackend`] is one road (the image's Copy, the host's read and write; others join them). The pure
 //! [`plan`] cuts a request into commands that respect a road's limits; the [`engine`] chooses the road per pair of
-//! devices, keeps commands in flight (one per destination zone), falls back, verifies and counts.
+//! devices, keeps commands in flight (one per sequential zone), falls back, verifies and counts.
 //!
 //! Who wants to copy byte ranges of devices uses a [`Copier`]: submit and poll, or a blocking call. The `ferrycopy` [`tool`] is built on it.
 //!
@@ -10,15 +10,20 @@
 //! roads by name.
 
 pub mod backend;
+pub mod calibrate;
 pub mod copier;
+pub mod device_name;
 pub mod engine;
 pub mod error;
+pub mod foreground;
 pub mod governor;
 pub mod host;
 pub mod image;
 pub mod job;
+mod learning;
 pub mod nvme;
 pub mod plan;
+pub mod profile;
 pub mod ranges;
 pub mod rate;
 pub mod reflink;
@@ -28,6 +33,7 @@ pub mod scsi;
 pub mod scsi_token;
 pub mod scsi_xcopy;
 pub mod size;
+pub mod sizes;
 pub mod stats;
 pub mod tool;
 pub mod topology;
@@ -39,11 +45,15 @@ mod tests;
 
 pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road, SourceRange, Target};
 pub use copier::{Copier, CopyId, Finished, Pace};
+pub use device_name::DeviceName;
 pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RoadPreference, RouteChoice, VerifyMode};
 pub use error::{CopyError, Result};
+pub use foreground::Foreground;
 pub use governor::Governor;
 pub use job::{CopyReport, Ending, RangeCopy, RangeReport};
+pub use profile::{GivenProfile, Profile, ProfileUse};
 pub use ranges::{BytePosition, ByteRange, RangeError};
 pub use route::{RouteLimits, RouteStatus};
+pub use sizes::Sizes;
 pub use stats::{CopyCounters, RoadCounters};
 pub use topology::{OffloadBelow, Topology};

@@ -1,10 +1,17 @@
-//! One request on its way: the commands still to come, the one in flight, and what has been copied for certain.
+//! One request on its way: the commands still to come, those in flight, and what has been copied for certain.
+//!
+//! Into a sequential zone one command is in flight (I1). Into a zone without a write pointer, or with one that is kept in software, several are:
+//! they are concluded in the order of their submission, and when one fails the others are waited for and count for nothing: what they wrote is
+//! written over, or dead (I9).
 
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
 use crate::engine::{CopyEngine, CopyRequest, CopyResult, RoadPreference};
 use crate::error::Result;
+use crate::foreground::Pass;
 use crate::governor::Governor;
+use crate::learning::Shape;
 use crate::plan;
+use crate::sizes::Bounds;
 use crate::stats::CopyCounters;
 use crate::verify::{self, Check, Finding};
 use std::collections::VecDeque;
@@ -17,6 +24,38 @@ struct Flight {
     command: CopyCommand,
     /// `None`: it could not even be started.
     ticket: Option<Ticket>,
+    /// Its place among those in flight of the engine.
+    _pass: Pass,
+}
+
+/// Where a request stands.
+pub(crate) enum Next {
+    /// Commands are in flight: the oldest is to be waited for.
+    Flying,
+    /// It has none in flight, and as many are as may be: somebody else's must end first.
+    NoTurn,
+    /// It has come to its end.
+    Ended(Result<CopyResult>),
+}
+
+/// What became of an attempt to start a command.
+enum Start {
+    Started,
+    /// Those in flight must end first.
+    Later,
+    NoTurn,
+    Ended(Result<CopyResult>),
+}
+
+/// Commands that were planned, and for which road and bounds.
+struct Planned {
+    backend: Arc<dyn CopyBackend>,
+    commands: VecDeque<CopyCommand>,
+    /// The device that the sources are on.
+    from: DeviceId,
+    bounds: Bounds,
+    /// How many may be in flight.
+    depth: usize,
 }
 
 /// A request that is being carried out.
@@ -25,9 +64,10 @@ pub(crate) struct Progress {
     total: u64,
     /// Bytes known to be copied (and verified where that was asked for).
     done: u64,
-    commands: VecDeque<CopyCommand>,
-    backend: Option<Arc<dyn CopyBackend>>,
-    flight: Option<Flight>,
+    /// Bytes in commands that were started.
+    issued: u64,
+    planned: Option<Planned>,
+    flights: VecDeque<Flight>,
     road: Road,
     /// The command in flight is the first of its road between its devices: what it did is looked at, whatever the settings.
     proving: bool,
@@ -69,9 +109,9 @@ impl Progress {
             request,
             total,
             done: 0,
-            commands: VecDeque::new(),
-            backend: None,
-            flight: None,
+            issued: 0,
+            planned: None,
+            flights: VecDeque::new(),
             road: Road::Host,
             proving: false,
             counters: CopyCounters::default(),
@@ -90,65 +130,140 @@ impl Progress {
         what(&mut self.counters);
     }
 
-    /// Starts the next command. `Some`: the request has come to its end.
-    pub fn launch(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Option<Result<CopyResult>> {
-        if self.done == self.total {
-            return Some(Ok(self.result(engine, None)));
-        }
-        if self.commands.is_empty() {
-            match self.plan(engine, governor) {
-                Ok(true) => {}
-                // The road was closed since the caller asked for it: nothing is wrong with the zone.
-                Ok(false) => return Some(Ok(self.result(engine, Some(FailureKind::Unsupported)))),
-                Err(error) if self.done == 0 => return Some(Err(error)),
-                Err(_) => return Some(Ok(self.result(engine, Some(FailureKind::Unsupported)))),
-            }
-        }
-        let (Some(command), Some(backend)) = (self.commands.pop_front(), self.backend.clone()) else {
-            return Some(Ok(self.result(engine, Some(FailureKind::Unsupported))));
-        };
-        if !governor.admit(command.sources.iter().map(|source| bytes_of(engine, source)).sum()) {
-            self.stopped = true;
-            return Some(Ok(self.result(engine, None)));
-        }
-        self.road = backend.road();
-        let ticket = backend.submit(command.clone()).map_err(|error| tracing::warn!(%error, "cannot start a copy")).ok();
-        self.flight = Some(Flight { backend, command, ticket });
-        None
+    /// Are commands in flight?
+    pub fn is_flying(&self) -> bool {
+        !self.flights.is_empty()
     }
 
-    /// Plans what is left, up to where the sources change device. `false`: no road of the right kind.
-    fn plan(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Result<bool> {
-        let mut left = plan::rest(&engine.devices[..], &self.request.sources, self.done)?;
-        let Some(from) = left.first().map(|source| source.device) else { return Ok(false) };
+    /// Starts as many commands as may be in flight.
+    pub fn launch(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Next {
+        loop {
+            match self.start(engine, governor) {
+                Start::Started => {}
+                Start::Later => return Next::Flying,
+                Start::NoTurn => return Next::NoTurn,
+                Start::Ended(result) => return Next::Ended(result),
+            }
+        }
+    }
+
+    fn start(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Start {
+        let flying = !self.flights.is_empty();
+        if self.stopped || self.issued == self.total {
+            return if flying { Start::Later } else { Start::Ended(Ok(self.result(engine, None))) };
+        }
+        if self.planned.as_ref().is_some_and(|planned| self.flights.len() >= planned.depth) {
+            return Start::Later;
+        }
+        if let Err(refusal) = self.ready(engine, governor) {
+            return if flying { Start::Later } else { Start::Ended(refusal) };
+        }
+        let Some(planned) = &mut self.planned else { return Start::Later };
+        if self.flights.len() >= planned.depth {
+            return Start::Later;
+        }
+        let Some(pass) = engine.gate.enter(planned.bounds.in_flight) else {
+            return if flying { Start::Later } else { Start::NoTurn };
+        };
+        let (Some(command), backend) = (planned.commands.pop_front(), planned.backend.clone()) else { return Start::Later };
+        let bytes = command.sources.iter().map(|source| bytes_of(engine, source)).sum();
+        if !governor.admit(bytes) {
+            self.stopped = true;
+            return if flying { Start::Later } else { Start::Ended(Ok(self.result(engine, None))) };
+        }
+        let ticket = backend.submit(command.clone()).map_err(|error| tracing::warn!(%error, "cannot start a copy")).ok();
+        self.issued += bytes;
+        self.flights.push_back(Flight { backend, command, ticket, _pass: pass });
+        Start::Started
+    }
+
+    /// Sees to it that a command is planned that may be started next to those in flight. `Err`: there is none; with none in flight, that is the end.
+    fn ready(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> std::result::Result<(), Result<CopyResult>> {
+        if let Some(planned) = self.planned.as_ref().filter(|planned| !planned.commands.is_empty()) {
+            // Users may have begun to read, or ended.
+            let now = self.bounds(engine, planned.from, &planned.backend, governor);
+            if self.proving || now == Some(planned.bounds) {
+                return Ok(());
+            }
+        }
+        let unsupported = |this: &Self| Ok(this.result(engine, Some(FailureKind::Unsupported)));
+        let next = match self.plan(engine, governor) {
+            Ok(Some(next)) => next,
+            // The road was closed since the caller asked for it: nothing is wrong with the zone.
+            Ok(None) => return Err(unsupported(self)),
+            Err(error) if self.done == 0 => return Err(Err(error)),
+            Err(_) => return Err(unsupported(self)),
+        };
+        // Commands of another road, or from another device, begin when those in flight have ended.
+        let same = |old: &Planned| Arc::ptr_eq(&old.backend, &next.backend) && old.from == next.from;
+        if !self.flights.is_empty() && !self.planned.as_ref().is_some_and(same) {
+            return Err(unsupported(self));
+        }
+        self.planned = Some(next);
+        Ok(())
+    }
+
+    /// The bounds of the next command of a road.
+    fn bounds(&self, engine: &CopyEngine, from: DeviceId, backend: &Arc<dyn CopyBackend>, governor: &dyn Governor) -> Option<Bounds> {
+        let chosen = engine.choose(from, self.request.target.device, self.request.road).ok()??;
+        let same = Arc::ptr_eq(&chosen.backend, backend);
+        same.then(|| self.bounds_of(engine, from, &chosen.caps, governor))
+    }
+
+    fn bounds_of(&self, engine: &CopyEngine, from: DeviceId, caps: &CopyCaps, governor: &dyn Governor) -> Bounds {
+        let bounds = engine.sizes(from, self.request.target.device, caps).bounds(engine.foreground().is_active());
+        Bounds { command_bytes: bounds.command_bytes.min(governor.command_bytes().max(plan::UNIT)), ..bounds }
+    }
+
+    /// Plans what is left, up to where the sources change device. `None`: no road of the right kind.
+    fn plan(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Result<Option<Planned>> {
+        let mut left = plan::rest(&engine.devices[..], &self.request.sources, self.issued)?;
+        let Some(from) = left.first().map(|source| source.device) else { return Ok(None) };
         let to = self.request.target.device;
         let change = left.iter().position(|source| source.device != from).unwrap_or(left.len());
         left.truncate(change);
-        let Some(mut chosen) = engine.choose(from, to, self.request.road)? else { return Ok(false) };
-        let target = Target { device: to, lba: self.end_of_done(engine)? };
-        let most = governor.command_bytes().max(plan::UNIT);
-        chosen.caps.max_command_bytes = chosen.caps.max_command_bytes.min(most);
+        let Some(chosen) = engine.choose(from, to, self.request.road)? else { return Ok(None) };
+        let target = Target { device: to, lba: self.after(engine, self.issued)? };
         self.proving = chosen.backend.needs_proof() && !engine.routes.lock().is_proven(from, to);
-        let caps = if self.proving { one_unit(&chosen.caps) } else { chosen.caps };
-        self.commands = plan::plan(&engine.devices[..], &left, target, &caps, self.request.class)?.into();
-        if self.proving {
-            self.commands.truncate(1);
+        let bounds = self.bounds_of(engine, from, &chosen.caps, governor);
+        let caps = if self.proving { one_unit(&chosen.caps) } else { within(&chosen.caps, &bounds) };
+        let mut commands: VecDeque<CopyCommand> = plan::plan(&engine.devices[..], &left, target, &caps, self.request.class)?.into();
+        let one_by_one = self.proving || chosen.one_by_one;
+        if one_by_one {
+            commands.truncate(1);
         }
-        self.backend = Some(chosen.backend);
-        Ok(!self.commands.is_empty())
+        let depth = if one_by_one { 1 } else { self.depth(engine, &*chosen.backend, &bounds)? };
+        Ok((!commands.is_empty()).then_some(Planned { backend: chosen.backend, commands, from, bounds, depth }))
+    }
+
+    /// How many commands may be in flight into the destination.
+    fn depth(&self, engine: &CopyEngine, backend: &dyn CopyBackend, bounds: &Bounds) -> Result<usize> {
+        let to = engine.device(self.request.target.device)?;
+        let anywhere = !to.has_write_pointer(to.geometry().zone_of(self.request.target.lba));
+        let several = match backend.road() {
+            // It keeps several reads and writes of one command in flight.
+            Road::Host => false,
+            _ => anywhere || (to.geometry().software_zones && backend.admits_in_order()),
+        };
+        Ok(if several { bounds.in_flight.max(1) as usize } else { 1 })
+    }
+
+    fn after(&self, engine: &CopyEngine, bytes: u64) -> Result<Lba> {
+        let geometry = engine.device(self.request.target.device)?.geometry();
+        Ok(plan::after(self.request.target, bytes, geometry))
     }
 
     fn end_of_done(&self, engine: &CopyEngine) -> Result<Lba> {
-        let geometry = engine.device(self.request.target.device)?.geometry();
-        Ok(plan::after(self.request.target, self.done, geometry))
+        self.after(engine, self.done)
     }
 
-    /// Waits for the command in flight and starts the next one. `Some`: the request has come to its end.
-    pub fn step(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Option<Result<CopyResult>> {
-        let flight = self.flight.take()?;
+    /// Waits for the oldest command in flight and starts others.
+    pub fn step(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Next {
+        let Some(flight) = self.flights.pop_front() else { return self.launch(engine, governor) };
+        self.road = flight.backend.road();
         let nothing = CopyOutcome::failed(0, FailureKind::Transient, "the command could not be started");
         let mut outcome = flight.ticket.map_or(nothing, |ticket| flight.backend.complete(ticket));
-        let command = flight.command;
+        let (command, pass) = (flight.command, flight._pass);
         // A road is not believed when it contradicts itself.
         outcome.ranges_done = outcome.ranges_done.min(command.sources.len());
         if outcome.failure.is_none() && outcome.ranges_done < command.sources.len() {
@@ -161,13 +276,36 @@ impl Progress {
         self.count(engine, |counters| counters.command(road, ranges as u64, bytes, &outcome));
         self.done += bytes;
         governor.copied(bytes);
+        drop(pass);
         match rejected.or(outcome.failure) {
             None => {
-                engine.routes.lock().succeeded(command.sources[0].device, command.target.device, self.road);
+                let shape = shape_of(engine, &command);
+                if engine.routes.lock().succeeded(command.sources[0].device, command.target.device, road, shape) {
+                    // A trial has ended: what follows is cut anew.
+                    self.planned.iter_mut().for_each(|planned| planned.commands.clear());
+                }
                 self.launch(engine, governor)
             }
-            Some(kind) => self.failed(engine, governor, &command, ranges, kind, outcome.detail.as_deref()),
+            Some(kind) => {
+                self.land(engine);
+                match self.failed(engine, &command, ranges, kind, outcome.detail.as_deref()) {
+                    Some(result) => Next::Ended(result),
+                    None => self.launch(engine, governor),
+                }
+            }
         }
+    }
+
+    /// Waits for what flies behind a command that failed. Nothing of it counts.
+    fn land(&mut self, engine: &CopyEngine) {
+        self.planned = None;
+        while let Some(flight) = self.flights.pop_front() {
+            let Some(ticket) = flight.ticket else { continue };
+            let outcome = flight.backend.complete(ticket);
+            let road = flight.backend.road();
+            self.count(engine, |counters| counters.command(road, 0, 0, &outcome));
+        }
+        self.issued = self.done;
     }
 
     /// Verifies what a command did; `Some`: nothing of it counts.
@@ -206,27 +344,24 @@ impl Progress {
         rejected
     }
 
-    /// What a failed command means for the road and for the request.
+    /// What a failed command means for the road and for the request. `None`: smaller commands may do it.
     fn failed(
         &mut self,
         engine: &CopyEngine,
-        governor: &dyn Governor,
         command: &CopyCommand,
         done: usize,
         kind: FailureKind,
         detail: Option<&str>,
     ) -> Option<Result<CopyResult>> {
-        self.commands.clear();
         let (from, to) = (command.sources[0].device, command.target.device);
         let offload = self.road.is_offload();
-        let bytes: u64 = command.sources.iter().map(|source| bytes_of(engine, source)).sum();
         let words = detail.unwrap_or(kind.reason());
         let mut failure = kind;
         match kind {
             FailureKind::TooLarge if offload => {
                 let unmoved = self.write_pointer(engine).is_some_and(|at| Ok(at) == self.end_of_done(engine).map_err(drop));
-                if engine.routes.lock().shrink(from, to, bytes, command.sources.len() as u32) && unmoved {
-                    return self.launch(engine, governor);
+                if engine.routes.lock().shrink(from, to, shape_of(engine, command)) && unmoved {
+                    return None;
                 }
                 if unmoved {
                     engine.routes.lock().close(from, to, self.road, &format!("refuses the smallest command: {words}"));
@@ -361,6 +496,16 @@ fn one_unit(caps: &CopyCaps) -> CopyCaps {
         max_ranges: 1,
         ..caps.clone()
     }
+}
+
+/// The limits of a road, and what is chosen within them.
+fn within(caps: &CopyCaps, bounds: &Bounds) -> CopyCaps {
+    let max_command_bytes = caps.max_command_bytes.min(bounds.command_bytes);
+    CopyCaps { max_command_bytes, max_ranges: caps.max_ranges.min(bounds.ranges), ..caps.clone() }
+}
+
+fn shape_of(engine: &CopyEngine, command: &CopyCommand) -> Shape {
+    Shape::of(command.sources.iter().map(|source| bytes_of(engine, source)))
 }
 
 fn plan_end(engine: &CopyEngine, target: Target, bytes: u64) -> Option<Lba> {

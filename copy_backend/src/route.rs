@@ -5,7 +5,9 @@
 //! end the host. What a road taught about its true limits stays with the pair.
 
 use crate::backend::{CopyBackend, CopyCaps, NoRoad, Road};
+use crate::learning::{Learning, Shape};
 use crate::plan::UNIT;
+use crate::profile::ProfileUse;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub struct RouteStatus {
     pub simulated: bool,
     /// Limits as they are known now.
     pub limits: RouteLimits,
+    /// Whether sizes are chosen from measurements.
+    pub profile: ProfileUse,
 }
 
 /// The offload road of a pair.
@@ -47,8 +51,21 @@ pub struct RouteStatus {
 pub(crate) struct OpenRoad {
     /// Index among the offload backends.
     pub backend: usize,
+    /// What it promises.
+    promised: CopyCaps,
+    learning: Learning,
+}
+
+impl OpenRoad {
     /// Capabilities, as far as learnt.
-    pub caps: CopyCaps,
+    pub fn caps(&self) -> CopyCaps {
+        self.learning.limit(&self.promised)
+    }
+
+    /// Capabilities for the next commands, which may be shorter to learn from them; then one goes after the other.
+    pub fn next_caps(&self) -> (CopyCaps, bool) {
+        (self.learning.next(&self.promised), self.learning.is_trying())
+    }
 }
 
 /// What is known about a pair.
@@ -87,7 +104,7 @@ impl Routes {
                 }
                 match backend.caps(from, to) {
                     Ok(caps) if usable(&caps) => {
-                        pair.open = Some(OpenRoad { backend: index, caps });
+                        pair.open = Some(OpenRoad { backend: index, learning: Learning::new(&caps), promised: caps });
                         break;
                     }
                     Ok(_) => {
@@ -156,12 +173,21 @@ impl Routes {
         pair.failures_in_a_row = 0;
     }
 
-    /// A command succeeded on `road`.
-    pub fn succeeded(&mut self, from: DeviceId, to: DeviceId, road: Road) {
+    /// A command of this shape succeeded on `road`. Says whether the next ones may have other sizes.
+    pub fn succeeded(&mut self, from: DeviceId, to: DeviceId, road: Road, shape: Shape) -> bool {
         let pair = self.pairs.entry((from, to)).or_default();
-        pair.failures_in_a_row = 0;
         // The host's success says nothing about the offload road.
-        pair.proven |= road == pair.open.as_ref().map(|open| open.caps.road).unwrap_or(Road::Host) && road.is_offload();
+        match pair.open.as_mut().filter(|open| open.promised.road == road) {
+            Some(open) => {
+                pair.failures_in_a_row = 0;
+                pair.proven = true;
+                open.learning.passed(shape)
+            }
+            None => {
+                pair.failures_in_a_row = 0;
+                false
+            }
+        }
     }
 
     /// Something failed that another attempt by the host may bring to its end: the next request should go that way.
@@ -181,19 +207,14 @@ impl Routes {
         enough
     }
 
-    /// A command of `bytes` bytes in `ranges` ranges was too large: halves the limits. `false`: there is nothing left to halve.
-    pub fn shrink(&mut self, from: DeviceId, to: DeviceId, bytes: u64, ranges: u32) -> bool {
+    /// A command of this shape was too large. `false`: there is nothing smaller to try.
+    pub fn shrink(&mut self, from: DeviceId, to: DeviceId, shape: Shape) -> bool {
         let Some(open) = self.pairs.entry((from, to)).or_default().open.as_mut() else { return false };
-        if bytes <= UNIT && ranges <= 1 {
-            return false;
-        }
-        let half = |limit: u64| (limit / 2 / UNIT * UNIT).max(UNIT);
-        let caps = &mut open.caps;
-        caps.max_command_bytes = half(caps.max_command_bytes.min(bytes.max(UNIT)));
-        caps.max_range_bytes = caps.max_range_bytes.min(caps.max_command_bytes);
-        caps.max_ranges = (caps.max_ranges.min(ranges.max(1)) / 2).max(1);
-        tracing::info!(%from, %to, bytes = caps.max_command_bytes, ranges = caps.max_ranges, "copy commands made smaller");
-        true
+        let goes_on = open.learning.refused(shape);
+        let (next, _) = open.next_caps();
+        tracing::info!(%from, %to, ?shape, goes_on, bytes = next.max_command_bytes, range = next.max_range_bytes, ranges = next.max_ranges,
+            "a copy command was too large");
+        goes_on
     }
 
     /// All pairs that were ever asked for.

@@ -5,22 +5,20 @@
 //! stands for less than was asked for is used for what it stands for, and another one is made for the rest; one that has expired or is
 //! unknown is made again, once. A refusal beyond that ends the command: the engine goes on by the host.
 
-use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
-use crate::error::Result;
-use crate::scsi::carrier::{self, Stop};
+use crate::backend::{CopyCaps, FailureKind, NoRoad, Road};
+use crate::scsi::carrier::{Protocol, ScsiRoad, Stop};
 use crate::scsi::error::ScsiError;
 use crate::scsi::outcome;
-use crate::scsi::place::{Move, Place, Places, THREADS};
+use crate::scsi::place::{Move, Place, Places};
 use crate::scsi::sense::{Additional, SenseKey};
 use crate::scsi::token::{self, ANSWER_BYTES, Information, MAX_RANGES, POPULATE_TOKEN, Range, Status, Token, WRITE_USING_TOKEN};
 use crate::scsi::transport::Data;
 use crate::scsi::unit::{LONG, SHORT};
-use crate::workers::Workers;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use zns::{DeviceId, Ticket};
+use zns::DeviceId;
 
 /// What one command moves at most, whatever the target allows: what a concurrent read may have to wait for.
 const MOST_BYTES: u64 = 64 << 20;
@@ -33,18 +31,11 @@ const UNANSWERED: u32 = 2;
 /// How often a token that is gone is made again.
 const AGAIN: u32 = 1;
 
-/// Tokens.
-pub struct TokenRoad {
-    places: Arc<Places>,
-    workers: Workers,
-}
+/// The road of tokens.
+pub type TokenRoad = ScsiRoad<Tokens>;
 
-impl TokenRoad {
-    /// A road between the disks of `places`.
-    pub fn new(places: Arc<Places>) -> Self {
-        Self { places, workers: Workers::new("copy-scsi-token", THREADS) }
-    }
-}
+/// POPULATE TOKEN and WRITE USING TOKEN.
+pub struct Tokens;
 
 /// How much one token of a unit may take.
 #[derive(Clone, Copy)]
@@ -66,13 +57,11 @@ fn limits(place: &Place, action: u8) -> std::result::Result<Limits, String> {
     Ok(Limits { ranges, blocks: said.max_blocks.unwrap_or(u64::MAX) })
 }
 
-impl CopyBackend for TokenRoad {
-    fn road(&self) -> Road {
-        Road::ScsiToken
-    }
+impl Protocol for Tokens {
+    const ROAD: Road = Road::ScsiToken;
 
-    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
-        let (sources, targets) = self.places.pair(from, to)?;
+    fn caps(places: &Places, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
+        let (sources, targets) = places.pair(from, to)?;
         let (mut ranges, mut bytes) = (MAX_RANGES, MOST_BYTES);
         for (places, action) in [(&sources, POPULATE_TOKEN), (&targets, WRITE_USING_TOKEN)] {
             for place in places {
@@ -87,17 +76,8 @@ impl CopyBackend for TokenRoad {
         Ok(CopyCaps { road: Road::ScsiToken, max_range_bytes: bytes, max_command_bytes: bytes, max_ranges: ranges, simulated: false })
     }
 
-    fn needs_proof(&self) -> bool {
-        true
-    }
-
-    fn submit(&self, command: CopyCommand) -> Result<Ticket> {
-        let places = self.places.clone();
-        Ok(self.workers.submit(move || carrier::carry_out(&places, &command, carry)))
-    }
-
-    fn complete(&self, ticket: Ticket) -> CopyOutcome {
-        self.workers.complete(ticket)
+    fn carry(moves: VecDeque<Move>) -> (usize, Option<Stop>) {
+        carry(moves)
     }
 }
 

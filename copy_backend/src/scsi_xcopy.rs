@@ -4,46 +4,35 @@
 //! copy manager states in RECEIVE COPY OPERATING PARAMETERS. The command goes to the destination's unit. When it is
 //! aborted on the way, the segments before the one that the sense data names count as done; when it names none, nothing does.
 
-use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, NoRoad, Road};
-use crate::error::Result;
-use crate::scsi::carrier::{self, Stop};
+use crate::backend::{CopyCaps, NoRoad, Road};
+use crate::scsi::carrier::{Protocol, ScsiRoad, Stop};
 use crate::scsi::designator::Designator;
 use crate::scsi::error::ScsiError;
 use crate::scsi::extended_copy::{self, Cscd, ListId, Segment};
-use crate::scsi::place::{Move, Place, Places, THREADS, XcopyLimits};
+use crate::scsi::place::{Move, Place, Places, XcopyLimits};
 use crate::scsi::sense::Additional;
 use crate::scsi::transport::Data;
 use crate::scsi::unit::LONG;
-use crate::workers::Workers;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use zns::{DeviceId, Ticket};
+use zns::DeviceId;
 
 /// What one command moves at most, whatever the target allows: what a concurrent read may have to wait for.
 const MOST_BYTES: u64 = 64 << 20;
 /// A list identifier may be taken by another program; another one hardly is.
 const NAMES: usize = 4;
 
-/// EXTENDED COPY.
-pub struct XcopyRoad {
-    places: Arc<Places>,
-    workers: Workers,
-}
+/// The road of EXTENDED COPY.
+pub type XcopyRoad = ScsiRoad<Xcopy>;
 
-impl XcopyRoad {
-    /// A road between the disks of `places`.
-    pub fn new(places: Arc<Places>) -> Self {
-        Self { places, workers: Workers::new("copy-scsi-xcopy", THREADS) }
-    }
-}
+/// EXTENDED COPY (LID1).
+pub struct Xcopy;
 
-impl CopyBackend for XcopyRoad {
-    fn road(&self) -> Road {
-        Road::ScsiXcopy
-    }
+impl Protocol for Xcopy {
+    const ROAD: Road = Road::ScsiXcopy;
 
-    fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
-        let (sources, targets) = self.places.pair(from, to)?;
+    fn caps(places: &Places, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
+        let (sources, targets) = places.pair(from, to)?;
         for place in sources.iter().chain(&targets) {
             if Designator::best(&place.unit.designators).is_none() {
                 return Err(format!("{} has no name that a copy command can carry", place.name).into());
@@ -73,17 +62,8 @@ impl CopyBackend for XcopyRoad {
         Ok(caps)
     }
 
-    fn needs_proof(&self) -> bool {
-        true
-    }
-
-    fn submit(&self, command: CopyCommand) -> Result<Ticket> {
-        let places = self.places.clone();
-        Ok(self.workers.submit(move || carrier::carry_out(&places, &command, carry)))
-    }
-
-    fn complete(&self, ticket: Ticket) -> CopyOutcome {
-        self.workers.complete(ticket)
+    fn carry(moves: VecDeque<Move>) -> (usize, Option<Stop>) {
+        carry(moves)
     }
 }
 

@@ -165,7 +165,7 @@ fn config(options: &ferrycopy_options) -> Result<EngineConfig, Failure> {
     };
     let dm = options.flags & FERRYCOPY_OFFLOAD_BELOW_DM != 0;
     let md = options.flags & FERRYCOPY_OFFLOAD_BELOW_MD != 0;
-    Ok(EngineConfig { route, verify, offload_below: OffloadBelow { dm, md } })
+    Ok(EngineConfig { route, verify, offload_below: OffloadBelow { dm, md }, ..EngineConfig::default() })
 }
 
 /// Closes a copier.

@@ -263,6 +263,10 @@ impl CopyBackend for NvmeRoad {
         true
     }
 
+    fn admits_in_order(&self) -> bool {
+        true
+    }
+
     fn caps(&self, from: DeviceId, to: DeviceId) -> std::result::Result<CopyCaps, NoRoad> {
         let limits = self.pair(from, to)?.ability.limits;
         Ok(CopyCaps {

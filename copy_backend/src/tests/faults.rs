@@ -185,7 +185,7 @@ fn requests_behind_a_failure_in_their_zone_are_not_begun() {
     let second = Target { lba: first.lba + Blocks(24), ..first };
     let other = lab.target(0, 11);
     let requests = [first, second, other].map(|target| lab.request(list(&lab), target, RoadPreference::Offload)).to_vec();
-    let results: Vec<_> = lab.engine.copy_many(requests).into_iter().map(Result::unwrap).collect();
+    let results: Vec<_> = lab.copy_many(requests).into_iter().map(Result::unwrap).collect();
     assert!(results[0].failure.is_some() && results[0].end_zone);
     assert!(results[1].failure.is_some() && results[1].end_zone && results[1].sources_done == 0);
     assert_eq!((results[2].failure, results[2].sources_done), (None, 6));
@@ -345,7 +345,7 @@ proptest! {
                 *end += blocks;
             }
         }
-        let results = lab.engine.copy_many(requests.clone());
+        let results = lab.copy_many(requests.clone());
         prop_assert_eq!(results.len(), requests.len());
         let mut ended = std::collections::HashSet::new();
         for (request, result) in requests.into_iter().zip(results) {

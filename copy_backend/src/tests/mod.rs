@@ -3,6 +3,8 @@
 mod engine;
 mod faults;
 mod files;
+mod flights;
+mod liars;
 mod plan;
 mod ranges;
 pub(crate) mod scsi;
@@ -77,6 +79,10 @@ impl Lab {
 
     fn at(&self, target: Target, bytes: u64) -> Vec<u8> {
         self.content(&SourceRange { device: target.device, lba: target.lba, blocks: Blocks(bytes / self.block(target.device.0)) })
+    }
+
+    fn copy_many(&self, requests: Vec<CopyRequest>) -> Vec<crate::Result<crate::CopyResult>> {
+        self.engine.copy_governed(requests, &crate::governor::Free).into_iter().map(|carried| carried.result).collect()
     }
 
     fn request(&self, sources: Vec<SourceRange>, target: Target, road: RoadPreference) -> CopyRequest {

@@ -90,6 +90,9 @@ pub struct How {
     /// Send copies below these layers of the kernel, whose tables must not change meanwhile: dm, md
     #[arg(long, value_name = "dm,md", default_value = "none")]
     pub offload_below: OffloadBelow,
+    /// Choose sizes of commands by what ferrycopy caps --calibrate measured and wrote to this file
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// Use devices that are mounted or otherwise in use; for a clone also reset zones of the destination that are not empty
     #[arg(long)]
     pub force: bool,
@@ -135,6 +138,16 @@ pub struct CapsArguments {
     /// Look at roads below these layers of the kernel, too: dm, md
     #[arg(long, value_name = "dm,md", default_value = "none")]
     pub offload_below: OffloadBelow,
+    /// Measure the roads: latency and throughput by length, ranges and commands in flight. Writes to the scratch ranges and nowhere else
+    #[arg(long)]
+    pub calibrate: bool,
+    /// Where --calibrate may write, one range for each device: empty zones of a zoned device, which are reset afterwards, elsewhere zeros, which
+    /// are zeros again afterwards
+    #[arg(long, value_name = "DEVICE:OFFSET:LENGTH", requires = "calibrate")]
+    pub scratch: Vec<Source>,
+    /// Add what --calibrate measured to this profile, for --profile of copy and clone and copy_profile= of a mount
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    pub profile: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,

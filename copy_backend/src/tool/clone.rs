@@ -5,7 +5,7 @@
 
 use super::arguments::CloneArguments;
 use super::clone_plan::{Chunk, Side, digest, joined, plan};
-use super::copy::config;
+use super::copy::{complain_of_profile, config};
 use super::devices::{are_same, open};
 use super::identity::Identity;
 use super::report::Summary;
@@ -131,6 +131,7 @@ fn prepare<'a>(arguments: &'a CloneArguments, from: Arc<dyn ZonedDevice>) -> Res
         make_room(&*to, zones, &chunks, &state, how.force)?;
     }
     let copier = Copier::new(vec![from, to], config(how))?;
+    complain_of_profile(&copier, SOURCE, DESTINATION);
     let pace = how.rate.map(|rate| Arc::new(Pace::new(rate)));
     let (counters, file) = (CopyCounters::default(), arguments.state.as_deref());
     Ok(Clone { copier, chunks, state, file, pace, counters, bytes: 0, simulated: false, roads: Vec::new() })

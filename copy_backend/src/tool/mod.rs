@@ -5,6 +5,7 @@
 //! errors to standard error. Exit statuses: [`status`].
 
 pub mod arguments;
+mod calibrate;
 mod caps;
 mod clone;
 mod clone_plan;
@@ -49,6 +50,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Copy(arguments) => copy::copy(&arguments),
         Command::Clone(arguments) => clone::clone(&arguments),
+        Command::Caps(arguments) if arguments.calibrate => calibrate::run(&arguments),
         Command::Caps(arguments) => caps::caps(&arguments),
     };
     outcome.unwrap_or_else(|error| {

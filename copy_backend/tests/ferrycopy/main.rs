@@ -1,5 +1,6 @@
 //! The built `ferrycopy` on plain files and drive images: what it copies, what it leaves alone, what it says, and its exit status.
 
+mod calibrating;
 mod cloning;
 mod copying;
 mod refusing;

@@ -73,10 +73,18 @@ fn limits_that_are_kept_silent_are_learnt() {
     let lab = lab(XcopyConfig { max_segments: 3, advertised: false, ..XcopyConfig::default() });
     prove(&lab, 0, 0);
     assert_eq!(lab.engine.route(DeviceId(0), DeviceId(0)).limits.max_ranges, 64);
-    let (sources, target) = (scattered(&lab, 0), lab.target(0, 20));
-    assert_eq!(lab.copy(sources.clone(), target).failure, None);
-    assert!(lab.bytes(0, target.lba.0, 37) == lab.contents(&sources));
-    assert!(lab.engine.route(DeviceId(0), DeviceId(0)).limits.max_ranges <= 3);
+    let mut commands = Vec::new();
+    for zone in 20..23 {
+        let (sources, target) = (scattered(&lab, 0), lab.target(0, zone));
+        let before = lab.count(0x83, 0);
+        assert_eq!(lab.copy(sources.clone(), target).failure, None);
+        assert!(lab.bytes(0, target.lba.0, 37) == lab.contents(&sources));
+        commands.push(lab.count(0x83, 0) - before);
+    }
+    // Nine ranges, two in a command.
+    assert_eq!(commands[2], 5, "{commands:?}");
+    let limits = lab.engine.route(DeviceId(0), DeviceId(0)).limits;
+    assert!(limits.max_ranges <= 3, "{limits:?}");
 }
 
 #[test]

@@ -1,0 +1,109 @@
+//! Devices that promise more than they take: which limit lies is found out by the commands that they refuse, and the others are kept.
+
+use super::*;
+use crate::image::ImageRoad;
+use crate::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
+use zns::Ticket;
+
+/// The road of a simulated drive, whose own limits it does not tell.
+struct Promise {
+    road: ImageRoad,
+    ranges: u32,
+    range_blocks: u64,
+    command_blocks: u64,
+}
+
+impl CopyBackend for Promise {
+    fn road(&self) -> Road {
+        self.road.road()
+    }
+    fn caps(&self, from: DeviceId, to: DeviceId) -> Result<CopyCaps, NoRoad> {
+        let caps = self.road.caps(from, to)?;
+        let (max_range_bytes, max_command_bytes) = (self.range_blocks * 4096, self.command_blocks * 4096);
+        Ok(CopyCaps { max_ranges: self.ranges, max_range_bytes, max_command_bytes, ..caps })
+    }
+    fn submit(&self, command: CopyCommand) -> crate::Result<Ticket> {
+        self.road.submit(command)
+    }
+    fn complete(&self, ticket: Ticket) -> CopyOutcome {
+        self.road.complete(ticket)
+    }
+}
+
+/// Copies all that fits into a zone from a drive that promises 16 ranges of 16 blocks, and 64 blocks, and takes what `truth` says: gives the limits in
+/// the end, and the commands of the second copy.
+fn copies(truth: CopyLimits) -> (crate::RouteLimits, u64) {
+    let drive = SimDrive::new(SimConfig { copy: Some(truth), ..config(4096, 5) });
+    let device: Arc<dyn ZonedDevice> = drive.open();
+    fill(&*device, 3);
+    let shared: Arc<[Arc<dyn ZonedDevice>]> = vec![device.clone()].into();
+    let promise = Promise { road: ImageRoad::new(shared), ranges: 16, range_blocks: 16, command_blocks: 64 };
+    let engine = CopyEngine::new(vec![device], vec![Arc::new(promise)], EngineConfig::default());
+    let lab = Lab { drives: vec![drive], engine };
+    let mut before = 0;
+    for zone in [10, 11] {
+        before = lab.engine.counters(IoClass::Cleaning).commands;
+        // Every other run of 16 blocks, of three zones.
+        let sources: Vec<SourceRange> = (0..4).map(|i| lab.source(0, i % 3, u64::from(i / 3) * 32, 16)).collect();
+        let target = lab.target(0, zone);
+        let request = lab.request(sources.clone(), target, RoadPreference::Offload);
+        let result = lab.engine.copy(request).unwrap();
+        assert_eq!((result.sources_done, result.failure, result.end_zone), (4, None, false), "{truth:?}");
+        assert!(lab.at(target, result.bytes_done) == lab.contents(&sources), "{truth:?}");
+    }
+    let counters = lab.engine.counters(IoClass::Cleaning);
+    assert_eq!((counters.host_read, counters.fallbacks.len()), (0, 0));
+    (lab.engine.routes()[0].limits, counters.commands - before)
+}
+
+#[test]
+fn one_range_only_ends_with_long_commands_of_one_range() {
+    let (limits, commands) = copies(CopyLimits { mssrl: 16, mcl: 64, ranges: 1 });
+    assert_eq!((limits.max_ranges, limits.max_range_bytes), (1, 16 * 4096));
+    assert_eq!(commands, 4);
+}
+
+#[test]
+fn short_ranges_only_ends_with_commands_of_many() {
+    let (limits, commands) = copies(CopyLimits { mssrl: 4, mcl: 64, ranges: 16 });
+    assert_eq!((limits.max_ranges, limits.max_range_bytes, limits.max_command_bytes), (16, 4 * 4096, 64 * 4096));
+    assert_eq!(commands, 1);
+}
+
+#[test]
+fn few_blocks_only_ends_with_commands_as_long_as_may_be() {
+    let (limits, commands) = copies(CopyLimits { mssrl: 16, mcl: 32, ranges: 16 });
+    assert_eq!((limits.max_ranges, limits.max_range_bytes, limits.max_command_bytes), (16, 16 * 4096, 32 * 4096));
+    assert_eq!(commands, 2);
+}
+
+#[test]
+fn a_device_that_takes_nothing_leaves_the_zone_to_others() {
+    struct Refusing;
+    impl CopyBackend for Refusing {
+        fn road(&self) -> Road {
+            Road::Nvme
+        }
+        fn caps(&self, _: DeviceId, _: DeviceId) -> Result<CopyCaps, NoRoad> {
+            let (max_range_bytes, max_command_bytes) = (1 << 20, 4 << 20);
+            Ok(CopyCaps { road: Road::Nvme, max_range_bytes, max_command_bytes, max_ranges: 128, simulated: true })
+        }
+        fn submit(&self, _: CopyCommand) -> crate::Result<Ticket> {
+            Ok(Ticket(0))
+        }
+        fn complete(&self, _: Ticket) -> CopyOutcome {
+            CopyOutcome::failed(0, FailureKind::TooLarge, "no")
+        }
+    }
+    let drive = SimDrive::new(config(4096, 5));
+    let device: Arc<dyn ZonedDevice> = drive.open();
+    fill(&*device, 3);
+    let engine = CopyEngine::new(vec![device], vec![Arc::new(Refusing)], EngineConfig::default());
+    let lab = Lab { drives: vec![drive], engine };
+    let sources = vec![lab.source(0, 0, 0, 64)];
+    let request = lab.request(sources, lab.target(0, 10), RoadPreference::Offload);
+    let result = lab.engine.copy(request).unwrap();
+    assert_eq!((result.sources_done, result.failure, result.end_zone), (0, Some(FailureKind::TooLarge), false));
+    assert_eq!(lab.engine.road_for(DeviceId(0), DeviceId(0)).unwrap(), RoadPreference::Host);
+    assert!(lab.engine.counters(IoClass::Cleaning).commands < 30);
+}
