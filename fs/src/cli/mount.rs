@@ -7,6 +7,7 @@ use super::options::MountSettings;
 use crate::error::FsError;
 use crate::volume::{AtimeMode, GcMode, MountOptions, Volume};
 use clap::Args;
+use copy_backend::GivenProfile;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct MountArguments {
     /// Options, separated by commas: ro, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME,
     /// placement=NAME, cache_size=BYTES, verify_copies=off|sampled|full, commit=SECONDS, discard, noatime|relatime,
+    /// offload_below=dm,md, copy_profile=FILE,
     /// nonempty, and those of mount(8).
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -47,11 +49,12 @@ pub fn run(arguments: &MountArguments, program: &str) -> ExitCode {
 }
 
 fn plan(arguments: &MountArguments) -> CommandResult<Plan> {
-    let settings = MountSettings::parse(arguments.options.iter().map(String::as_str)).or_fail(MOUNT_USAGE)?;
+    let mut settings = MountSettings::parse(arguments.options.iter().map(String::as_str)).or_fail(MOUNT_USAGE)?;
     let Some((mountpoint, devices)) = arguments.paths.split_last() else {
         return Err(Failure::new(MOUNT_USAGE, "a device and a mount point are needed"));
     };
     let absolute = |path: &PathBuf| std::path::absolute(path).or_fail(MOUNT_USAGE);
+    settings.copy_profile = settings.copy_profile.as_ref().map(absolute).transpose()?;
     Ok(Plan {
         foreground: arguments.foreground,
         trace: arguments.trace.as_ref().map(absolute).transpose()?,
@@ -114,6 +117,7 @@ fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
         copy_route: settings.copy_route,
         verify: settings.verify,
         offload_below: settings.offload_below,
+        copy_profile: settings.copy_profile.as_deref().map(GivenProfile::load),
         gc: if settings.manual_gc { GcMode::Manual } else { GcMode::Background },
         policy: settings.policy,
         placement: settings.placement.clone(),

@@ -34,6 +34,8 @@ pub struct MountSettings {
     pub copy_route: RouteChoice,
     /// `offload_below=`.
     pub offload_below: OffloadBelow,
+    /// `copy_profile=`: what `ferrycopy caps --calibrate` wrote.
+    pub copy_profile: Option<PathBuf>,
     /// `gc=manual`.
     pub manual_gc: bool,
     /// `policy=`.
@@ -64,6 +66,7 @@ impl Default for MountSettings {
             nonempty: false,
             copy_route: RouteChoice::default(),
             offload_below: OffloadBelow::default(),
+            copy_profile: None,
             manual_gc: false,
             policy: gc::Policy::default(),
             placement: "default".into(),
@@ -103,7 +106,7 @@ pub enum OptionError {
     },
 }
 
-const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
+const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, copy_profile=FILE, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
                      verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, device=PATH, nonempty, and the general \
                      options of mount(8)";
 
@@ -184,7 +187,8 @@ impl MountSettings {
             | "loud"
             | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
-            "copy_route" | "offload_below" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit" | "device" => {
+            "copy_route" | "offload_below" | "copy_profile" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit"
+            | "device" => {
                 return Err(OptionError::NoValue(name.into()));
             }
             "remount" => return Err(OptionError::Unsupported(name.into(), "unmount, and mount again with the new options")),
@@ -205,6 +209,8 @@ impl MountSettings {
                 self.offload_below = OffloadBelow::default();
                 self.add_layers(name, value)?;
             }
+            "copy_profile" if value.is_empty() => return Err(OptionError::NoValue(name.into())),
+            "copy_profile" => self.copy_profile = Some(value.into()),
             "gc" => self.manual_gc = choose(name, value, &[("background", false), ("manual", true)])?,
             "verify_copies" => {
                 self.verify =
@@ -267,6 +273,7 @@ mod tests {
                 MountSettings { read_only: true, offload_below: OffloadBelow { dm: true, md: true }, ..default.clone() },
             ),
             ("offload_below=dm,md,offload_below=none", default.clone()),
+            ("copy_profile=/etc/disk.json", MountSettings { copy_profile: Some("/etc/disk.json".into()), ..default.clone() }),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
             ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
@@ -321,6 +328,8 @@ mod tests {
             ("sync", "not supported"),
             ("remount", "mount again"),
             ("device=", "needs a value"),
+            ("copy_profile=", "needs a value"),
+            ("copy_profile", "needs a value"),
         ] {
             let error = parse(options).expect_err(options).to_string();
             assert!(error.contains(part), "{options}: {error}");

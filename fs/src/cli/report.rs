@@ -113,6 +113,10 @@ fn show_status(status: &Status) -> String {
         };
         let reason = if device.route_reason.is_empty() { String::new() } else { format!(" ({})", device.route_reason) };
         line("  copies by", format!("{}{simulated}{limits}{reason}", device.route));
+        if let Some(file) = &device.copy_profile.file {
+            let state = device.copy_profile.reason.as_ref().map_or("in use".to_owned(), |reason| format!("not in use: {reason}"));
+            line("  profile", format!("{}: {state}", file.display()));
+        }
     }
     line(
         "space",

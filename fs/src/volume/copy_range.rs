@@ -161,6 +161,9 @@ impl Volume {
                 let device = addr.device();
                 let near = |part: &&Part| matches!(&part.content, Content::Device { addr, .. } if addr.device() == device);
                 let parts: Vec<Part> = whole.iter().take_while(near).cloned().collect();
+                if !self.engine.offload_pays(device, device, bytes(parts.iter().map(|part| part.blocks).sum())) {
+                    return self.copy_by_host(job, done, &whole);
+                }
                 let end = |blocks: u64| job.to + done + bytes(blocks);
                 let (published, copied) = self.copy_by_device(device, parts, job.dst, first, end)?;
                 let reached = bytes(published);

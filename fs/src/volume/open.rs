@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use zns::{IoClass, Lba, ZoneInfo, ZoneState, ZonedDevice};
+use zns::{DeviceId, IoClass, Lba, ZoneInfo, ZoneState, ZonedDevice};
 
 impl Volume {
     /// Mounts a volume.
@@ -93,8 +93,18 @@ impl Volume {
             Some(secret) => secret,
             None => random_secret()?,
         };
-        let config = EngineConfig { route: options.copy_route, verify: options.verify, offload_below: options.offload_below };
+        let config = EngineConfig {
+            route: options.copy_route,
+            verify: options.verify,
+            offload_below: options.offload_below,
+            profile: options.copy_profile.clone(),
+        };
         let engine = Arc::new(CopyEngine::for_devices(devices.clone(), config));
+        for id in (0..=u8::MAX).map(DeviceId).take(devices.len()) {
+            if let Some(reason) = engine.profile_use(id, id).reason {
+                tracing::warn!("sizes of copies on {} are not chosen by the profile: {reason}", devices[usize::from(id.0)].label());
+            }
+        }
         let state = State {
             tree,
             zones,

@@ -1,7 +1,7 @@
 //! How a volume is mounted.
 
 use crate::format::item::Timestamp;
-use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
+use copy_backend::{GivenProfile, OffloadBelow, RouteChoice, VerifyMode};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -60,6 +60,8 @@ pub struct MountOptions {
     pub verify: VerifyMode,
     /// Layers of the kernel's that copies are sent below.
     pub offload_below: OffloadBelow,
+    /// What was measured on the devices.
+    pub copy_profile: Option<GivenProfile>,
     /// Who cleans.
     pub gc: GcMode,
     /// Victim policy.
@@ -89,6 +91,7 @@ impl Default for MountOptions {
             copy_route: RouteChoice::default(),
             verify: VerifyMode::default(),
             offload_below: OffloadBelow::default(),
+            copy_profile: None,
             gc: GcMode::default(),
             policy: gc::Policy::default(),
             placement: "default".into(),

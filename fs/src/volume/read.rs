@@ -146,6 +146,8 @@ impl Volume {
         let total: u64 = parts.iter().map(|part| part.blocks).sum();
         let runs = self.device_runs(parts);
         let places: Vec<(Addr, u32)> = runs.iter().map(|run| (run.addr, run.checksums.len() as u32)).collect();
+        // Copies keep short while users read.
+        let _reading = (class == IoClass::Foreground && !places.is_empty()).then(|| self.engine.foreground().read());
         let mut read = self.members.read_runs(&places, class);
         if let ([run], [done]) = (&runs[..], &mut read[..])
             && run.checksums.len() as u64 == total

@@ -161,6 +161,7 @@ impl Volume {
                 route: name_of(route.road),
                 route_reason: route.reason,
                 simulated: route.simulated,
+                copy_profile: route.profile,
                 copy_limits: CopyLimitStatus {
                     max_range_bytes: route.limits.max_range_bytes,
                     max_command_bytes: route.limits.max_command_bytes,

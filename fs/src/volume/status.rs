@@ -1,5 +1,6 @@
 //! `ferryfs status --json`: the names are relied on by scripts.
 
+use copy_backend::ProfileUse;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -46,6 +47,9 @@ pub struct DeviceStatus {
     pub route_reason: String,
     pub simulated: bool,
     pub copy_limits: CopyLimitStatus,
+    /// Whether sizes of copies within it are chosen by the profile that the mount was given, and if not, why.
+    #[serde(default)]
+    pub copy_profile: ProfileUse,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

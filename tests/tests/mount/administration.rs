@@ -23,7 +23,7 @@ fn status_has_every_name_of_the_contract() {
         gc/pause_us: p50 p99 p999 max
         copy_file_range: calls bytes offloaded host_read host_written
         checks: checksum_errors copies_verified copies_rejected verify_read
-        volume/devices/0: path kind zones zone_size zone_capacity max_open_zones max_active_zones route route_reason simulated copy_limits
+        volume/devices/0: path kind zones zone_size zone_capacity max_open_zones max_active_zones route route_reason simulated copy_limits copy_profile
         volume/devices/0/copy_limits: max_range_bytes max_command_bytes max_ranges";
     for line in names.lines() {
         let (group, names) = line.trim().split_once(": ").unwrap();

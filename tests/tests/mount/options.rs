@@ -240,3 +240,62 @@ fn programs_explain_themselves() {
     let outcome = harness::run(&mut Command::new(programs().path("ferryfs").unwrap()), LIMIT).unwrap();
     assert!(!outcome.success() && outcome.said().contains("mount"), "without arguments it says what it can do: {outcome}");
 }
+
+#[test]
+fn a_copy_profile_is_used_and_status_says_why_one_is_not() {
+    let Some((directory, mut volume)) = Builder::default().format("--size 128M --zone-size 1M").create() else {
+        return;
+    };
+    let profile = directory.path().join("profile");
+    let option = format!("copy_profile={}", profile.display());
+    volume.set_options([option]);
+    let use_of_it = |volume: &harness::Volume| {
+        let status = volume.status().unwrap();
+        let file = status.text("volume/devices/0/copy_profile/file").unwrap().to_owned();
+        assert_eq!(std::path::Path::new(&file), profile);
+        (
+            status.value("volume/devices/0/copy_profile/in_use").unwrap().clone(),
+            status.value("volume/devices/0/copy_profile/reason").unwrap().clone(),
+        )
+    };
+    // A profile that cannot be used stops nothing.
+    for (text, part) in [
+        (None, "cannot be read"),
+        (Some("{"), "no profile, or a damaged one"),
+        (Some("{\"format\":\"ferrycopy profile\",\"version\":2}"), "has version 2"),
+        (Some("{\"format\":\"ferrycopy profile\",\"version\":1,\"roads\":[]}"), "the profile is empty"),
+    ] {
+        if let Some(text) = text {
+            fs::write(&profile, text).unwrap();
+        }
+        volume.mount().unwrap();
+        let (in_use, reason) = use_of_it(&volume);
+        assert_eq!(in_use, false);
+        assert!(reason.as_str().unwrap().contains(part), "{reason}");
+        let said = volume.ferryfs(["status".as_ref(), volume.root().as_os_str()]).unwrap().ok().unwrap().stdout;
+        assert!(said.contains("not in use: "), "{said}");
+        assert!(volume.log().contains(part), "{}", volume.log());
+        volume.umount().unwrap();
+    }
+    fs::remove_file(&profile).unwrap();
+    let mut calibrate = programs().command("ferrycopy").unwrap();
+    // The last zones of a fresh volume are empty.
+    let scratch = format!("{}:124M:4M", volume.device().display());
+    calibrate.args(["caps", "--calibrate", "--scratch", &scratch, "--profile"]).arg(&profile).arg(volume.device());
+    harness::run(&mut calibrate, LIMIT).unwrap().ok().unwrap();
+    assert_clean(&volume);
+    volume.mount().unwrap();
+    assert_eq!(use_of_it(&volume), (true.into(), serde_json::Value::Null));
+    fs::write(volume.path("f"), vec![5; 3 << 20]).unwrap();
+    let (from, to) = (File::open(volume.path("f")).unwrap(), File::create_new(volume.path("g")).unwrap());
+    from.sync_all().unwrap();
+    let mut copied = 0;
+    while copied < 3 << 20 {
+        let n = rustix::fs::copy_file_range(&from, None, &to, None, (3 << 20) - copied).unwrap();
+        assert!(n > 0);
+        copied += n;
+    }
+    assert!(fs::read(volume.path("g")).unwrap() == vec![5; 3 << 20]);
+    volume.umount().unwrap();
+    assert_clean(&volume);
+}
