@@ -9,6 +9,7 @@ mod device;
 mod durability;
 mod overwriting;
 mod pauses;
+mod reading;
 mod relocation;
 mod report;
 mod rig;
@@ -48,7 +49,7 @@ enum Bench {
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<FsPart>,
     },
-    /// Cleaning on a real volume: metadata written per relocated byte, write amplification, how long writers wait
+    /// Cleaning on a real volume: metadata written per relocated byte, write amplification, how long writers and readers wait
     Gc {
         #[command(flatten)]
         common: Common,
@@ -99,6 +100,7 @@ enum GcPart {
     Relocation,
     Amplification,
     Pauses,
+    Reads,
 }
 
 fn main() -> Result<()> {
@@ -131,6 +133,9 @@ fn main() -> Result<()> {
             }
             if wanted(GcPart::Pauses) {
                 pauses::run(common.quick, utilization, &policy, &mut report)?;
+            }
+            if wanted(GcPart::Reads) {
+                reading::run(common.quick, &mut report)?;
             }
             report.finish(common.json.as_deref())
         }

@@ -46,7 +46,7 @@ pub fn run(quick: bool, utilization: f64, policy: &str, report: &mut Report) -> 
 }
 
 /// Microseconds that so many thousandths of the sorted times do not exceed.
-fn at(sorted: &[Duration], permille: usize) -> f64 {
+pub fn at(sorted: &[Duration], permille: usize) -> f64 {
     let rank = (sorted.len() * permille).div_ceil(1000).clamp(1, sorted.len().max(1));
     sorted.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
