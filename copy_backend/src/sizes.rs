@@ -130,12 +130,22 @@ fn in_flight(samples: &[Sample]) -> u32 {
     found.unwrap_or(DEFAULT_IN_FLIGHT).clamp(1, MOST_IN_FLIGHT)
 }
 
+/// The samples without outliers: a command takes no longer than a longer one does.
+fn smooth(samples: &[Sample]) -> Vec<Sample> {
+    let mut smooth = samples.to_vec();
+    for index in (1..smooth.len()).rev() {
+        smooth[index - 1].latency_us = smooth[index - 1].latency_us.min(smooth[index].latency_us);
+    }
+    smooth
+}
+
 /// The longest command that takes no longer than `delay_us`, between the sizes measured as on a straight line.
 fn busy_bytes(samples: &[Sample], delay_us: f64) -> u64 {
+    let samples = smooth(samples);
     let Some(first) = samples.first() else { return BUSY_BYTES };
     let mut most = first.bytes;
     let mut before = first;
-    for sample in samples {
+    for sample in &samples {
         if sample.latency_us <= delay_us {
             most = sample.bytes;
             before = sample;
@@ -152,6 +162,7 @@ fn busy_bytes(samples: &[Sample], delay_us: f64) -> u64 {
 
 /// The fewest bytes from which on, at every size measured up to [`SMALL`], the device is no slower than the host; at most [`SMALL`].
 fn crossover(device: &[Sample], host: &[Sample]) -> u64 {
+    let (device, host) = (smooth(device), smooth(host));
     let mut from = 0;
     for sample in device.iter().filter(|sample| sample.bytes < SMALL) {
         let Some(other) = host.iter().find(|other| other.bytes == sample.bytes) else { continue };
@@ -212,6 +223,18 @@ mod tests {
         assert_eq!(slow.in_flight, 1);
         // A device on which nothing is quick still gets commands of some length.
         assert_eq!(choose(&caps(128, 4096 * K, 8192 * K), Some(&road(9000.0, 0.0, 1.0, 1)), None).busy_command_bytes, 64 * K);
+    }
+
+    #[test]
+    fn an_outlier_decides_nothing() {
+        let caps = caps(128, 4096 * K, 8192 * K);
+        let quiet = road(100.0, 0.0, 1000.0, 4);
+        let mut disturbed = quiet.clone();
+        disturbed.by_bytes[1].latency_us = 50_000.0;
+        let host = road(150.0, 0.0, 500.0, 1);
+        let choice = |measured| choose(&caps, Some(measured), Some(&host));
+        assert_eq!(choice(&disturbed).busy_command_bytes, choice(&quiet).busy_command_bytes);
+        assert_eq!((choice(&disturbed).offload_from, choice(&quiet).offload_from), (0, 0));
     }
 
     #[test]
