@@ -295,6 +295,7 @@ fn a_copy_profile_is_used_and_status_says_why_one_is_not() {
         assert!(n > 0);
         copied += n;
     }
+    drop((from, to));
     assert!(fs::read(volume.path("g")).unwrap() == vec![5; 3 << 20]);
     volume.umount().unwrap();
     assert_clean(&volume);
