@@ -122,12 +122,17 @@ fn ranges(caps: &CopyCaps, samples: &[Sample]) -> u32 {
     good.filter(|_| good < most).map_or(caps.max_ranges, |ranges| ranges.max(1))
 }
 
-/// The fewest commands in flight that bring nearly the best throughput.
+/// The fewest commands in flight that bring nearly the best throughput. Where that is as many as were measured (a scratch range of one zone lets one be), nobody
+/// knows what more would bring.
 fn in_flight(samples: &[Sample]) -> u32 {
     let all: Vec<&Sample> = samples.iter().collect();
     let enough = best(&all) * NEARLY;
     let found = all.iter().filter(|sample| sample.bytes_per_second >= enough).map(|sample| sample.in_flight).min();
-    found.unwrap_or(DEFAULT_IN_FLIGHT).clamp(1, MOST_IN_FLIGHT)
+    let most = all.iter().map(|sample| sample.in_flight).max();
+    match found {
+        Some(found) if Some(found) < most => found.clamp(1, MOST_IN_FLIGHT),
+        found => found.unwrap_or(0).clamp(DEFAULT_IN_FLIGHT, MOST_IN_FLIGHT),
+    }
 }
 
 /// The samples without outliers: a command takes no longer than a longer one does.
@@ -221,6 +226,10 @@ mod tests {
         let slow = choose(&caps(128, 4096 * K, 8192 * K), Some(&road(100.0, 0.0, 100.0, 1)), None);
         assert!((180_000..=190_000).contains(&slow.busy_command_bytes), "{slow:?}");
         assert_eq!(slow.in_flight, 1);
+        // One zone to measure in says nothing about two.
+        let mut one = road(100.0, 0.0, 100.0, 1);
+        one.by_in_flight.truncate(1);
+        assert_eq!(choose(&caps(128, 4096 * K, 8192 * K), Some(&one), None).in_flight, DEFAULT_IN_FLIGHT);
         // A device on which nothing is quick still gets commands of some length.
         assert_eq!(choose(&caps(128, 4096 * K, 8192 * K), Some(&road(9000.0, 0.0, 1.0, 1)), None).busy_command_bytes, 64 * K);
     }

@@ -1,5 +1,6 @@
 //! The crate against simulated devices.
 
+mod calibrating;
 mod engine;
 mod faults;
 mod files;
