@@ -7,6 +7,7 @@ use crate::BLOCK_BYTES;
 use crate::cleaner::{Caller, Cleaner, Situation, Work};
 use crate::error::{CleanError, Result};
 use crate::mover::Mover;
+use crate::pacer::Room;
 use crate::relocator::{Progress, VictimEnd, VictimReport};
 use crate::space::LogSpace;
 use serde::Serialize;
@@ -101,16 +102,16 @@ impl Campaign {
         }
     }
 
-    /// Works on one chunk. `free_zones` as in [`Situation`].
+    /// Works on one chunk. `room` as in [`Situation`].
     ///
     /// # Errors
     /// The filesystem or a device failed on a victim, which is left alone; calling again goes on with another.
-    pub fn step<S: LogSpace, M: Mover>(&mut self, cleaner: &mut Cleaner<S, M>, free_zones: u32) -> Result<CampaignStep> {
+    pub fn step<S: LogSpace, M: Mover>(&mut self, cleaner: &mut Cleaner<S, M>, room: Room) -> Result<CampaignStep> {
         let before = match self.commands_before {
             Some(before) => before,
             None => self.begin(cleaner),
         };
-        let step = self.advance(cleaner, free_zones);
+        let step = self.advance(cleaner, room);
         self.report.commands = cleaner.mover().commands().saturating_sub(before);
         step
     }
@@ -125,7 +126,7 @@ impl Campaign {
         commands
     }
 
-    fn advance<S: LogSpace, M: Mover>(&mut self, cleaner: &mut Cleaner<S, M>, free_zones: u32) -> Result<CampaignStep> {
+    fn advance<S: LogSpace, M: Mover>(&mut self, cleaner: &mut Cleaner<S, M>, room: Room) -> Result<CampaignStep> {
         if self.finishing {
             return Ok(CampaignStep::Done);
         }
@@ -136,10 +137,10 @@ impl Campaign {
             Goal::OneVictim => 0,
             Goal::UntilClean => cleaner.config().manual_gain_permille,
         };
-        if !cleaner.start_best(least_gain, free_zones, true) {
+        if !cleaner.start_best(least_gain, room, true) {
             return Ok(self.finish(cleaner));
         }
-        let situation = Situation { caller: Caller::Manual, free_zones, idle: Duration::ZERO };
+        let situation = Situation { caller: Caller::Manual, room, idle: Duration::ZERO };
         let outcome = match cleaner.poll(&situation) {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -193,30 +194,30 @@ impl Campaign {
 }
 
 impl<S: LogSpace, M: Mover> Cleaner<S, M> {
-    /// Cleans one victim. `checkpoint` makes a checkpoint and returns how many zones it freed; `free_zones` counts them.
+    /// Cleans one victim. `checkpoint` makes a checkpoint and returns how many zones it freed; `room` as in [`Situation`].
     ///
     /// # Errors
     /// As [`Campaign::step`]; what was done until then stays done.
-    pub fn clean_one_victim(&mut self, free_zones: impl Fn() -> u32, checkpoint: impl FnMut() -> Result<u32>) -> Result<CampaignReport> {
-        self.drive(Campaign::one_victim(), free_zones, checkpoint)
+    pub fn clean_one_victim(&mut self, room: impl Fn() -> Room, checkpoint: impl FnMut() -> Result<u32>) -> Result<CampaignReport> {
+        self.drive(Campaign::one_victim(), room, checkpoint)
     }
 
     /// Cleans until nothing worth cleaning is left; otherwise as [`Cleaner::clean_one_victim`].
     ///
     /// # Errors
     /// As [`Campaign::step`]; what was done until then stays done.
-    pub fn until_clean(&mut self, free_zones: impl Fn() -> u32, checkpoint: impl FnMut() -> Result<u32>) -> Result<CampaignReport> {
-        self.drive(Campaign::until_clean(), free_zones, checkpoint)
+    pub fn until_clean(&mut self, room: impl Fn() -> Room, checkpoint: impl FnMut() -> Result<u32>) -> Result<CampaignReport> {
+        self.drive(Campaign::until_clean(), room, checkpoint)
     }
 
     fn drive(
         &mut self,
         mut campaign: Campaign,
-        free_zones: impl Fn() -> u32,
+        room: impl Fn() -> Room,
         mut checkpoint: impl FnMut() -> Result<u32>,
     ) -> Result<CampaignReport> {
         loop {
-            match campaign.step(self, free_zones())? {
+            match campaign.step(self, room())? {
                 CampaignStep::More => {}
                 CampaignStep::Checkpoint => {
                     let freed = checkpoint()?;

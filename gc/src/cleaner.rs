@@ -5,22 +5,23 @@
 //! chunk at most.
 //!
 //! Zones that were emptied are given back by the next checkpoint only. So the cleaner counts them as coming, does not choose them
-//! again, and asks for a checkpoint when enough have gathered ([`CleanerConfig::checkpoint_batch`]) or when someone cannot go on without:
-//! several victims per checkpoint share the metadata that it writes.
+//! again, and asks for a checkpoint when enough have gathered or users have little left to write ([`crate::PacerConfig`]), or when someone
+//! cannot go on without: several victims per checkpoint share the metadata that it writes. Cleaning goes on while a checkpoint is made.
 //!
 //! It cannot spin: a victim that ended early is left alone until much of it has died, or, after failures that may pass, until some
 //! checkpoints later.
 
 use crate::error::{CleanError, Result};
 use crate::mover::Mover;
-use crate::pacer::{Pacer, PacerConfig, PacerInput, Pressure, VictimShare};
+use crate::pacer::{Pacer, PacerConfig, PacerInput, Pressure, Room, VictimShare};
 use crate::policy::{Policy, VictimPolicy};
 use crate::relocator::{Progress, Relocator, RelocatorConfig, Step, VictimEnd, VictimReport};
 use crate::segment::{SegmentId, SegmentInfo, Seq};
 use crate::space::LogSpace;
 use crate::stats::{GcStats, Pauses};
+use crate::toll::Toll;
 use crate::trace::{Event, Tracer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How a cleaner behaves.
@@ -32,8 +33,6 @@ pub struct CleanerConfig {
     pub pacer: PacerConfig,
     /// The chunks.
     pub relocator: RelocatorConfig,
-    /// Emptied zones that are worth a checkpoint: cleaning several victims per checkpoint shares the metadata it writes.
-    pub checkpoint_batch: u32,
     /// The background leaves a segment alone that would give back less than this many thousandths of its capacity.
     pub background_gain_permille: u32,
     /// `ferryfs gc --until-clean` ends when no segment would give back this many thousandths of its capacity.
@@ -43,14 +42,17 @@ pub struct CleanerConfig {
 }
 
 impl CleanerConfig {
-    /// The defaults for a volume of `zones` zones of which `reserve` are lent to nobody.
-    pub fn new(policy: Policy, reserve: u32, zones: u32) -> Self {
-        let pacer = PacerConfig::above_reserve(reserve, zones);
+    /// The defaults for a volume of `zones` zones of `capacity` blocks, of which `reserve` zones are lent to nobody.
+    pub fn new(policy: Policy, reserve: u32, zones: u32, capacity: u32) -> Self {
+        Self::with_marks(policy, PacerConfig::above_reserve(reserve, zones, capacity))
+    }
+
+    /// The defaults with these marks.
+    pub fn with_marks(policy: Policy, pacer: PacerConfig) -> Self {
         Self {
             policy,
             pacer,
             relocator: RelocatorConfig::default(),
-            checkpoint_batch: (pacer.high - pacer.low).min(8),
             background_gain_permille: 10,
             manual_gain_permille: 50,
             retry_after_checkpoints: 16,
@@ -63,7 +65,7 @@ impl CleanerConfig {
 pub enum Caller {
     /// The background thread: works at the pacer's pace.
     Background,
-    /// A writer that can still go on: one chunk per call at the low-water mark, nothing otherwise.
+    /// A writer that pays: one chunk per call at the low-water mark, nothing otherwise.
     Foreground,
     /// A writer that cannot go on: works regardless of the marks, and asks for a checkpoint as soon as that frees a zone.
     Blocked,
@@ -76,9 +78,9 @@ pub enum Caller {
 pub struct Situation {
     /// Who calls.
     pub caller: Caller,
-    /// Free zones now, counted from the same zero as the marks of the pacer: either with the reserve included on both sides, or, when the
-    /// reserve changes, without it on both.
-    pub free_zones: u32,
+    /// The room ahead of users now, counted from the same zero as the marks of the pacer: either with the reserve included on both sides, or,
+    /// when the reserve changes, without it on both.
+    pub room: Room,
     /// How long no user has written.
     pub idle: Duration,
 }
@@ -111,9 +113,6 @@ pub struct Outcome {
     pub pressure: Pressure,
     /// The pacer allows the background another chunk at once; otherwise it may wait for users' writes or idle time.
     pub more: bool,
-    /// Blocks that users owe in copies for what they wrote since the last poll; zero unless forced. A writer may be slowed in
-    /// proportion.
-    pub owed: u32,
 }
 
 /// Why a segment is not chosen.
@@ -124,6 +123,13 @@ struct Exclusion {
     until: Option<u64>,
 }
 
+/// A zone that was emptied and is not given back yet.
+struct Emptied {
+    capacity: u32,
+    /// A checkpoint that has begun gives it back.
+    in_checkpoint: bool,
+}
+
 /// Policy, pacer and relocator.
 pub struct Cleaner<S: LogSpace, M: Mover> {
     relocator: Relocator<S, M>,
@@ -131,7 +137,7 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     pacer: Pacer,
     config: CleanerConfig,
     excluded: BTreeMap<SegmentId, Exclusion>,
-    emptied: BTreeSet<SegmentId>,
+    emptied: BTreeMap<SegmentId, Emptied>,
     /// The victim when it was chosen.
     victim: Option<SegmentInfo>,
     checkpoints: u64,
@@ -141,6 +147,7 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     seen: Option<Seq>,
     stats: GcStats,
     pauses: Pauses,
+    toll: Toll,
     tracer: Tracer,
 }
 
@@ -153,15 +160,21 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             pacer: Pacer::new(config.pacer),
             config,
             excluded: BTreeMap::new(),
-            emptied: BTreeSet::new(),
+            emptied: BTreeMap::new(),
             victim: None,
             checkpoints: 0,
             by_hand: false,
             seen: None,
             stats: GcStats::default(),
             pauses: Pauses::default(),
+            toll: Toll::new(config.pacer, config.relocator.chunk_blocks),
             tracer,
         }
+    }
+
+    /// With a toll that writers have already, made for the same marks and chunks.
+    pub fn with_toll(self, toll: Toll) -> Self {
+        Self { toll, ..self }
     }
 
     /// The filesystem.
@@ -194,9 +207,33 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.pauses.clone()
     }
 
+    /// What writers pay; to be kept outside of the cleaner's lock.
+    pub fn toll(&self) -> Toll {
+        self.toll.clone()
+    }
+
     /// Zones that a checkpoint would free.
     pub fn emptied(&self) -> u32 {
         u32::try_from(self.emptied.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Zones that a checkpoint would free and that none which has begun will.
+    fn fresh(&self) -> u32 {
+        let fresh = self.emptied.values().filter(|zone| !zone.in_checkpoint).count();
+        u32::try_from(fresh).unwrap_or(u32::MAX)
+    }
+
+    /// Blocks that checkpoints will give back: emptied zones, and of the victim in proportion to what was moved out of it.
+    fn coming(&self) -> i64 {
+        let emptied: i64 = self.emptied.values().map(|zone| i64::from(zone.capacity)).sum();
+        let begun = match (self.victim, self.relocator.victim()) {
+            (Some(victim), Some(left)) if victim.live > 0 => {
+                let gone = victim.live - left.live.min(victim.live);
+                i64::from(victim.capacity) * i64::from(gone) / i64::from(victim.live)
+            }
+            _ => 0,
+        };
+        emptied + begun
     }
 
     /// The victim being cleaned.
@@ -204,16 +241,36 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.relocator.victim()
     }
 
-    /// How urgent cleaning is with so many free zones: cheap, to decide whether to poll at all.
-    pub fn pressure(&self, free_zones: u32) -> Pressure {
-        self.pacer.pressure(free_zones.saturating_add(self.emptied()))
+    /// How urgent cleaning is with so much room: cheap, to decide whether to poll at all.
+    pub fn pressure(&self, room: Room) -> Pressure {
+        self.pacer.pressure_of(room, self.coming(), !self.emptied.is_empty())
     }
 
-    /// A checkpoint that was cut after the last poll is durable, and its dead zones are free: `freed` of them.
+    /// A checkpoint begins that gives back what is emptied by now. If nobody tells, nothing is lost: zones that were given back are found
+    /// at the next poll.
+    pub fn checkpoint_begins(&mut self) {
+        self.emptied.values_mut().for_each(|zone| zone.in_checkpoint = true);
+    }
+
+    /// A checkpoint is durable, and its dead zones are free: `freed` of them.
     pub fn checkpointed(&mut self, freed: u32) {
         self.checkpoints += 1;
-        self.emptied.clear();
+        self.emptied.retain(|_, zone| !zone.in_checkpoint);
+        self.forget_given_back();
         self.stats.zones_reclaimed += u64::from(freed);
+        self.publish();
+    }
+
+    /// Zones that a checkpoint has given back are counted by the filesystem from now on.
+    fn forget_given_back(&mut self) {
+        let space = self.relocator.space();
+        self.emptied.retain(|id, _| !space.is_given_back(*id));
+    }
+
+    /// Tells writers what their price depends on.
+    fn publish(&self) {
+        let share = self.victim.map(|v| VictimShare { live: v.live, capacity: v.capacity });
+        self.toll.publish(self.coming(), !self.emptied.is_empty(), share);
     }
 
     /// Gives the victim back, if there is one; cleaning can go on with another at the next poll.
@@ -229,26 +286,32 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     /// # Errors
     /// The filesystem or a device failed on a victim, which is left alone from then on; the next poll goes on with another.
     pub fn poll(&mut self, situation: &Situation) -> Result<Outcome> {
-        let coming = situation.free_zones.saturating_add(self.emptied());
+        self.forget_given_back();
+        let work = self.poll_work(situation);
+        self.publish();
+        Ok(self.outcome(work?, situation))
+    }
+
+    fn poll_work(&mut self, situation: &Situation) -> Result<Work> {
+        let room = situation.room.ahead.saturating_add(self.coming());
         if situation.caller == Caller::Blocked && !self.emptied.is_empty() {
-            return Ok(self.outcome(Work::Nothing, situation, 0));
+            return Ok(Work::Nothing);
         }
-        if !self.wants_work(situation.caller, coming) {
+        if !self.wants_work(situation.caller, situation.room) {
             self.let_go(situation.caller);
-            self.pace(situation, coming, None);
-            return Ok(self.outcome(Work::Nothing, situation, 0));
+            self.pace(situation, room, None);
+            return Ok(Work::Nothing);
         }
         if self.victim.is_none() && !self.choose(situation) {
-            self.pace(situation, coming, None);
-            return Ok(self.outcome(Work::NoVictim, situation, 0));
+            self.pace(situation, room, None);
+            return Ok(Work::NoVictim);
         }
         let share = self.victim.map(|v| VictimShare { live: v.live, capacity: v.capacity });
-        let pace = self.pace(situation, coming, share);
-        if situation.caller == Caller::Background && pace.background == 0 {
-            return Ok(self.outcome(Work::Nothing, situation, pace.foreground));
+        let pace = self.pace(situation, room, share);
+        if situation.caller == Caller::Background && pace.background == 0 && self.pressure(situation.room) != Pressure::Forced {
+            return Ok(Work::Nothing);
         }
-        let work = self.work(situation.caller)?;
-        Ok(self.outcome(work, situation, pace.foreground))
+        self.work(situation.caller)
     }
 
     /// A quiet system holds no victim: it would stay pinned, and could not be freed even if all of it died. Nothing is lost, what was
@@ -259,36 +322,36 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         }
     }
 
-    fn wants_work(&self, caller: Caller, coming: u32) -> bool {
-        match (caller, self.pacer.pressure(coming)) {
+    fn wants_work(&self, caller: Caller, room: Room) -> bool {
+        match (caller, self.pressure(room)) {
             (Caller::Manual | Caller::Blocked, _) => true,
             (Caller::Background, pressure) => pressure != Pressure::Quiet,
             (Caller::Foreground, pressure) => pressure == Pressure::Forced,
         }
     }
 
-    fn pace(&mut self, situation: &Situation, coming: u32, victim: Option<VictimShare>) -> crate::Pace {
+    fn pace(&mut self, situation: &Situation, room: i64, victim: Option<VictimShare>) -> crate::Pace {
         let now = self.space().now();
         let user_blocks = now.saturating_sub(self.seen.replace(now).unwrap_or(now));
-        self.pacer.pace(&PacerInput { free_zones: coming, victim, user_blocks, idle: situation.idle })
+        self.pacer.pace(&PacerInput { room, victim, user_blocks, idle: situation.idle })
     }
 
-    fn outcome(&mut self, work: Work, situation: &Situation, owed: u32) -> Outcome {
-        let emptied = self.emptied();
-        let pressure = self.pressure(situation.free_zones);
+    fn outcome(&mut self, work: Work, situation: &Situation) -> Outcome {
+        let pressure = self.pressure(situation.room);
         let blocked = situation.caller == Caller::Blocked || matches!(work, Work::Starved | Work::NoVictim);
-        let batch = emptied >= self.config.checkpoint_batch.max(1);
-        // Nothing more will be cleaned, and users are about to open their last zone.
-        let last = pressure == Pressure::Quiet && situation.free_zones <= self.pacer.config().low;
+        let fresh = self.fresh();
+        let config = self.pacer.config();
+        let due = fresh >= config.batch.max(1) || situation.room.writable <= config.runway;
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;
-        Outcome { work, emptied, checkpoint: emptied > 0 && (blocked || batch || last), pressure, more, owed }
+        let checkpoint = (fresh > 0 && due) || (blocked && !self.emptied.is_empty());
+        Outcome { work, emptied: self.emptied(), checkpoint, pressure, more }
     }
 
     /// The least gain that is worth cleaning for this caller.
-    fn least_gain_permille(&self, caller: Caller, free_zones: u32) -> u32 {
+    fn least_gain_permille(&self, caller: Caller, room: Room) -> u32 {
         match caller {
             Caller::Foreground | Caller::Blocked => 0,
-            Caller::Background if self.pressure(free_zones) == Pressure::Forced => 0,
+            Caller::Background if self.pressure(room) == Pressure::Forced => 0,
             Caller::Background => self.config.background_gain_permille,
             Caller::Manual => self.config.manual_gain_permille,
         }
@@ -300,7 +363,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         let segments = self.space().segments();
         self.forgive(&segments);
         let chosen =
-            |s: &SegmentInfo| s.live > 0 && s.live < s.capacity && !self.emptied.contains(&s.id) && !self.excluded.contains_key(&s.id);
+            |s: &SegmentInfo| s.live > 0 && s.live < s.capacity && !self.emptied.contains_key(&s.id) && !self.excluded.contains_key(&s.id);
         segments.into_iter().filter(|s| chosen(s) && worth(s)).collect()
     }
 
@@ -318,12 +381,12 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     }
 
     fn choose(&mut self, situation: &Situation) -> bool {
-        let least = self.least_gain_permille(situation.caller, situation.free_zones);
-        self.start_best(least, situation.free_zones, situation.caller == Caller::Manual)
+        let least = self.least_gain_permille(situation.caller, situation.room);
+        self.start_best(least, situation.room, situation.caller == Caller::Manual)
     }
 
     /// Starts the best victim of those that gain enough, unless one is being cleaned.
-    pub(crate) fn start_best(&mut self, least_gain_permille: u32, free_zones: u32, by_hand: bool) -> bool {
+    pub(crate) fn start_best(&mut self, least_gain_permille: u32, room: Room, by_hand: bool) -> bool {
         if self.victim.is_some() {
             return true;
         }
@@ -335,7 +398,16 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             if self.relocator.start(info).is_ok() {
                 let (policy, count) = (self.policy.name(), u32::try_from(candidates.len()).unwrap_or(u32::MAX));
                 let SegmentInfo { id: victim, stream, live, capacity, .. } = info;
-                self.tracer.emit(|| Event::Decision { seq: now, victim, stream, live, capacity, policy, candidates: count, free_zones });
+                self.tracer.emit(|| Event::Decision {
+                    seq: now,
+                    victim,
+                    stream,
+                    live,
+                    capacity,
+                    policy,
+                    candidates: count,
+                    writable: room.writable,
+                });
                 self.stats.add_victim(policy, live, capacity);
                 self.victim = Some(info);
                 self.by_hand = by_hand;
@@ -394,7 +466,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.stats.add_end(&report);
         match report.end {
             VictimEnd::Emptied => {
-                self.emptied.insert(report.id);
+                self.emptied.insert(report.id, Emptied { capacity: report.capacity, in_checkpoint: false });
                 self.victim = None;
             }
             VictimEnd::Unmovable => self.exclude(None),

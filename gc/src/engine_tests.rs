@@ -45,7 +45,7 @@ impl Volume {
     }
 
     fn cleaner(&self) -> Cleaner<&Self, &Self> {
-        Cleaner::new(self, self, CleanerConfig::new(Policy::Greedy, 4, ZONES), Tracer::off())
+        Cleaner::new(self, self, CleanerConfig::new(Policy::Greedy, 4, ZONES, CAPACITY), Tracer::off())
     }
 
     fn checkpoint(&self) -> u32 {
@@ -83,6 +83,9 @@ impl LogSpace for Volume {
     }
     fn release(&self, victim: SegmentId) {
         self.model.release(victim);
+    }
+    fn is_given_back(&self, emptied: SegmentId) -> bool {
+        self.model.is_given_back(emptied)
     }
     fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
         LogSpace::live(&self.model, victim, from, max)
@@ -125,7 +128,7 @@ fn relocation_by_the_device_moves_no_payload_through_the_host() {
     for per_block in [1, 8] {
         let volume = Volume::new(per_block, EngineConfig::default(), 1);
         let mut cleaner = volume.cleaner();
-        let report = cleaner.until_clean(|| volume.model.free_zones(), || Ok(volume.checkpoint())).expect("clean");
+        let report = cleaner.until_clean(|| volume.model.room(), || Ok(volume.checkpoint())).expect("clean");
         assert!(report.emptied >= 13 && report.moved > 200 * 4096, "{report:?}");
         assert_eq!((report.offloaded, report.by_host), (report.moved, 0));
         let counters = volume.engine.counters(IoClass::Cleaning);
@@ -139,7 +142,7 @@ fn relocation_by_the_device_moves_no_payload_through_the_host() {
 fn the_host_road_gives_the_same() {
     let config = EngineConfig { route: RouteChoice::Host, ..EngineConfig::default() };
     let volume = Volume::new(1, config, 2);
-    let report = volume.cleaner().until_clean(|| volume.model.free_zones(), || Ok(volume.checkpoint())).expect("clean");
+    let report = volume.cleaner().until_clean(|| volume.model.room(), || Ok(volume.checkpoint())).expect("clean");
     assert_eq!((report.offloaded, report.by_host), (0, report.moved));
     volume.check();
 }
@@ -150,7 +153,7 @@ fn a_bad_block_stays_where_it_is() {
     let (bad, _) = volume.model.expected()[20];
     volume.drive.add_bad_block(bad);
     let mut cleaner = volume.cleaner();
-    let report = cleaner.until_clean(|| volume.model.free_zones(), || Ok(volume.checkpoint())).expect("clean");
+    let report = cleaner.until_clean(|| volume.model.room(), || Ok(volume.checkpoint())).expect("clean");
     assert_eq!((report.unmovable, report.failed), (1, 0));
     let unmovable = cleaner.stats().unmovable[0];
     assert!((unmovable.lba.0..unmovable.lba.0 + u64::from(unmovable.blocks)).contains(&bad.0));
@@ -178,7 +181,7 @@ proptest! {
         });
         let mut cleaner = volume.cleaner();
         // Running out of zones to fail in is allowed; wrong payload is not.
-        let _ = cleaner.until_clean(|| volume.model.free_zones(), || Ok(volume.checkpoint()));
+        let _ = cleaner.until_clean(|| volume.model.room(), || Ok(volume.checkpoint()));
         drop(cleaner);
         prop_assert_eq!(volume.model.pinned(), 0);
         volume.check();

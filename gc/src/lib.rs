@@ -1,7 +1,7 @@
 //! Decide what to clean and drive the move; knows no inode.
 //!
 //! The filesystem gives a [`space::LogSpace`]; a [`policy::VictimPolicy`] chooses victims; the [`relocator::Relocator`] moves a victim
-//! chunk by chunk through the copy engine and commits by compare-and-swap; the [`pacer::Pacer`] says when and how much. The
+//! chunk by chunk through the copy engine and commits by compare-and-swap; the [`pacer::Pacer`] says when and how much, the [`toll::Toll`] what writers pay. The
 //! [`cleaner::Cleaner`] puts them together as a step machine without a thread or a clock, and a [`campaign::Campaign`] drives
 //! it to an end (`ferryfs gc`). The [`sim`] module runs policies and placements over addresses alone.
 
@@ -18,6 +18,7 @@ pub mod segment;
 pub mod sim;
 pub mod space;
 pub mod stats;
+pub mod toll;
 pub mod trace;
 
 #[cfg(test)]
@@ -30,13 +31,14 @@ pub use cleaner::{Caller, Cleaner, CleanerConfig, Outcome, Situation, Work};
 pub use error::{CleanError, Result};
 pub use histogram::{Histogram, Percentiles};
 pub use mover::{Carrier, Load, Mover};
-pub use pacer::{Pace, Pacer, PacerConfig, Pressure};
+pub use pacer::{Pace, Pacer, PacerConfig, Pressure, Room};
 pub use placement::{Placement, PlacementKind};
 pub use policy::{Policy, VictimPolicy};
 pub use relocator::{Progress, Relocator, RelocatorConfig, Step, Unmovable, VictimEnd, VictimReport};
 pub use segment::{SegmentId, SegmentInfo, Seq, Stream};
 pub use space::{Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation};
 pub use stats::{GcStats, Pauses};
+pub use toll::Toll;
 pub use trace::{Event, Tracer};
 
 /// Bytes in a filesystem block.

@@ -2,7 +2,9 @@
 //! fails on command.
 
 use crate::mover::{Carrier, Load, Mover};
-use crate::{CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, SegmentId, SegmentInfo, Seq, Stream};
+use crate::{
+    CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, Room, SegmentId, SegmentInfo, Seq, Stream,
+};
 use copy_backend::{CopyError, CopyResult, FailureKind, Road};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -124,6 +126,12 @@ impl Model {
 
     pub fn free_zones(&self) -> u32 {
         self.0.lock().free()
+    }
+
+    /// The room of empty zones, the reserve included.
+    pub fn room(&self) -> Room {
+        let s = self.0.lock();
+        Room::of(i64::from(s.free()) * i64::from(s.capacity))
     }
 
     /// Which zones are empty.
@@ -296,6 +304,10 @@ impl LogSpace for Model {
     fn release(&self, victim: SegmentId) {
         let mut s = self.0.lock();
         assert!(std::mem::replace(&mut s.zones[victim.zone.0 as usize].pinned, false));
+    }
+
+    fn is_given_back(&self, emptied: SegmentId) -> bool {
+        !matches!(self.0.lock().zones[emptied.zone.0 as usize].state, State::Closed(_))
     }
 
     fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {

@@ -107,6 +107,9 @@ pub trait LogSpace: Send + Sync {
     /// Gives a victim back after cleaning; when nothing is live in it, it is reclaimed with the next checkpoint.
     fn release(&self, victim: SegmentId);
 
+    /// Was this segment, which was emptied and released, given back since? Until then it awaits a checkpoint.
+    fn is_given_back(&self, emptied: SegmentId) -> bool;
+
     /// Live blocks of a pinned data victim, from block `from` of the zone on, about `max` blocks of them.
     ///
     /// # Errors
@@ -151,6 +154,9 @@ macro_rules! forward {
             }
             fn release(&self, victim: SegmentId) {
                 (**self).release(victim)
+            }
+            fn is_given_back(&self, emptied: SegmentId) -> bool {
+                (**self).is_given_back(emptied)
             }
             fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
                 (**self).live(victim, from, max)

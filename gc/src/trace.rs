@@ -34,8 +34,8 @@ pub enum Event {
         policy: &'static str,
         /// Among how many.
         candidates: u32,
-        /// Free zones at that moment.
-        free_zones: u32,
+        /// Blocks that users could write at that moment before a zone had to be given back.
+        writable: i64,
     },
     /// A chunk was copied, whole or in part.
     Copy {

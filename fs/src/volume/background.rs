@@ -1,5 +1,6 @@
-//! The threads of a mounted volume: one that commits and checkpoints, one that cleans. Simulations run without them.
+//! The threads of a mounted volume: one that commits, one that makes checkpoints, one that cleans. Simulations run without them.
 //!
+//! Checkpoints have a thread of their own so that meanwhile commits and cleaning go on, and nobody who writes has to make one.
 //! They sleep until there is something to do; an idle volume is quiet.
 
 use crate::error::Result;
@@ -21,9 +22,13 @@ pub(super) struct Wake {
 
 #[derive(Debug, Default)]
 struct Flags {
+    /// The threads run.
+    threads: bool,
     stop: bool,
-    /// Something may have to be committed or checkpointed.
+    /// Something may have to be committed.
     commit: bool,
+    /// A checkpoint is due.
+    checkpoint: bool,
     /// Something may have to be cleaned.
     clean: bool,
 }
@@ -41,6 +46,17 @@ impl Wake {
             if self.changed.wait_until(&mut flags, deadline).timed_out() {
                 break;
             }
+        }
+        !flags.stop
+    }
+}
+
+impl Wake {
+    /// Waits until a checkpoint is asked for; `false`: stop.
+    fn wait_for_checkpoint(&self) -> bool {
+        let mut flags = self.flags.lock();
+        while !flags.stop && !std::mem::take(&mut flags.checkpoint) {
+            self.changed.wait(&mut flags);
         }
         !flags.stop
     }
@@ -76,6 +92,18 @@ impl Volume {
             }
         };
         threads.push(std::thread::Builder::new().name("ferryfs-commit".into()).spawn(tend)?);
+        let volume = Arc::downgrade(self);
+        let wake = self.wake.clone();
+        let checkpoint = move || {
+            while wake.wait_for_checkpoint() {
+                let Some(volume) = volume.upgrade() else { return };
+                // Why it failed is in the log already.
+                if volume.checkpoint_for_cleaning().is_ok() {
+                    volume.nudge_cleaner();
+                }
+            }
+        };
+        threads.push(std::thread::Builder::new().name("ferryfs-point".into()).spawn(checkpoint)?);
         if self.options.gc == GcMode::Background {
             let volume = Arc::downgrade(self);
             let wake = self.wake.clone();
@@ -94,12 +122,24 @@ impl Volume {
             threads.push(std::thread::Builder::new().name("ferryfs-clean".into()).spawn(clean)?);
         }
         *self.background.lock() = Some(Background(threads));
+        self.wake.set(|flags| flags.threads = true);
         Ok(())
     }
 
     /// Wakes the thread that commits and frees.
     pub(crate) fn nudge(&self) {
         self.wake.set(|flags| flags.commit = true);
+    }
+
+    /// Are there threads to leave work to?
+    pub(crate) fn has_threads(&self) -> bool {
+        let flags = self.wake.flags.lock();
+        flags.threads && !flags.stop
+    }
+
+    /// Has the thread make a checkpoint. If it is making one, it makes another.
+    pub(crate) fn ask_for_checkpoint(&self) {
+        self.wake.set(|flags| flags.checkpoint = true);
     }
 
     /// Wakes the cleaner.
@@ -146,7 +186,7 @@ impl Volume {
         let old = last_checkpoint.elapsed() >= Duration::from_secs(CHECKPOINT_SECONDS) && logged > 0;
         if dirty_nodes * 4 >= self.dirty_limit * 3 || logged >= CHECKPOINT_LOG_BYTES || old {
             *last_checkpoint = Instant::now();
-            self.checkpoint()?;
+            self.ask_for_checkpoint();
         }
         Ok(())
     }
@@ -161,7 +201,8 @@ impl Volume {
             *seen = (written, Instant::now());
         }
         match self.clean_chunk(Caller::Background, seen.1.elapsed()) {
-            Ok((_, more)) => more,
+            // It is woken when the checkpoint is over.
+            Ok(cleaned) => cleaned.more && !self.is_dirty_metadata_high(),
             Err(error) => {
                 tracing::warn!("cleaning: {error}");
                 false

@@ -119,8 +119,22 @@ impl Volume {
         self.checkpoint_as(CheckpointKind::default())
     }
 
+    /// A checkpoint if dirty metadata has reached its bound. Many may come at once: one makes it, and the others find it made.
+    pub(super) fn settle_dirty_metadata(&self) -> Result<()> {
+        let _one = self.checkpoint_lock.lock();
+        if self.state.lock().tree.store().dirty_blocks() < self.dirty_limit {
+            return Ok(());
+        }
+        self.checkpoint_locked(CheckpointKind::default())
+    }
+
     pub(super) fn checkpoint_as(&self, kind: CheckpointKind) -> Result<()> {
         let _one = self.checkpoint_lock.lock();
+        self.checkpoint_locked(kind)
+    }
+
+    /// The caller holds the checkpoint lock.
+    fn checkpoint_locked(&self, kind: CheckpointKind) -> Result<()> {
         self.check_writable()?;
         self.forget_dead_zones()?;
         for attempt in 0.. {
@@ -189,7 +203,6 @@ impl Volume {
         state.flushed = state.flushed.max(target);
         drop(state);
         drop(commit);
-        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         let freed = self.reset_dead_zones(&cut.dead);
         self.tracer.emit(|| Event::Checkpoint {
             seq: cut.superblock.generation,
@@ -197,6 +210,10 @@ impl Volume {
             blocks: cut.writes.len() as u64,
             us: micros(started),
         });
+        // Under the lock, lest somebody who has just looked goes to sleep without having heard.
+        let state = self.state.lock();
+        self.counters.checkpoints.fetch_add(1, Ordering::SeqCst);
+        drop(state);
         self.progress.notify_all();
         Ok(())
     }

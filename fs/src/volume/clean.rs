@@ -1,4 +1,4 @@
-//! The volume as the cleaner sees it, and who drives the cleaner: a thread, a writer that needs space, a person.
+//! The volume as the cleaner sees it, and cleaning that a person asks for. Who else drives the cleaner: [`super::room`].
 
 use crate::BLOCK;
 use crate::addr::Addr;
@@ -11,21 +11,16 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::Volume;
 use crate::volume::state::State;
 use copy_backend::{CopyEngine, VerifyMode};
-use gc::cleaner::{Caller, CleanerConfig, Situation, Work};
+use gc::cleaner::CleanerConfig;
 use gc::trace::Tracer;
 use gc::{CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, SegmentId, SegmentInfo, Seq, Stream};
+use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 use zns::{DeviceId, IoClass};
 
 /// A live block of metadata counts as so many of data when victims are compared.
 const METADATA_WEIGHT: u32 = 2;
-/// A writer that finds no room cleans about so many blocks before it asks for a checkpoint: small zones share one.
-const BLOCKED_BLOCKS: u32 = 2048;
-
-/// Chunks of cleaning, or checkpoints that make it count, for a change of metadata that finds the reserve of cleaning gone.
-const CHUNKS_FOR_METADATA: u32 = 4;
 
 /// The cleaner of a volume.
 pub(super) type Cleaner = gc::cleaner::Cleaner<Space, Arc<CopyEngine>>;
@@ -103,6 +98,10 @@ impl LogSpace for Space {
         if let Ok(volume) = self.volume() {
             volume.state.lock().zones.set_victim(base(victim), false);
         }
+    }
+
+    fn is_given_back(&self, emptied: SegmentId) -> bool {
+        self.volume().is_ok_and(|volume| volume.state.lock().zones.is_given_back(base(emptied)))
     }
 
     fn live(&self, victim: SegmentId, from: u32, max: u32) -> gc::Result<LiveRun> {
@@ -264,65 +263,17 @@ impl Volume {
 
     /// The cleaner for this volume.
     pub(super) fn new_cleaner(self: &Arc<Self>, tracer: Tracer) -> Cleaner {
-        let zones = self.identity.members.iter().map(|m| m.zones).sum();
-        // Free zones are counted above the floor of users: the reserve is not among them.
-        let mut config = CleanerConfig::new(self.options.policy, 0, zones);
-        // A band of free zones that grows with the reserve lets the background run ahead of writers, and victims share checkpoints.
-        config.pacer.high += self.identity.reserves.gc_zones / 2;
-        config.checkpoint_batch = config.pacer.high - config.pacer.low;
-        Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
+        let marks = self.state.lock().zones.pace();
+        let config = CleanerConfig::with_marks(self.options.policy, marks);
+        Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer).with_toll(self.toll.clone())
     }
 
-    /// Empty zones above the floor of users.
-    pub(super) fn free_zones(&self) -> u32 {
-        self.state.lock().zones.spare_zones().max(0) as u32
-    }
-
-    /// One chunk of cleaning at most, and the checkpoint that it asks for. Returns whether anything was gained or done, and whether there
-    /// is more to do at once.
-    pub(super) fn clean_chunk(&self, caller: Caller, idle: Duration) -> Result<(bool, bool)> {
-        self.bound_dirty_metadata()?;
-        let Some(outcome) = self.with_cleaner(|cleaner| {
-            let free_zones = self.free_zones();
-            cleaner.poll(&Situation { caller, free_zones, idle })
-        }) else {
-            return Ok((false, false));
-        };
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            // That victim is left alone from now on.
-            Err(error) => {
-                tracing::warn!("cleaning failed on a segment: {error}");
-                return Ok((true, false));
-            }
-        };
-        if outcome.checkpoint {
-            self.checkpoint_for_cleaning()?;
-            return Ok((true, outcome.more));
-        }
-        let worked = matches!(outcome.work, Work::Chunk(_) | Work::Victim(_));
-        Ok((worked, outcome.more))
-    }
-
-    /// Moving scattered blocks makes many leaves dirty: a checkpoint comes before they are more than its reserve holds (I8).
-    fn bound_dirty_metadata(&self) -> Result<()> {
-        if self.state.lock().tree.store().dirty_blocks() >= self.dirty_limit {
-            self.checkpoint_for_cleaning()?;
-        }
-        Ok(())
-    }
-
-    /// A checkpoint that gives emptied zones back; how many.
-    pub(super) fn checkpoint_for_cleaning(&self) -> Result<u32> {
-        let before = self.counters.zones_reclaimed.load(Ordering::Relaxed);
-        self.checkpoint()?;
-        let freed = (self.counters.zones_reclaimed.load(Ordering::Relaxed) - before) as u32;
-        self.with_cleaner(|cleaner| cleaner.checkpointed(freed));
-        Ok(freed)
-    }
-
+    /// Works with the cleaner; whoever waits for it goes first then.
     pub(super) fn with_cleaner<T>(&self, work: impl FnOnce(&mut Cleaner) -> T) -> Option<T> {
-        self.cleaner.lock().as_mut().map(work)
+        let mut cleaner = self.cleaner.lock();
+        let done = cleaner.as_mut().map(work);
+        MutexGuard::unlock_fair(cleaner);
+        done
     }
 
     /// Cleans one victim, or until nothing worth cleaning is left.
@@ -333,8 +284,10 @@ impl Volume {
         self.check_writable()?;
         let mut campaign = if until_clean { gc::campaign::Campaign::until_clean() } else { gc::campaign::Campaign::one_victim() };
         loop {
-            self.bound_dirty_metadata()?;
-            let Some(step) = self.with_cleaner(|cleaner| campaign.step(cleaner, self.free_zones())) else { break };
+            if self.is_dirty_metadata_high() {
+                self.checkpoint_for_cleaning()?;
+            }
+            let Some(step) = self.with_cleaner(|cleaner| campaign.step(cleaner, self.room())) else { break };
             match step {
                 Ok(gc::campaign::CampaignStep::More) => {}
                 Ok(gc::campaign::CampaignStep::Checkpoint) => {
@@ -347,98 +300,5 @@ impl Volume {
             self.check_writable()?;
         }
         Ok(campaign.report().clone())
-    }
-
-    /// Metadata may take zones that data may not. When it has taken all that are there for cleaning, whoever changes more of it cleans some
-    /// chunks first, so that the next checkpoint finds its reserve (I8); background cleaning alone may be outrun. Never an error for want of
-    /// space: deletions come this way, too.
-    ///
-    /// # Errors
-    /// A device that fails; [`FsError::ReadOnly`].
-    pub(super) fn keep_checkpoints_possible(&self) -> Result<()> {
-        for _ in 0..CHUNKS_FOR_METADATA {
-            if !self.state.lock().zones.cleaning_reserve_is_gone() || !self.clean_chunk(Caller::Blocked, Duration::ZERO)?.0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until `blocks` blocks can be written, cleaning a chunk at a time meanwhile. The caller holds no lock.
-    ///
-    /// # Errors
-    /// [`FsError::NoSpace`] when the request was not within what is available; [`FsError::ReadOnly`].
-    pub(crate) fn wait_for_space(&self, blocks: u64) -> Result<()> {
-        if self.state.lock().zones.writable() >= blocks {
-            return Ok(());
-        }
-        let started = std::time::Instant::now();
-        let outcome = self.clean_until_writable(blocks);
-        self.pauses.record(started.elapsed());
-        outcome
-    }
-
-    fn clean_until_writable(&self, blocks: u64) -> Result<()> {
-        let outcome = self.try_until_writable(blocks);
-        self.state.lock().zones.set_last_resort(false);
-        outcome
-    }
-
-    fn try_until_writable(&self, blocks: u64) -> Result<()> {
-        let smallest = self.identity.members.iter().map(|m| m.zone_capacity).min().unwrap_or(1);
-        let shared = BLOCKED_BLOCKS / smallest;
-        let effort = Effort::new(self);
-        let mut fruitless = 0;
-        loop {
-            self.check_writable()?;
-            if self.state.lock().zones.writable() >= blocks {
-                return Ok(());
-            }
-            if effort.is_spent(self) {
-                return Err(FsError::NoSpace);
-            }
-            if self.free_waiting()? {
-                continue;
-            }
-            let emptied = self.with_cleaner(|cleaner| cleaner.emptied()).unwrap_or(0);
-            let mut worked = emptied < shared && self.clean_chunk(Caller::Manual, Duration::ZERO)?.0;
-            if !worked {
-                worked = self.clean_chunk(Caller::Blocked, Duration::ZERO)?.0;
-            }
-            if worked {
-                fruitless = 0;
-                continue;
-            }
-            // Nothing to clean: what a checkpoint frees, and what others hold, may come back.
-            fruitless += 1;
-            self.checkpoint_for_cleaning()?;
-            if fruitless > 3 {
-                return Err(FsError::NoSpace);
-            }
-            // Then the last zone that cleaning can have.
-            self.state.lock().zones.set_last_resort(fruitless > 1);
-        }
-    }
-}
-
-/// What waiting for space has cost so far. Cleaning comes to an end where it moves the same few free blocks around without gathering them.
-struct Effort {
-    relocated: u64,
-    checkpoints: u64,
-}
-
-impl Effort {
-    fn new(volume: &Volume) -> Self {
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Self { relocated: get(&volume.counters.relocated), checkpoints: get(&volume.counters.checkpoints) }
-    }
-
-    /// Has everything been moved twice, or been written down more often than there are zones?
-    fn is_spent(&self, volume: &Volume) -> bool {
-        let now = Self::new(volume);
-        let members = &volume.identity.members;
-        let blocks: u64 = members.iter().map(|m| u64::from(m.zones) * u64::from(m.zone_capacity)).sum();
-        let zones: u64 = members.iter().map(|m| u64::from(m.zones)).sum();
-        now.relocated - self.relocated > 2 * blocks * BLOCK as u64 || now.checkpoints - self.checkpoints > 2 * zones + 64
     }
 }

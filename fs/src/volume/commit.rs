@@ -286,9 +286,13 @@ impl Volume {
         state.pages.landed(generation);
         places.iter().for_each(|addr| state.zones.end_write(*addr));
         state.appended = state.appended.max(number);
-        let low = state.zones.spare_zones() <= NUDGE_ZONES;
+        let dirty = state.tree.store().dirty_blocks();
+        let room = state.zones.room(dirty);
         drop(state);
-        if low {
+        if dirty >= self.cleaning_dirty_limit && self.has_threads() {
+            self.ask_for_checkpoint();
+        }
+        if self.toll.pressure(room) != gc::Pressure::Quiet {
             self.nudge_cleaner();
         }
         self.progress.notify_all();
@@ -348,9 +352,6 @@ impl Volume {
         }
     }
 }
-
-/// The cleaner is told of every batch when no more zones than this are spare; its own marks say whether there is anything to do.
-const NUDGE_ZONES: i64 = 20;
 
 /// The dirty runs cut at the borders of the places they go to.
 fn split_runs(runs: &[(Ino, FileBlock, u32)], places: &[(Addr, u32)]) -> Vec<(Ino, FileBlock, Addr, u32)> {

@@ -13,8 +13,10 @@ use crate::error::{FsError, Result};
 use crate::format::segment::Role;
 use crate::ids::{FileBlock, Ino};
 use crate::volume::content::{Content, Part, taken};
+use crate::volume::room::Grant;
 use crate::volume::{Cost, Volume, WriteOptions};
 use copy_backend::{CopyError, CopyRequest, FailureKind, RoadPreference, SourceRange, Target};
+use gc::Pressure;
 use std::sync::atomic::Ordering;
 use zns::{AlignedBuf, DeviceId, IoClass};
 
@@ -22,6 +24,8 @@ use zns::{AlignedBuf, DeviceId, IoClass};
 const CALL_BYTES: u64 = 64 << 20;
 /// Most blocks that are copied between two publications.
 const CHUNK_BLOCKS: u64 = 4096;
+/// Most blocks that are copied at once while writers have to pay for cleaning.
+const CROWDED_BLOCKS: u64 = 256;
 /// Most bytes that pass through host memory at once.
 const HOST_BYTES: u64 = 1 << 20;
 
@@ -97,7 +101,7 @@ impl Volume {
         for _ in 0..ATTEMPTS {
             match self.copy_once(src, src_offset, dst, dst_offset, len) {
                 // The call itself pins its source: emptied zones of it come back only when it lets go.
-                Err(FsError::NoSpace) => self.wait_for_space(len.div_ceil(B).clamp(1, CHUNK_BLOCKS))?,
+                Err(FsError::NoSpace) => drop(self.wait_for_space(len.div_ceil(B).clamp(1, CROWDED_BLOCKS))?),
                 outcome => return outcome,
             }
         }
@@ -218,8 +222,8 @@ impl Volume {
             return Ok((0, 0));
         }
         let wanted: u64 = parts.iter().map(|part| part.blocks).sum();
-        self.admit_copy(dst, first, wanted)?;
-        let Some((id, addr, granted)) = self.hold_space(Role::CopiedByDevice, wanted as u32) else { return Ok((0, 0)) };
+        let room = self.admit_copy(dst, first, wanted)?;
+        let Some((id, addr, granted)) = self.hold_space(Role::CopiedByDevice, room.blocks() as u32) else { return Ok((0, 0)) };
         match self.engine.road_for(device, addr.device()) {
             Ok(RoadPreference::Offload) => {}
             other => {
@@ -272,8 +276,11 @@ impl Volume {
         }
     }
 
-    /// Space for a copy, before anything is copied (I8).
-    fn admit_copy(&self, dst: Ino, first: FileBlock, blocks: u64) -> Result<()> {
+    /// Space for a copy, before anything is copied (I8): for all of it, or, where there is little, for as much as a writer would wait for.
+    fn admit_copy(&self, dst: Ino, first: FileBlock, blocks: u64) -> Result<Grant<'_>> {
+        let crowded = self.pressure() == Pressure::Forced;
+        let blocks = if crowded { blocks.min(CROWDED_BLOCKS) } else { blocks };
+        self.pay(blocks);
         self.admit(Cost::METADATA)?;
         let to = FileBlock(first.0 + blocks);
         let fits = self.ask(|state| {
@@ -283,7 +290,7 @@ impl Volume {
         if !fits {
             return Err(FsError::NoSpace);
         }
-        self.wait_for_space(blocks)
+        self.wait_for_some(blocks.min(CROWDED_BLOCKS), blocks)
     }
 
     /// Maps what was copied, or makes a hole; returns how many blocks were published. That is one fewer if the last block would cover bytes

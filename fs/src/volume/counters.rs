@@ -21,6 +21,12 @@ pub struct Counters {
     pub relocated: AtomicU64,
     pub copy_calls: AtomicU64,
     pub copy_bytes: AtomicU64,
+    /// Times that somebody had to stand in line for room.
+    pub room_waits: AtomicU64,
+    /// Most chunks of cleaning that one request did, as payment or while it stood in line.
+    pub most_chunks: AtomicU64,
+    /// Polls of the cleaner that did something.
+    pub chunks: AtomicU64,
     /// Of copies that go through a file's pages, not through the engine.
     pub copy_host_read: AtomicU64,
     pub copy_host_written: AtomicU64,

@@ -179,7 +179,7 @@ impl Volume {
                 (dirty, state.pending.bytes >= super::MAX_PENDING_BYTES)
             };
             if checkpoint {
-                self.checkpoint()?;
+                self.settle_dirty_metadata()?;
             } else if commit {
                 self.commit_now(false)?;
             } else {

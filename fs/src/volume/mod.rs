@@ -1,6 +1,6 @@
 //! The volume shell: devices, log, checkpoints, recovery and cleaning around the pure core.
 //!
-//! Locks, in the order they are taken: checkpoint, commit, state. Only the state lock is needed by foreground operations, and it is never
+//! Locks, in the order they are taken: checkpoint, commit, state; cleaner, state. Only the state lock is needed by foreground operations, and it is never
 //! held across I/O (I6); the commit lock is held while a batch is written, and only those who wait for durability take it.
 
 pub mod assemble;
@@ -28,6 +28,7 @@ mod recovery;
 mod report;
 mod resize;
 pub mod ring;
+pub(crate) mod room;
 pub mod state;
 pub mod status;
 mod write;
@@ -73,6 +74,8 @@ pub struct Volume {
     ring_mirrored: bool,
     /// Dirty metadata blocks that make operations wait for a checkpoint.
     dirty_limit: u64,
+    /// Dirty metadata blocks at which cleaning waits for a checkpoint.
+    cleaning_dirty_limit: u64,
     /// Bytes of file data that may be acknowledged and not on a device yet. Scattered blocks make up to three leaves each dirty, which must
     /// fit into the checkpoint reserve: small volumes have less of it.
     unlogged_limit: u64,
@@ -82,8 +85,10 @@ pub struct Volume {
     cleaner: Mutex<Option<clean::Cleaner>>,
     /// What the cleaner decides, copies and resets.
     tracer: gc::trace::Tracer,
-    /// How long writers waited for space.
+    /// How long writers worked and waited for room.
     pauses: gc::stats::Pauses,
+    /// What they pay for it.
+    toll: gc::Toll,
     background: Mutex<Option<background::Background>>,
     wake: Arc<background::Wake>,
     writable: AtomicBool,

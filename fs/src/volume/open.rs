@@ -125,11 +125,13 @@ impl Volume {
             held: BTreeMap::new(),
             next_held: 1,
             logged: 0,
+            line: crate::volume::room::Line::default(),
         };
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
         let dirty_limit = u64::from(superblock.reserves.dirty_blocks).min(cache_budget as u64 / crate::BLOCK as u64 / 2) * 3 / 4;
         let unlogged_limit = MAX_UNLOGGED_BYTES.min(u64::from(superblock.reserves.dirty_blocks) / 2 * crate::BLOCK as u64);
+        let toll = gc::Toll::new(state.zones.pace(), gc::RelocatorConfig::default().chunk_blocks);
         let writable = AtomicBool::new(!options.read_only);
         Ok(Volume {
             state: Mutex::new(state),
@@ -143,12 +145,14 @@ impl Volume {
             rings: Mutex::new(rings),
             ring_mirrored: ring_is_mirrored(active_limit),
             dirty_limit,
+            cleaning_dirty_limit: dirty_limit * 3 / 4,
             unlogged_limit,
             cache_budget,
             counters: Counters::default(),
             cleaner: Mutex::new(None),
             tracer,
             pauses: gc::stats::Pauses::default(),
+            toll,
             background: Mutex::new(None),
             wake: Arc::new(Wake::default()),
             writable,

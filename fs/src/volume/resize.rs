@@ -10,6 +10,7 @@ use crate::core::halt::Planned;
 use crate::core::ops::{self, Allocation, Fallocate, Setattr};
 use crate::error::{FsError, Result};
 use crate::ids::{FileBlock, Ino};
+use crate::volume::room::Grant;
 use crate::volume::state::State;
 use crate::volume::{Attr, Caller, Cost, SetAttr, Volume};
 
@@ -31,6 +32,7 @@ impl Volume {
     }
 
     fn set_size(&self, ino: Ino, size: u64, set: &SetAttr, caller: &Caller) -> Result<Attr> {
+        let mut room: Option<Grant<'_>> = None;
         loop {
             self.admit(Cost::DELETION)?;
             // What stays of the last block reads as zeros behind the end when the file grows again.
@@ -51,7 +53,7 @@ impl Volume {
                     return Ok(Attempt::Again);
                 }
                 let zeroed = edge.as_ref().filter(|(edge, _)| size < old && !edge.is_zeros());
-                if zeroed.is_some() && state.zones.writable() < 1 {
+                if zeroed.is_some() && room.is_none() {
                     return Ok(Attempt::NoRoom);
                 }
                 let from = FileBlock(size.div_ceil(B));
@@ -83,7 +85,7 @@ impl Volume {
                     return Ok(inode);
                 }
                 Attempt::CutFirst => self.finish_cut(ino)?,
-                Attempt::NoRoom => self.wait_for_space(1)?,
+                Attempt::NoRoom => room = Some(self.wait_for_space(1)?),
                 Attempt::Again => {}
             }
         }
@@ -101,14 +103,13 @@ impl Volume {
         loop {
             self.admit(if allocates { Cost::METADATA } else { Cost::DELETION })?;
             // The blocks at the ends are written after the range has changed: room for them comes first, so that a small call is one change.
-            if !offset.is_multiple_of(B) || !end.is_multiple_of(B) {
-                self.admit_data(2)?;
-            }
+            let ragged = !offset.is_multiple_of(B) || !end.is_multiple_of(B);
+            let room = if ragged { Some(self.admit_data(2)?) } else { None };
             let attempt = self.change(|state| self.try_fallocate(state, ino, mode, at, end))?;
             match attempt {
                 Attempt::Done(done) => {
                     for (at, len) in &done.edges {
-                        self.zero_part(ino, *at, *len)?;
+                        self.zero_part(ino, *at, *len, room.as_ref())?;
                     }
                     match done.next {
                         Some(next) => at = next,

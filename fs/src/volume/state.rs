@@ -11,6 +11,7 @@ use crate::ids::Ino;
 use crate::volume::lifetime::Orphan;
 use crate::volume::log::LogWriter;
 use crate::volume::pages::DirtyPages;
+use crate::volume::room::Line;
 use std::collections::{BTreeMap, HashMap};
 
 /// Deltas that were applied and are not in the log yet. Items are coalesced: a batch is all or nothing, so only their last values
@@ -111,6 +112,8 @@ pub struct State {
     pub next_held: u64,
     /// Bytes logged since the last checkpoint.
     pub logged: u64,
+    /// Those who wait for room.
+    pub line: Line,
 }
 
 /// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).

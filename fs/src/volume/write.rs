@@ -13,6 +13,7 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::attr::WriteOptions;
 use crate::volume::content::{Content, content, taken};
 use crate::volume::pages::Page;
+use crate::volume::room::Grant;
 use crate::volume::state::State;
 use crate::volume::{Cost, Volume};
 use std::sync::Arc;
@@ -112,7 +113,7 @@ impl Volume {
         let end = at + data.len() as u64;
         let blocks = end.div_ceil(B) - at / B;
         loop {
-            self.admit_data(blocks)?;
+            let room = self.admit_data(blocks)?;
             let payload = self.payload(ino, at, data)?;
             let mut dirty_bytes = 0;
             let attempt = self.change(|state| {
@@ -124,7 +125,7 @@ impl Volume {
                     clear_privileges(&mut inode);
                 }
                 inode.mtime = self.options.clock.now();
-                let placed = self.place(state, inode, end, &payload)?;
+                let placed = self.place(state, inode, end, &payload, Some(&room))?;
                 dirty_bytes = state.pages.dirty_bytes();
                 Ok(placed.map(|()| true))
             })?;
@@ -139,8 +140,8 @@ impl Volume {
         }
     }
 
-    /// Puts the pages and the inode, under the lock. The file is at least `end` bytes long then.
-    fn place(&self, state: &mut State, mut inode: Inode, end: u64, payload: &Payload) -> Planned<Attempt<()>> {
+    /// Puts the pages and the inode, under the lock, into the room that was granted for them. The file is at least `end` bytes long then.
+    fn place(&self, state: &mut State, mut inode: Inode, end: u64, payload: &Payload, room: Option<&Grant<'_>>) -> Planned<Attempt<()>> {
         let ino = inode.ino;
         for edge in &payload.edges {
             if !edge.holds(state, ino)? {
@@ -149,7 +150,7 @@ impl Volume {
         }
         let (from, blocks) = (payload.first, payload.pages.len() as u64);
         let to = FileBlock(from.0 + blocks);
-        if state.zones.writable() < blocks {
+        if room.is_none_or(|room| room.blocks() < blocks) {
             return Ok(Attempt::NoRoom);
         }
         let new = blocks - taken(&state.tree, &state.pages, ino, from, to, usize::MAX)?.0;
@@ -217,7 +218,7 @@ impl Volume {
 
     /// Zeroes a part of one block, if there is anything in it. Neither times nor length change. The caller has made room, before the change
     /// that this belongs to, so that no commit comes between the two.
-    pub(super) fn zero_part(&self, ino: Ino, at: u64, len: u64) -> Result<()> {
+    pub(super) fn zero_part(&self, ino: Ino, at: u64, len: u64, room: Option<&Grant<'_>>) -> Result<()> {
         loop {
             let (edge, mut bytes) = self.edge(ino, at / B)?;
             if edge.is_zeros() {
@@ -227,19 +228,21 @@ impl Volume {
             let payload = Payload { first: edge.block, pages: pages_of(bytes), edges: vec![edge] };
             let attempt = self.change(|state| {
                 let inode = regular_file(&state.tree, ino)?;
-                self.place(state, inode, 0, &payload)
+                self.place(state, inode, 0, &payload, room)
             })?;
             match attempt {
                 Attempt::Done(()) => return Ok(()),
                 Attempt::CutFirst => self.finish_cut(ino)?,
                 Attempt::Again => {}
-                Attempt::NoRoom => self.admit_data(1)?,
+                Attempt::NoRoom => return Err(FsError::Internal("no room was kept for the ragged end of a range")),
             }
         }
     }
 
-    /// Before data is taken in: the volume is writable, there is room for it, and unlogged data stays within its bound.
-    pub(super) fn admit_data(&self, blocks: u64) -> Result<()> {
+    /// Before data is taken in: cleaning is paid for, the volume is writable, unlogged data stays within its bound, and there is room for it,
+    /// which is kept until the grant is dropped.
+    pub(super) fn admit_data(&self, blocks: u64) -> Result<Grant<'_>> {
+        self.pay(blocks);
         self.admit(Cost::METADATA)?;
         let too_much = {
             let state = self.state.lock();

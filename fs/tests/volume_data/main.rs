@@ -5,6 +5,7 @@ mod faults;
 mod fragments;
 mod full;
 mod model;
+mod room;
 mod threads;
 
 use fs::core::ops;

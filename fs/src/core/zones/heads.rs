@@ -56,6 +56,11 @@ impl ZoneTable {
         roles.iter().any(|role| self.head_room(*role) > 0) || self.empty_zones() > self.floor(Role::RelocatedByDevice)
     }
 
+    /// What must stay empty when users are promised something.
+    fn users_floor(&self) -> u32 {
+        self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones
+    }
+
     /// Blocks left in the open zone of a head.
     pub fn head_room(&self, role: Role) -> u64 {
         let slot = HEADS.iter().position(|&r| r == head_for(role, self.active_limit));
@@ -67,15 +72,41 @@ impl ZoneTable {
 
     /// Blocks that users may still be promised without cleaning first.
     pub fn writable(&self) -> u64 {
-        let floor = self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones;
-        let zones = self.empty_zones().saturating_sub(floor);
-        let room = self.head_room(Role::User) + u64::from(zones) * u64::from(self.smallest_capacity());
-        room.saturating_sub(self.promised)
+        self.writable_or_less().max(0).unsigned_abs()
+    }
+
+    /// [`ZoneTable::writable`], below zero while more is in use than users may have.
+    fn writable_or_less(&self) -> i64 {
+        let spare = i64::from(self.empty_zones()) - i64::from(self.users_floor());
+        let room = self.head_room(Role::User) as i64 + spare * i64::from(self.smallest_capacity());
+        room - (self.promised + self.granted) as i64
+    }
+
+    /// The room ahead of the users, for the cleaner. `dirty`: blocks that the next checkpoint will write. It takes them out of what users have;
+    /// counted as they become dirty, and with what heads of metadata and relocation have taken and not filled, nothing jumps when a zone is
+    /// opened.
+    pub fn room(&self, dirty: u64) -> gc::Room {
+        let writable = self.writable_or_less();
+        let heads = [Role::Metadata, Role::RelocatedByDevice, Role::RelocatedByHost];
+        let taken: u64 =
+            heads.iter().filter_map(|role| self.head(*role)).map(|next| u64::from(self.capacity(next.device()) - next.block())).sum();
+        gc::Room { writable: writable - dirty as i64, ahead: writable + taken as i64 - dirty as i64 }
     }
 
     /// Blocks of dirty file data that are still to be written: room for them is kept.
     pub fn set_promised(&mut self, blocks: u64) {
         self.promised = blocks;
+    }
+
+    /// Somebody may dirty so many blocks: room for them is kept until [`ZoneTable::end_grant`].
+    pub fn grant(&mut self, blocks: u64) {
+        self.granted += blocks;
+    }
+
+    /// Undoes one [`ZoneTable::grant`].
+    pub fn end_grant(&mut self, blocks: u64) {
+        debug_assert!(self.granted >= blocks);
+        self.granted = self.granted.saturating_sub(blocks);
     }
 
     /// Promised blocks.
@@ -87,12 +118,6 @@ impl ZoneTable {
     pub fn checkpoint_room(&self) -> u64 {
         let zones = self.empty_zones().saturating_sub(self.log_claim());
         self.head_room(Role::Metadata) + u64::from(zones) * u64::from(self.smallest_capacity())
-    }
-
-    /// Empty zones above the floor of users: what cleaning aims to keep positive.
-    pub fn spare_zones(&self) -> i64 {
-        let floor = self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones;
-        i64::from(self.empty_zones()) - i64::from(floor)
     }
 
     /// Are no more zones empty than the log and checkpoints need?

@@ -85,6 +85,7 @@ pub struct ZoneTable {
     promised: u64,
     /// Cleaning may take one zone of the checkpoint reserve.
     last_resort: bool,
+    granted: u64,
     clock: u64,
     log_held: u32,
     to_finish: Vec<Addr>,
@@ -131,6 +132,7 @@ impl ZoneTable {
             unwritten: 0,
             promised: 0,
             last_resort: false,
+            granted: 0,
             clock: 0,
             log_held: 0,
             to_finish: Vec::new(),

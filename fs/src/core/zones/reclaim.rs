@@ -66,6 +66,11 @@ impl ZoneTable {
         self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && !z.victim && z.writing == 0 && z.entry.role != Role::Ring)
     }
 
+    /// Is the zone no longer one that waits to be reset?
+    pub fn is_given_back(&self, addr: Addr) -> bool {
+        self.zone(addr).is_none_or(|z| z.entry.phase != Phase::Closed)
+    }
+
     /// Dead data zones whose summaries are still in the tree.
     pub fn to_forget(&self) -> Vec<Addr> {
         self.dead().filter(|(_, zone)| zone.entry.role.is_data() && !zone.forgotten).map(|(addr, _)| addr).collect()

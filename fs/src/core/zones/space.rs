@@ -47,13 +47,28 @@ impl ZoneTable {
         let retired: u64 =
             self.iter().filter(|(_, e)| e.phase == Phase::Retired).map(|(a, e)| u64::from(self.capacity(a.device()) - e.live)).sum();
         let reserves = self.reserves.log_zones + self.reserves.gc_zones + self.reserves.checkpoint_zones;
-        // The cleaner keeps some zones free ahead of writers: half of its band on average.
-        let kept = reserves + PARTLY_FILLED + self.reserves.gc_zones / 4;
+        let kept = reserves + self.kept_ahead().max(PARTLY_FILLED);
         let ring: u64 = self.devices.iter().map(|d| u64::from(RING_ZONES) * u64::from(d.capacity)).sum();
         let largest = u64::from(self.devices.iter().map(|d| d.capacity).max().unwrap_or(0));
         let usable = capacity.saturating_sub(ring + u64::from(kept) * largest);
         // One part in 64 keeps cleaning possible when everything else is full.
         (usable - usable / 64).saturating_sub(retired)
+    }
+
+    /// Zones that are empty on average because the cleaner works ahead of writers: where its pacer settles, and what checkpoints take in between.
+    fn kept_ahead(&self) -> u32 {
+        let capacity = self.devices.iter().map(|d| d.capacity).max().unwrap_or(1);
+        let room = self.pace().middle().unsigned_abs() + u64::from(self.reserves.dirty_blocks / 3);
+        room.div_ceil(u64::from(capacity)) as u32
+    }
+
+    /// The marks of the cleaner. They count above the floor of users: reserves are not among them. They are higher by half of what a checkpoint may
+    /// write, because scattered writes cost several blocks of metadata each, which the law of cleaning does not know of; and by a zone,
+    /// because the room that heads of relocation and metadata have left counts and is not for users.
+    pub fn pace(&self) -> gc::PacerConfig {
+        let zones = self.devices.iter().map(|d| d.zones.len() as u32).sum();
+        let capacity = self.devices.iter().map(|d| d.capacity).min().unwrap_or(1);
+        gc::PacerConfig::above_reserve(0, zones, capacity).raised(i64::from(self.reserves.dirty_blocks / 2 + capacity))
     }
 
     /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.
