@@ -132,13 +132,13 @@ impl LogSpace for Space {
         volume.evacuate(base(victim), from, max).map_err(failed)
     }
 
-    fn reserve(&self, stream: Stream, _near: DeviceId, blocks: u32) -> gc::Result<Reservation> {
+    fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> gc::Result<Reservation> {
         let volume = self.volume()?;
         let role = match stream {
             Stream::RelocatedByHost => Role::RelocatedByHost,
             _ => Role::RelocatedByDevice,
         };
-        let (id, addr, blocks) = volume.hold_space(role, blocks).ok_or(CleanError::NoSpace)?;
+        let (id, addr, blocks) = volume.hold_space(role, near, blocks).ok_or(CleanError::NoSpace)?;
         Ok(Reservation { id, device: addr.device(), lba: volume.members.lba(addr), blocks })
     }
 

@@ -218,12 +218,10 @@ impl Volume {
         first: FileBlock,
         end: impl Fn(u64) -> u64,
     ) -> Result<(u64, u64)> {
-        if self.engine.road_for(device, device)? == RoadPreference::Host {
-            return Ok((0, 0));
-        }
+        let Some(near) = self.copies_to(device)? else { return Ok((0, 0)) };
         let wanted: u64 = parts.iter().map(|part| part.blocks).sum();
         let room = self.admit_copy(dst, first, wanted)?;
-        let Some((id, addr, granted)) = self.hold_space(Role::CopiedByDevice, room.blocks() as u32) else { return Ok((0, 0)) };
+        let Some((id, addr, granted)) = self.hold_space(Role::CopiedByDevice, near, room.blocks() as u32) else { return Ok((0, 0)) };
         match self.engine.road_for(device, addr.device()) {
             Ok(RoadPreference::Offload) => {}
             other => {
@@ -259,6 +257,17 @@ impl Volume {
             tracing::warn!("the device cannot read the source of a copy at {}", parts.first().map_or(Addr::NONE, address_of));
         }
         published.map(|published| (published, copied))
+    }
+
+    /// Where the devices can copy to what lies on `device`: to itself, else to another one. `None`: nowhere.
+    fn copies_to(&self, device: DeviceId) -> Result<Option<DeviceId>> {
+        let others = (0..self.identity.members.len() as u8).map(DeviceId).filter(|other| *other != device);
+        for to in std::iter::once(device).chain(others) {
+            if self.engine.road_for(device, to)? == RoadPreference::Offload {
+                return Ok(Some(to));
+            }
+        }
+        Ok(None)
     }
 
     fn copy_request(&self, parts: &[Part], to: Addr) -> CopyRequest {

@@ -5,18 +5,19 @@ use crate::format::segment::Role;
 use crate::volume::Volume;
 use crate::volume::state::{Held, State};
 use parking_lot::MutexGuard;
+use zns::DeviceId;
 
 impl State {
-    /// Is a copy filling the zone where `role` would go on, or a zone of the other kind that has to end first?
-    fn is_head_held(&self, role: Role) -> bool {
+    /// Is a copy filling the zone where `role` would go on there, or a zone of the other kind that has to end first?
+    fn is_head_held(&self, role: Role, device: DeviceId) -> bool {
         let heads = [role, Role::RelocatedByDevice, Role::RelocatedByHost, Role::CopiedByDevice];
-        let shares = |held: &Held| self.zones.entry(held.addr).is_some_and(|e| heads.contains(&e.role));
+        let shares = |held: &Held| held.addr.device() == device && self.zones.entry(held.addr).is_some_and(|e| heads.contains(&e.role));
         self.held.values().any(shares)
     }
 
-    /// Grants up to `blocks` blocks at the head of `role`; the head must not be held.
-    fn hold(&mut self, role: Role, blocks: u32) -> Option<(u64, Held)> {
-        let (addr, blocks) = self.zones.allocate(role, blocks)?;
+    /// Grants up to `blocks` blocks at the head of `role` there; the head must not be held.
+    fn hold(&mut self, role: Role, device: DeviceId, blocks: u32) -> Option<(u64, Held)> {
+        let (addr, blocks) = self.zones.allocate_on(device, role, blocks)?;
         self.zones.begin_write(addr);
         let held = Held { addr, blocks };
         let id = self.next_held;
@@ -38,13 +39,18 @@ impl State {
 }
 
 impl Volume {
-    /// Space for a copy at the head of `role`, waiting for a copy that is under way there. `None`: no zone can be opened.
-    pub(super) fn hold_space(&self, role: Role, blocks: u32) -> Option<(u64, Addr, u32)> {
+    /// Space for a copy at the head of `role`, on `near` if there is any, waiting for a copy that is under way there. `None`: no zone can
+    /// be opened.
+    pub(super) fn hold_space(&self, role: Role, near: DeviceId, blocks: u32) -> Option<(u64, Addr, u32)> {
         let mut state: MutexGuard<'_, State> = self.state.lock();
-        while state.is_head_held(role) {
+        let device = loop {
+            let device = state.zones.device_for(role, Some(near))?;
+            if !state.is_head_held(role, device) {
+                break device;
+            }
             self.progress.wait(&mut state);
-        }
-        let (id, held) = state.hold(role, blocks)?;
+        };
+        let (id, held) = state.hold(role, device, blocks)?;
         drop(state);
         self.finish_ended_zones();
         Some((id, held.addr, held.blocks))

@@ -1,6 +1,7 @@
 //! File data on simulated drives, without a mount point.
 
 mod crash;
+mod devices;
 mod faults;
 mod fragments;
 mod full;

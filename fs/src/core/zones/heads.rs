@@ -1,6 +1,6 @@
 //! Heads and reserves: who may open a zone, and where the next block of each head goes (I1, I8).
 
-use super::{Device, HEADS, ZoneTable, head_for};
+use super::{Device, HEADS, ZoneTable, head_for, is_on_each_device};
 use crate::addr::Addr;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::Reserves;
@@ -61,13 +61,17 @@ impl ZoneTable {
         self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones
     }
 
-    /// Blocks left in the open zone of a head.
+    /// The place of the head that serves a role in the heads of a device.
+    fn slot(&self, role: Role) -> Option<usize> {
+        let role = head_for(role, self.active_limit);
+        HEADS.iter().position(|&r| r == role)
+    }
+
+    /// Blocks left in the open zones of a head.
     pub fn head_room(&self, role: Role) -> u64 {
-        let slot = HEADS.iter().position(|&r| r == head_for(role, self.active_limit));
-        match slot.and_then(|s| self.heads[s]) {
-            Some(next) => u64::from(self.capacity(next.device()) - next.block()),
-            None => 0,
-        }
+        let Some(slot) = self.slot(role) else { return 0 };
+        let left = |d: &Device| d.heads[slot].map_or(0, |next| u64::from(d.capacity - next.block()));
+        self.devices.iter().map(left).sum()
     }
 
     /// Blocks that users may still be promised without cleaning first.
@@ -87,9 +91,7 @@ impl ZoneTable {
     /// opened.
     pub fn room(&self, dirty: u64) -> gc::Room {
         let writable = self.writable_or_less();
-        let heads = [Role::Metadata, Role::RelocatedByDevice, Role::RelocatedByHost];
-        let taken: u64 =
-            heads.iter().filter_map(|role| self.head(*role)).map(|next| u64::from(self.capacity(next.device()) - next.block())).sum();
+        let taken: u64 = [Role::Metadata, Role::RelocatedByDevice, Role::RelocatedByHost].iter().map(|role| self.head_room(*role)).sum();
         gc::Room { writable: writable - dirty as i64, ahead: writable + taken as i64 - dirty as i64 }
     }
 
@@ -125,18 +127,39 @@ impl ZoneTable {
         self.empty_zones() <= self.log_claim() + self.reserves.checkpoint_zones
     }
 
+    /// Where `role` goes on: the device of its open head, else the one on which it would open a zone. A head that every device has goes on on
+    /// `near` if it can. `None`: the role's floor is reached.
+    pub fn device_for(&self, role: Role, near: Option<DeviceId>) -> Option<DeviceId> {
+        let slot = self.slot(role)?;
+        let may_open = self.empty_zones() > self.floor(role);
+        if let Some(near) = near.filter(|_| is_on_each_device(role)) {
+            let device = self.devices.get(usize::from(near.0))?;
+            if device.heads[slot].is_some() || (may_open && device.empty_count > 0) {
+                return Some(near);
+            }
+        }
+        let open = self.devices.iter().position(|d| d.heads[slot].is_some());
+        let index = open.or_else(|| self.fullest_of_empty().filter(|_| may_open))?;
+        Some(DeviceId(index as u8))
+    }
+
     /// Up to `max` blocks in a row at the head of `role`, opening a zone if need be. `None`: the role's floor is reached.
     pub fn allocate(&mut self, role: Role, max: u32) -> Option<(Addr, u32)> {
+        self.allocate_on(self.device_for(role, None)?, role, max)
+    }
+
+    /// The same on the device that [`ZoneTable::device_for`] said.
+    pub fn allocate_on(&mut self, device: DeviceId, role: Role, max: u32) -> Option<(Addr, u32)> {
         let role = head_for(role, self.active_limit);
-        let slot = HEADS.iter().position(|&r| r == role)?;
-        let next = match self.heads[slot] {
+        let slot = self.slot(role)?;
+        let next = match self.devices[usize::from(device.0)].heads[slot] {
             Some(next) => next,
             None => {
-                self.make_room_for(role);
-                self.open(role)?
+                self.make_room_for(role, device);
+                self.open_on(usize::from(device.0), role)?
             }
         };
-        let capacity = self.capacity(next.device());
+        let capacity = self.capacity(device);
         let blocks = max.min(capacity - next.block());
         let clock = self.clock;
         let zone = self.zone_mut(next);
@@ -146,19 +169,20 @@ impl ZoneTable {
         if full {
             zone.entry.phase = Phase::Closed;
         }
-        self.heads[slot] = (!full).then(|| next.plus(blocks));
+        self.devices[usize::from(device.0)].heads[slot] = (!full).then(|| next.plus(blocks));
         Some((next, blocks))
     }
 
     /// Where few zones may be active, the two kinds of relocation take turns: one ends before the other begins.
-    fn make_room_for(&mut self, role: Role) {
+    fn make_room_for(&mut self, role: Role, device: DeviceId) {
         let other = match role {
             Role::RelocatedByHost => Role::RelocatedByDevice,
             Role::RelocatedByDevice => Role::RelocatedByHost,
             _ => return,
         };
+        let slot = HEADS.iter().position(|&r| r == other).expect("a head");
         if self.active_limit < 8
-            && let Some(next) = self.head(other)
+            && let Some(next) = self.devices[usize::from(device.0)].heads[slot]
         {
             self.end_zone(next);
         }
@@ -169,8 +193,7 @@ impl ZoneTable {
         let mut pieces = Vec::new();
         let mut left = blocks;
         let role = head_for(role, self.active_limit);
-        let slot = HEADS.iter().position(|&r| r == role).expect("a head");
-        if let Some(next) = self.heads[slot] {
+        if let Some(next) = self.head(role) {
             let n = left.min(u64::from(self.capacity(next.device()) - next.block())) as u32;
             pieces.push((next, n));
             left -= u64::from(n);
@@ -197,10 +220,13 @@ impl ZoneTable {
 
     /// Opens an empty zone for `role` without making it a head (the log prepares its next zone so).
     pub fn open(&mut self, role: Role) -> Option<Addr> {
+        self.open_on(self.fullest_of_empty()?, role)
+    }
+
+    fn open_on(&mut self, device: usize, role: Role) -> Option<Addr> {
         if self.empty_zones() <= self.floor(role) {
             return None;
         }
-        let device = self.fullest_of_empty()?;
         let d = &mut self.devices[device];
         let at = d.empty[d.next..].first_one().map(|i| i + d.next).or_else(|| d.empty.first_one())?;
         d.next = at + 1;
@@ -241,7 +267,8 @@ impl ZoneTable {
         let end = addr.plus(granted);
         let capacity = self.capacity(addr.device());
         let Some(slot) = HEADS.iter().position(|&r| Some(r) == self.entry(addr).map(|e| e.role)) else { return };
-        let at_end = match self.heads[slot] {
+        let device = usize::from(addr.device().0);
+        let at_end = match self.devices[device].heads[slot] {
             Some(next) => next == end,
             None => end.block() == capacity && self.entry(addr).is_some_and(|e| e.phase == Phase::Closed),
         };
@@ -249,13 +276,13 @@ impl ZoneTable {
             let zone = self.zone_mut(addr);
             zone.entry.written = addr.block() + used;
             zone.entry.phase = Phase::Open;
-            self.heads[slot] = Some(addr.plus(used));
+            self.devices[device].heads[slot] = Some(addr.plus(used));
         }
     }
 
     /// Ends a zone early (I9): what was not written is given up until its reset.
     pub fn end_zone(&mut self, addr: Addr) {
-        for head in &mut self.heads {
+        for head in &mut self.devices[usize::from(addr.device().0)].heads {
             if head.is_some_and(|next| next.zone_base() == addr.zone_base()) {
                 *head = None;
             }
@@ -315,9 +342,10 @@ impl ZoneTable {
         std::mem::take(&mut self.to_finish)
     }
 
-    /// Next address of each open head.
+    /// Next address of the open head of a role; of the first one where every device has one.
     pub fn head(&self, role: Role) -> Option<Addr> {
-        HEADS.iter().position(|&r| r == role).and_then(|s| self.heads[s])
+        let slot = HEADS.iter().position(|&r| r == role)?;
+        self.devices.iter().find_map(|d| d.heads[slot])
     }
 
     /// Replaces the entry of a zone as recovery found it.

@@ -41,9 +41,11 @@ struct Device {
     empty_count: u32,
     capacity: u32,
     next: usize,
+    /// Next address of each open head on this device.
+    heads: [Option<Addr>; HEADS.len()],
 }
 
-/// Heads of the log: one open zone each at most.
+/// Heads of the log: one open zone each at most; those that copies fill, one on each device ([`is_on_each_device`]).
 pub const HEADS: [Role; 6] = [Role::Log, Role::Metadata, Role::User, Role::RelocatedByDevice, Role::RelocatedByHost, Role::CopiedByDevice];
 
 /// Which head serves a role, by how many zones may be active at once. One slot always stays free.
@@ -62,6 +64,12 @@ pub fn head_for(role: Role, active_limit: u32) -> Role {
     }
 }
 
+/// Has every device a head of its own for this role? What is copied stays on its device where it can: there the device itself can copy it,
+/// and devices stay as full as they are.
+pub fn is_on_each_device(role: Role) -> bool {
+    matches!(role, Role::RelocatedByDevice | Role::RelocatedByHost | Role::CopiedByDevice)
+}
+
 /// Fewest active zones that a volume can work with.
 pub const MIN_ACTIVE: u32 = 6;
 
@@ -76,7 +84,6 @@ pub struct ZoneTable {
     devices: Vec<Device>,
     reserves: Reserves,
     active_limit: u32,
-    heads: [Option<Addr>; HEADS.len()],
     dirty_pages: BTreeSet<u32>,
     page_base: Vec<u32>,
     live_data: u64,
@@ -110,6 +117,7 @@ impl ZoneTable {
                     empty_count: m.zones,
                     capacity: m.zone_capacity,
                     next: 0,
+                    heads: [None; HEADS.len()],
                 };
                 for ring in 0..RING_ZONES as usize {
                     device.zones[ring].entry = SegmentEntry { role: Role::Ring, phase: Phase::Open, ..SegmentEntry::EMPTY };
@@ -124,7 +132,6 @@ impl ZoneTable {
             devices,
             reserves,
             active_limit,
-            heads: [None; HEADS.len()],
             dirty_pages: (0..pages).collect(),
             page_base,
             live_data: 0,
@@ -204,6 +211,7 @@ impl ZoneTable {
         let (device, first, count) = self.page_span(page);
         let entries = crate::format::segment::decode_page(bytes, page, count)?;
         let capacity = self.devices[device].capacity;
+        let mut superfluous = Vec::new();
         for (i, entry) in entries.into_iter().enumerate() {
             let ring = first + i < RING_ZONES as usize;
             if entry.live > capacity || entry.written > capacity || (entry.role == Role::Ring) != ring {
@@ -228,16 +236,24 @@ impl ZoneTable {
                 self.log_held += 1;
             }
             if entry.phase == Phase::Open
+                && entry.role != Role::Log
                 && let Some(slot) = HEADS.iter().position(|&r| r == entry.role)
             {
-                let next = addr.plus(entry.written);
-                // Two log zones may be open: the one in use and the next one, which is empty; the shell tells which is which.
-                if self.heads[slot].is_none() && entry.role != Role::Log {
-                    self.heads[slot] = Some(next);
+                let taken = self.devices.iter().enumerate().any(|(d, other)| {
+                    let heads_here = !is_on_each_device(entry.role) || d == device;
+                    heads_here && other.heads[slot].is_some()
+                });
+                // Of log zones two may be open: the one in use and the next one, which is empty; the shell tells which is which. Of any other
+                // role one can only be open where two checkpoints met a failure between them: it is ended, lest it stays active for good.
+                if taken {
+                    superfluous.push(addr);
+                } else {
+                    self.devices[device].heads[slot] = Some(addr.plus(entry.written));
                 }
             }
         }
         self.dirty_pages.remove(&page);
+        superfluous.into_iter().for_each(|addr| self.end_zone(addr));
         Ok(())
     }
 

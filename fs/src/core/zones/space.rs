@@ -47,7 +47,7 @@ impl ZoneTable {
         let retired: u64 =
             self.iter().filter(|(_, e)| e.phase == Phase::Retired).map(|(a, e)| u64::from(self.capacity(a.device()) - e.live)).sum();
         let reserves = self.reserves.log_zones + self.reserves.gc_zones + self.reserves.checkpoint_zones;
-        let kept = reserves + self.kept_ahead().max(PARTLY_FILLED);
+        let kept = reserves + self.kept_ahead().max(PARTLY_FILLED + self.devices.len() as u32 - 1);
         let ring: u64 = self.devices.iter().map(|d| u64::from(RING_ZONES) * u64::from(d.capacity)).sum();
         let largest = u64::from(self.devices.iter().map(|d| d.capacity).max().unwrap_or(0));
         let usable = capacity.saturating_sub(ring + u64::from(kept) * largest);
@@ -63,12 +63,12 @@ impl ZoneTable {
     }
 
     /// The marks of the cleaner. They count above the floor of users: reserves are not among them. They are higher by half of what a checkpoint may
-    /// write, because scattered writes cost several blocks of metadata each, which the law of cleaning does not know of; and by a zone,
-    /// because the room that heads of relocation and metadata have left counts and is not for users.
+    /// write, because scattered writes cost several blocks of metadata each, which the law of cleaning does not know of; and by a zone
+    /// of each device, because the room that heads of relocation and metadata have left counts and is not for users.
     pub fn pace(&self) -> gc::PacerConfig {
         let zones = self.devices.iter().map(|d| d.zones.len() as u32).sum();
         let capacity = self.devices.iter().map(|d| d.capacity).min().unwrap_or(1);
-        gc::PacerConfig::above_reserve(0, zones, capacity).raised(i64::from(self.reserves.dirty_blocks / 2 + capacity))
+        gc::PacerConfig::above_reserve(0, zones, capacity).raised(i64::from(self.reserves.dirty_blocks / 2) + self.devices.len() as i64 * i64::from(capacity))
     }
 
     /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.
