@@ -11,6 +11,7 @@
 //! It cannot spin: a victim that ended early is left alone until much of it has died, or, after failures that may pass, until some
 //! checkpoints later.
 
+use crate::checkpoints::Checkpoints;
 use crate::error::{CleanError, Result};
 use crate::mover::Mover;
 use crate::pacer::{Pacer, PacerConfig, PacerInput, Pressure, Room, VictimShare};
@@ -107,8 +108,10 @@ pub struct Outcome {
     pub work: Work,
     /// Zones that a checkpoint would free.
     pub emptied: u32,
-    /// A checkpoint should be made now.
+    /// A checkpoint should be made now; the one that is being made, if any, is not enough.
     pub checkpoint: bool,
+    /// Whoever cannot go on may wait for the checkpoint that is being made.
+    pub under_way: bool,
     /// How urgent cleaning is now.
     pub pressure: Pressure,
     /// The pacer allows the background another chunk at once; otherwise it may wait for users' writes or idle time.
@@ -126,8 +129,8 @@ struct Exclusion {
 /// A zone that was emptied and is not given back yet.
 struct Emptied {
     capacity: u32,
-    /// A checkpoint that has begun gives it back.
-    in_checkpoint: bool,
+    /// How many checkpoints had begun.
+    begun: u64,
 }
 
 /// Policy, pacer and relocator.
@@ -148,6 +151,8 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     stats: GcStats,
     pauses: Pauses,
     toll: Toll,
+    /// Those of the filesystem, counted by it.
+    made: Checkpoints,
     tracer: Tracer,
 }
 
@@ -168,6 +173,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             stats: GcStats::default(),
             pauses: Pauses::default(),
             toll: Toll::new(config.pacer, config.relocator.chunk_blocks),
+            made: Checkpoints::default(),
             tracer,
         }
     }
@@ -175,6 +181,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     /// With a toll that writers have already, made for the same marks and chunks.
     pub fn with_toll(self, toll: Toll) -> Self {
         Self { toll, ..self }
+    }
+
+    /// With the count that the filesystem keeps of its checkpoints. Without one, only what is given back already is known to be.
+    pub fn with_checkpoints(self, made: Checkpoints) -> Self {
+        Self { made, ..self }
     }
 
     /// The filesystem.
@@ -219,7 +230,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
 
     /// Zones that a checkpoint would free and that none which has begun will.
     fn fresh(&self) -> u32 {
-        let fresh = self.emptied.values().filter(|zone| !zone.in_checkpoint).count();
+        let fresh = self.emptied.values().filter(|zone| !self.made.will_give_back(zone.begun)).count();
         u32::try_from(fresh).unwrap_or(u32::MAX)
     }
 
@@ -246,16 +257,12 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.pacer.pressure_of(room, self.coming(), !self.emptied.is_empty())
     }
 
-    /// A checkpoint begins that gives back what is emptied by now. If nobody tells, nothing is lost: zones that were given back are found
-    /// at the next poll.
-    pub fn checkpoint_begins(&mut self) {
-        self.emptied.values_mut().for_each(|zone| zone.in_checkpoint = true);
-    }
-
-    /// A checkpoint is durable, and its dead zones are free: `freed` of them.
+    /// A checkpoint is durable, and its dead zones are free: `freed` of them. If nobody tells, nothing is lost: zones that were given back
+    /// are found at the next poll.
     pub fn checkpointed(&mut self, freed: u32) {
         self.checkpoints += 1;
-        self.emptied.retain(|_, zone| !zone.in_checkpoint);
+        let made = self.made.clone();
+        self.emptied.retain(|_, zone| !made.is_past(zone.begun));
         self.forget_given_back();
         self.stats.zones_reclaimed += u64::from(freed);
         self.publish();
@@ -343,8 +350,10 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         let config = self.pacer.config();
         let due = fresh >= config.batch.max(1) || situation.room.writable <= config.runway;
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;
-        let checkpoint = (fresh > 0 && due) || (blocked && !self.emptied.is_empty());
-        Outcome { work, emptied: self.emptied(), checkpoint, pressure, more }
+        let waits = blocked && !self.emptied.is_empty();
+        let under_way = waits && fresh == 0 && self.made.is_under_way();
+        let checkpoint = (fresh > 0 && due) || (waits && !under_way);
+        Outcome { work, emptied: self.emptied(), checkpoint, under_way, pressure, more }
     }
 
     /// The least gain that is worth cleaning for this caller.
@@ -466,7 +475,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.stats.add_end(&report);
         match report.end {
             VictimEnd::Emptied => {
-                self.emptied.insert(report.id, Emptied { capacity: report.capacity, in_checkpoint: false });
+                self.emptied.insert(report.id, Emptied { capacity: report.capacity, begun: self.made.begun() });
                 self.victim = None;
             }
             VictimEnd::Unmovable => self.exclude(None),

@@ -6,6 +6,7 @@
 //! it to an end (`ferryfs gc`). The [`sim`] module runs policies and placements over addresses alone.
 
 pub mod campaign;
+pub mod checkpoints;
 pub mod cleaner;
 pub mod error;
 pub mod histogram;
@@ -27,6 +28,7 @@ mod engine_tests;
 mod model;
 
 pub use campaign::{Campaign, CampaignReport, CampaignStep};
+pub use checkpoints::Checkpoints;
 pub use cleaner::{Caller, Cleaner, CleanerConfig, Outcome, Situation, Work};
 pub use error::{CleanError, Result};
 pub use histogram::{Histogram, Percentiles};

@@ -62,6 +62,15 @@ impl Wake {
     }
 }
 
+/// When the thread that makes checkpoints is gone, whatever the reason, whoever wants one makes it.
+struct CheckpointsEnd(Arc<Wake>);
+
+impl Drop for CheckpointsEnd {
+    fn drop(&mut self) {
+        self.0.set(|flags| flags.threads = false);
+    }
+}
+
 /// The running threads.
 pub(super) struct Background(Vec<JoinHandle<()>>);
 
@@ -95,11 +104,12 @@ impl Volume {
         let volume = Arc::downgrade(self);
         let wake = self.wake.clone();
         let checkpoint = move || {
+            let _ends = CheckpointsEnd(wake.clone());
             while wake.wait_for_checkpoint() {
                 let Some(volume) = volume.upgrade() else { return };
-                // Why it failed is in the log already.
-                if volume.checkpoint_for_cleaning().is_ok() {
-                    volume.nudge_cleaner();
+                match volume.checkpoint_for_cleaning() {
+                    Ok(_) => volume.nudge_cleaner(),
+                    Err(error) => tracing::warn!("a checkpoint in the background: {error}"),
                 }
             }
         };

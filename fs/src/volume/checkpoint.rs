@@ -136,7 +136,20 @@ impl Volume {
     /// The caller holds the checkpoint lock.
     fn checkpoint_locked(&self, kind: CheckpointKind) -> Result<()> {
         self.check_writable()?;
-        self.forget_dead_zones()?;
+        self.made.begin();
+        let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind));
+        self.made.end();
+        if outcome.is_err() {
+            // Under the lock, lest somebody who has just looked goes to sleep without having heard.
+            let state = self.state.lock();
+            self.counters.checkpoints_failed.fetch_add(1, Ordering::SeqCst);
+            drop(state);
+            self.progress.notify_all();
+        }
+        outcome
+    }
+
+    fn checkpoint_attempts(&self, kind: CheckpointKind) -> Result<()> {
         for attempt in 0.. {
             match self.try_checkpoint(kind) {
                 Ok(()) => return Ok(()),
@@ -152,20 +165,34 @@ impl Volume {
         Ok(())
     }
 
-    /// Step 1.
+    /// Step 1. A zone whose summaries cannot be read stays as it is: the checkpoint goes on without it.
     pub(super) fn forget_dead_zones(&self) -> Result<()> {
         let dead = self.state.lock().zones.to_forget();
         for zone in dead {
-            while self.change(|state| {
-                extents::prepare_forget_zone(&state.tree, zone, FORGET_STEP)?;
-                let more = extents::forget_zone(&mut state.tree, zone, FORGET_STEP)?;
-                state.settle_released();
-                if !more {
-                    state.zones.set_forgotten(zone);
+            match self.forget_dead_zone(zone) {
+                Ok(()) => {}
+                Err(error) if self.lost_power(&error) || !self.is_writable() => return Err(error),
+                Err(error) => {
+                    tracing::error!(
+                        "what zone {zone} held cannot be forgotten, so that it is not used again before the next mount: {error}"
+                    );
+                    self.state.lock().zones.set_unmovable(zone);
                 }
-                Ok(more)
-            })? {}
+            }
         }
+        Ok(())
+    }
+
+    fn forget_dead_zone(&self, zone: Addr) -> Result<()> {
+        while self.change(|state| {
+            extents::prepare_forget_zone(&state.tree, zone, FORGET_STEP)?;
+            let more = extents::forget_zone(&mut state.tree, zone, FORGET_STEP)?;
+            state.settle_released();
+            if !more {
+                state.zones.set_forgotten(zone);
+            }
+            Ok(more)
+        })? {}
         Ok(())
     }
 

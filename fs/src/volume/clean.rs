@@ -265,7 +265,9 @@ impl Volume {
     pub(super) fn new_cleaner(self: &Arc<Self>, tracer: Tracer) -> Cleaner {
         let marks = self.state.lock().zones.pace();
         let config = CleanerConfig::with_marks(self.options.policy, marks);
-        Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer).with_toll(self.toll.clone())
+        Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
+            .with_toll(self.toll.clone())
+            .with_checkpoints(self.made.clone())
     }
 
     /// Works with the cleaner; whoever waits for it goes first then.

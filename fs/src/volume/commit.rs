@@ -289,7 +289,7 @@ impl Volume {
         let dirty = state.tree.store().dirty_blocks();
         let room = state.zones.room(dirty);
         drop(state);
-        if dirty >= self.cleaning_dirty_limit && self.has_threads() {
+        if dirty >= self.cleaning_dirty_limit && self.has_threads() && !self.made.is_under_way() {
             self.ask_for_checkpoint();
         }
         if self.toll.pressure(room) != gc::Pressure::Quiet {
@@ -305,7 +305,14 @@ impl Volume {
         let mut rest = run;
         tracing::warn!("writing {} blocks at {} failed: the zone is retired, the data goes elsewhere", rest.blocks, rest.addr);
         for _ in 0..1000 {
-            let Some((to, blocks)) = self.state.lock().zones.allocate(Role::User, rest.blocks) else { return Err(self.no_zone()) };
+            let allocated = {
+                let mut state = self.state.lock();
+                let allocated = state.zones.allocate(Role::User, rest.blocks);
+                // A zone that is full and of which nothing is mapped yet is not dead.
+                allocated.inspect(|(to, _)| state.zones.begin_write(*to))
+            };
+            let Some((to, blocks)) = allocated else { return Err(self.no_zone()) };
+            let _writing = Writing { volume: self, to };
             let (mine, others) = split_slices(&rest.data, blocks);
             let written = self.members.write_runs(vec![RunWrite { addr: to, data: mine }], IoClass::Foreground);
             if let Some(error) = written.iter().find_map(|r| self.fail_if_no_room_below(to, r.as_ref().err()?)) {
@@ -350,6 +357,18 @@ impl Volume {
             }
             self.state.lock().zones.end_write(addr);
         }
+    }
+}
+
+/// A zone into which something is written that is not mapped yet.
+struct Writing<'a> {
+    volume: &'a Volume,
+    to: Addr,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.volume.state.lock().zones.end_write(self.to);
     }
 }
 

@@ -221,7 +221,10 @@ impl Volume {
         let Some(near) = self.copies_to(device)? else { return Ok((0, 0)) };
         let wanted: u64 = parts.iter().map(|part| part.blocks).sum();
         let room = self.admit_copy(dst, first, wanted)?;
-        let Some((id, addr, granted)) = self.hold_space(Role::CopiedByDevice, near, room.blocks() as u32) else { return Ok((0, 0)) };
+        let held = self.hold_space(Role::CopiedByDevice, near, room.blocks() as u32);
+        // What is held is not counted twice.
+        drop(room);
+        let Some((id, addr, granted)) = held else { return Ok((0, 0)) };
         match self.engine.road_for(device, addr.device()) {
             Ok(RoadPreference::Offload) => {}
             other => {
@@ -307,7 +310,10 @@ impl Volume {
     fn publish_copy(&self, publication: &Publication<'_>) -> Result<u64> {
         let Publication { dst, first, copied, .. } = *publication;
         loop {
-            self.admit(Cost::METADATA)?;
+            match copied {
+                Some(_) => self.bound_metadata()?,
+                None => self.admit(Cost::METADATA)?,
+            }
             let attempt = self.change(|state| {
                 let mut inode = regular_file(&state.tree, dst)?;
                 let (mut blocks, mut end) = (publication.blocks, publication.end);
@@ -352,7 +358,7 @@ impl Volume {
             })?;
             match attempt {
                 Attempt::Done(blocks) => return Ok(blocks),
-                Attempt::CutFirst => self.finish_cut(dst)?,
+                Attempt::CutFirst => self.finish_cut_holding(dst)?,
                 Attempt::Again | Attempt::NoRoom => {}
             }
         }
@@ -383,3 +389,6 @@ fn checksums_of(part: &Part) -> &[u32] {
 }
 
 const _: () = assert!(CHUNK_BLOCKS * (BLOCK as u64) <= CALL_BYTES && HOST_BYTES > B);
+
+#[cfg(test)]
+mod tests;

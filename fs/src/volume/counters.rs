@@ -21,6 +21,8 @@ pub struct Counters {
     pub relocated: AtomicU64,
     pub copy_calls: AtomicU64,
     pub copy_bytes: AtomicU64,
+    /// Checkpoints of which nothing came.
+    pub checkpoints_failed: AtomicU64,
     /// Times that somebody had to stand in line for room.
     pub room_waits: AtomicU64,
     /// Most chunks of cleaning that one request did, as payment or while it stood in line.

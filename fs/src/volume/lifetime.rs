@@ -94,6 +94,18 @@ impl Volume {
         Ok(false)
     }
 
+    /// Some steps of freeing what waits to be freed. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// Those of loading; the volume is read-only.
+    pub(crate) fn free_some(&self) -> Result<bool> {
+        let Some(ino) = self.state.lock().to_free.pop() else { return Ok(false) };
+        if !self.free_steps(ino, STEPS_AT_ONCE)? {
+            self.state.lock().to_free.push(ino);
+        }
+        Ok(true)
+    }
+
     /// Frees everything that waits to be freed. Returns whether there was anything.
     ///
     /// # Errors
@@ -114,6 +126,20 @@ impl Volume {
     pub(crate) fn finish_cut(&self, ino: Ino) -> Result<()> {
         while self.run(Cost::DELETION, |txn| ops::cut_step(txn, ino, ops::STEP_EXTENTS))? == Step::More {}
         Ok(())
+    }
+
+    /// The same for those who hold space for a copy.
+    ///
+    /// # Errors
+    /// As [`Volume::finish_cut`].
+    pub(super) fn finish_cut_holding(&self, ino: Ino) -> Result<()> {
+        loop {
+            self.bound_metadata()?;
+            let plan = |txn: &mut crate::core::Txn<'_>| ops::cut_step(txn, ino, ops::STEP_EXTENTS);
+            if self.change(|state| self.try_run(state, Cost::DELETION, plan))? != Step::More {
+                return Ok(());
+            }
+        }
     }
 
     /// Finishes what a crash interrupted: frees inodes without names, cuts what lies beyond the size of a file.

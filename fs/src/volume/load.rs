@@ -164,11 +164,21 @@ impl Volume {
         Ok(value)
     }
 
-    /// Before an operation takes any lock: the volume is writable, and neither dirty metadata nor unlogged changes exceed their bounds (I8).
+    /// Before an operation takes any lock: the volume is writable, neither dirty metadata nor unlogged changes exceed their bounds, and the
+    /// next checkpoint has its reserve (I8).
     ///
     /// # Errors
     /// [`FsError::ReadOnly`], or what a checkpoint failed with.
     pub(super) fn admit(&self, _cost: Cost) -> Result<()> {
+        self.bound_metadata()?;
+        self.keep_checkpoints_possible()
+    }
+
+    /// What [`Volume::admit`] does short of cleaning: for those who hold space for a copy, because cleaning would wait for that.
+    ///
+    /// # Errors
+    /// As [`Volume::admit`].
+    pub(super) fn bound_metadata(&self) -> Result<()> {
         self.check_writable()?;
         for _ in 0..64 {
             let (checkpoint, commit) = {
@@ -183,7 +193,7 @@ impl Volume {
             } else if commit {
                 self.commit_now(false)?;
             } else {
-                return self.keep_checkpoints_possible();
+                return Ok(());
             }
         }
         Ok(())

@@ -74,6 +74,8 @@ pub struct Volume {
     ring_mirrored: bool,
     /// Dirty metadata blocks that make operations wait for a checkpoint.
     dirty_limit: u64,
+    /// Checkpoints that were begun and are over; the cleaner looks at it.
+    made: gc::Checkpoints,
     /// Dirty metadata blocks at which cleaning waits for a checkpoint.
     cleaning_dirty_limit: u64,
     /// Bytes of file data that may be acknowledged and not on a device yet. Scattered blocks make up to three leaves each dirty, which must

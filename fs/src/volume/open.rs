@@ -52,10 +52,18 @@ impl Volume {
             // Their summaries leave the tree before they become something else.
             volume.forget_dead_zones()?;
         }
+        // The superblock that was found may lie in a cache only: before a zone is reset that is dead in it and live in the one before, it is
+        // durable. Where it cannot be, nothing is written.
+        if volume.is_writable()
+            && let Err(error) = volume.flush_devices()
+            && volume.lost_power(&error)
+        {
+            return Err(error);
+        }
         volume.settle_zones(&reports, replay.clean, &unused)?;
         if volume.is_writable() {
             volume.bring_rings_up_to_date()?;
-            // No append and no reset before the new epoch is durable.
+            // No append before the new epoch is durable.
             volume.checkpoint()?;
         }
         let volume = Arc::new(volume);
@@ -145,6 +153,7 @@ impl Volume {
             rings: Mutex::new(rings),
             ring_mirrored: ring_is_mirrored(active_limit),
             dirty_limit,
+            made: gc::Checkpoints::default(),
             cleaning_dirty_limit: dirty_limit * 3 / 4,
             unlogged_limit,
             cache_budget,

@@ -50,7 +50,11 @@ impl Volume {
                 body.clear();
             }
             let bytes = self.read_fragment(found.addr, found.fragment.blocks)?;
-            let Some((_, _, piece)) = log::decode(&bytes, &self.identity.secret) else { break };
+            let Some((_, _, piece)) = log::decode(&bytes, &self.identity.secret) else {
+                // It was whole when the chain was followed: the log goes on behind it.
+                damage = damage.or_else(|| Some(format!("the log at {} reads differently each time", found.addr)));
+                break;
+            };
             body.extend_from_slice(piece);
             if !found.fragment.last {
                 continue;

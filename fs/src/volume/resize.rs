@@ -53,7 +53,7 @@ impl Volume {
                     return Ok(Attempt::Again);
                 }
                 let zeroed = edge.as_ref().filter(|(edge, _)| size < old && !edge.is_zeros());
-                if zeroed.is_some() && room.is_none() {
+                if zeroed.is_some() && (room.is_none() || !state.zones.has_place_for(1)) {
                     return Ok(Attempt::NoRoom);
                 }
                 let from = FileBlock(size.div_ceil(B));
@@ -85,7 +85,10 @@ impl Volume {
                     return Ok(inode);
                 }
                 Attempt::CutFirst => self.finish_cut(ino)?,
-                Attempt::NoRoom => room = Some(self.wait_for_space(1)?),
+                Attempt::NoRoom => {
+                    drop(room.take());
+                    room = Some(self.wait_for_space(1)?);
+                }
                 Attempt::Again => {}
             }
         }
@@ -104,12 +107,12 @@ impl Volume {
             self.admit(if allocates { Cost::METADATA } else { Cost::DELETION })?;
             // The blocks at the ends are written after the range has changed: room for them comes first, so that a small call is one change.
             let ragged = !offset.is_multiple_of(B) || !end.is_multiple_of(B);
-            let room = if ragged { Some(self.admit_data(2)?) } else { None };
+            let mut room = if ragged { Some(self.admit_data(2)?) } else { None };
             let attempt = self.change(|state| self.try_fallocate(state, ino, mode, at, end))?;
             match attempt {
                 Attempt::Done(done) => {
                     for (at, len) in &done.edges {
-                        self.zero_part(ino, *at, *len, room.as_ref())?;
+                        self.zero_part(ino, *at, *len, &mut room)?;
                     }
                     match done.next {
                         Some(next) => at = next,

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Longest sleep of somebody who waits for an event, in case that what it waits for makes no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Waits for what was granted to others before their grants count as taken.
+const PATIENCE: u32 = 50;
 /// Chunks of cleaning, or checkpoints that make it count, for a change of metadata that finds the reserve of cleaning gone.
 const CHUNKS_FOR_METADATA: u32 = 4;
 /// Checkpoints in a row that gain nothing, with nothing left to clean, after which there is no space.
@@ -109,7 +111,7 @@ pub(super) struct Cleaned {
     pub by_others: bool,
     /// The pacer wants more at once.
     pub more: bool,
-    /// A checkpoint is due: it was made, or was asked for.
+    /// A checkpoint is due: it was made, was asked for, or is being made.
     pub checkpoint: bool,
 }
 
@@ -191,7 +193,7 @@ impl Volume {
     }
 
     fn stand_in_line(&self, place: &Place<'_>, least: u64, most: u64) -> Result<Grant<'_>> {
-        let (mut fruitless, mut chunks) = (0, 0);
+        let (mut fruitless, mut chunks, mut patience) = (0, 0, PATIENCE);
         let mut effort: Option<Effort> = None;
         loop {
             self.check_writable()?;
@@ -215,7 +217,9 @@ impl Volume {
                     (fruitless, chunks) = (0, chunks + 1);
                     self.counters.most_chunks.fetch_max(chunks, Ordering::Relaxed);
                 }
-                Help::UnderWay => self.await_checkpoint(seen, least),
+                Help::UnderWay => self.await_checkpoint(seen, least)?,
+                // What others were granted and do not use comes back.
+                Help::Nothing if patience > 0 && self.wait_for_grants() => patience -= 1,
                 // What a checkpoint frees, and what others hold, may come back.
                 Help::Nothing => {
                     if fruitless > FRUITLESS {
@@ -242,9 +246,10 @@ impl Volume {
             if !self.state.lock().zones.cleaning_reserve_is_gone() {
                 break;
             }
-            match self.make_room()? {
+            // Nothing is freed here: freeing comes this way itself.
+            match self.clean_for_room()? {
                 Help::Worked => {}
-                Help::UnderWay => self.await_checkpoint(seen, u64::MAX),
+                Help::UnderWay => self.await_checkpoint(seen, u64::MAX)?,
                 Help::Nothing => break,
             }
         }
@@ -253,11 +258,14 @@ impl Volume {
 
     /// The first in line helps: a chunk of cleaning at most.
     fn make_room(&self) -> Result<Help> {
-        if self.free_waiting()? {
+        if self.free_some()? {
             return Ok(Help::Worked);
         }
-        let cleaned = self.clean_chunk(Caller::Blocked, Duration::ZERO)?;
-        Ok(match cleaned {
+        self.clean_for_room()
+    }
+
+    fn clean_for_room(&self) -> Result<Help> {
+        Ok(match self.clean_chunk(Caller::Blocked, Duration::ZERO)? {
             Cleaned { checkpoint: true, .. } if self.has_threads() => Help::UnderWay,
             Cleaned { worked: true, .. } | Cleaned { checkpoint: true, .. } => Help::Worked,
             _ => Help::Nothing,
@@ -265,13 +273,33 @@ impl Volume {
     }
 
     /// Waits until a checkpoint is over that was not when `seen` were, or there is room meanwhile.
-    fn await_checkpoint(&self, seen: u64, least: u64) {
+    ///
+    /// # Errors
+    /// The checkpoint failed, and the one that is made instead of it here.
+    fn await_checkpoint(&self, seen: u64, least: u64) -> Result<()> {
+        let failed = || self.counters.checkpoints_failed.load(Ordering::SeqCst);
+        let failed_before = failed();
         let mut state = self.state.lock();
         while self.is_writable() && self.counters.checkpoints.load(Ordering::SeqCst) == seen && state.zones.writable() < least {
+            if failed() != failed_before {
+                drop(state);
+                return self.checkpoint_for_cleaning().map(drop);
+            }
             if self.progress.wait_for(&mut state, LOOK_AGAIN).timed_out() {
-                return;
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// If something is granted to others, waits until something happens.
+    fn wait_for_grants(&self) -> bool {
+        let mut state = self.state.lock();
+        let granted = state.zones.granted() > 0;
+        if granted {
+            self.progress.wait_for(&mut state, LOOK_AGAIN);
+        }
+        granted
     }
 
     /// One chunk of cleaning at most. A checkpoint that is due is asked for, or made where there are no threads.
@@ -279,7 +307,9 @@ impl Volume {
         let nothing = Cleaned { worked: false, by_others: false, more: false, checkpoint: false };
         if self.is_dirty_metadata_high() {
             // Moving scattered blocks makes many leaves dirty: a checkpoint comes before they are more than its reserve holds (I8).
-            self.want_checkpoint()?;
+            if !self.has_threads() || !self.made.is_under_way() {
+                self.want_checkpoint()?;
+            }
             return Ok(Cleaned { checkpoint: true, ..nothing });
         }
         let before = self.counters.chunks.load(Ordering::SeqCst);
@@ -309,8 +339,9 @@ impl Volume {
         if outcome.checkpoint {
             self.want_checkpoint()?;
         }
+        let checkpoint = outcome.checkpoint || outcome.under_way;
         let worked = matches!(outcome.work, Work::Chunk(_) | Work::Victim(_));
-        Ok(Cleaned { worked, by_others: false, more: outcome.more, checkpoint: outcome.checkpoint })
+        Ok(Cleaned { worked, by_others: false, more: outcome.more, checkpoint })
     }
 
     /// Cleaning stops short of the bound on dirty metadata, so that users do not run into it.
@@ -329,12 +360,6 @@ impl Volume {
 
     /// A checkpoint that gives emptied zones back; how many.
     pub(super) fn checkpoint_for_cleaning(&self) -> Result<u32> {
-        // Whoever cleans now may be waiting for a copy that waits for this checkpoint: it is not waited for.
-        if let Some(mut cleaner) = self.cleaner.try_lock()
-            && let Some(cleaner) = cleaner.as_mut()
-        {
-            cleaner.checkpoint_begins();
-        }
         let before = self.counters.zones_reclaimed.load(Ordering::Relaxed);
         self.checkpoint()?;
         let freed = (self.counters.zones_reclaimed.load(Ordering::Relaxed) - before) as u32;

@@ -150,7 +150,7 @@ impl Volume {
         }
         let (from, blocks) = (payload.first, payload.pages.len() as u64);
         let to = FileBlock(from.0 + blocks);
-        if room.is_none_or(|room| room.blocks() < blocks) {
+        if room.is_none_or(|room| room.blocks() < blocks) || !state.zones.has_place_for(blocks) {
             return Ok(Attempt::NoRoom);
         }
         let new = blocks - taken(&state.tree, &state.pages, ino, from, to, usize::MAX)?.0;
@@ -218,7 +218,7 @@ impl Volume {
 
     /// Zeroes a part of one block, if there is anything in it. Neither times nor length change. The caller has made room, before the change
     /// that this belongs to, so that no commit comes between the two.
-    pub(super) fn zero_part(&self, ino: Ino, at: u64, len: u64, room: Option<&Grant<'_>>) -> Result<()> {
+    pub(super) fn zero_part<'a>(&'a self, ino: Ino, at: u64, len: u64, room: &mut Option<Grant<'a>>) -> Result<()> {
         loop {
             let (edge, mut bytes) = self.edge(ino, at / B)?;
             if edge.is_zeros() {
@@ -228,13 +228,17 @@ impl Volume {
             let payload = Payload { first: edge.block, pages: pages_of(bytes), edges: vec![edge] };
             let attempt = self.change(|state| {
                 let inode = regular_file(&state.tree, ino)?;
-                self.place(state, inode, 0, &payload, room)
+                self.place(state, inode, 0, &payload, room.as_ref())
             })?;
             match attempt {
                 Attempt::Done(()) => return Ok(()),
                 Attempt::CutFirst => self.finish_cut(ino)?,
                 Attempt::Again => {}
-                Attempt::NoRoom => return Err(FsError::Internal("no room was kept for the ragged end of a range")),
+                // Somebody took it after all. What is held is let go first: whoever waits in line holds nothing.
+                Attempt::NoRoom => {
+                    *room = None;
+                    *room = Some(self.wait_for_space(1)?);
+                }
             }
         }
     }

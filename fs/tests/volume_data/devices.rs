@@ -35,7 +35,7 @@ fn shares(volume: &Volume, devices: usize) -> Vec<u64> {
 #[test]
 fn devices_fill_evenly_and_are_cleaned_each_within_itself() {
     let large = SimConfig { zone_size: Blocks(1024), zone_capacity: Blocks(1000), ..SimConfig::zoned(30, 1) };
-    let (drives, volume) = on_drives(vec![SimConfig::zoned(64, 2), large, SimConfig::conventional(100, 3)]);
+    let (drives, volume) = on_drives(vec![SimConfig::zoned(64, 2), large, SimConfig::zoned(100, 3)]);
     let file = make(&volume, "a");
     let blocks = volume.statfs().expect("statfs").available * 85 / 100;
     (0..blocks / 64).for_each(|at| write(&volume, file, at * 64, 64, 1));

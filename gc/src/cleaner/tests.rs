@@ -112,7 +112,10 @@ fn above_the_high_mark_it_is_quiet() {
     (0..100).for_each(|b| assert!(model.write(b % 20)));
     for caller in [Caller::Background, Caller::Foreground] {
         let outcome = cleaner.poll(&Situation { idle: Duration::MAX, ..situation(&model, caller) }).expect("quiet");
-        assert_eq!(outcome, Outcome { work: Work::Nothing, emptied: 0, checkpoint: false, pressure: Pressure::Quiet, more: false });
+        assert_eq!(
+            outcome,
+            Outcome { work: Work::Nothing, emptied: 0, checkpoint: false, under_way: false, pressure: Pressure::Quiet, more: false }
+        );
     }
     assert_eq!(cleaner.stats().chunks, 0);
 }

@@ -18,9 +18,9 @@ impl ZoneTable {
         self.reserves.log_zones.saturating_sub(self.log_held)
     }
 
-    /// Zones that promised writes of users still need beyond the open user zone.
+    /// Zones that writes of users still need beyond the open user zone: those that are promised, and those that are granted and to come.
     fn promised_zones(&self) -> u32 {
-        let beyond = self.promised.saturating_sub(self.head_room(Role::User));
+        let beyond = (self.promised + self.granted).saturating_sub(self.head_room(Role::User));
         beyond.div_ceil(u64::from(self.smallest_capacity())) as u32
     }
 
@@ -29,14 +29,14 @@ impl ZoneTable {
     }
 
     /// A role may open a zone while more zones than this are empty.
-    fn floor(&self, role: Role) -> u32 {
+    pub(super) fn floor(&self, role: Role) -> u32 {
         match role {
             Role::Log if self.log_held < self.reserves.log_zones => 0,
             // Beyond its own reserve the log takes only what nobody else counts on; else a checkpoint comes first (I8).
             Role::Log => self.reserves.checkpoint_zones + self.reserves.gc_zones,
             Role::Metadata => self.log_claim(),
             Role::RelocatedByDevice | Role::RelocatedByHost => {
-                let lent = u32::from(self.last_resort);
+                let lent = u32::from(self.last_resort && self.promised_zones() == 0);
                 self.log_claim() + self.reserves.checkpoint_zones.saturating_sub(lent) + self.promised_zones()
             }
             // What users write was promised against the floor that `writable` keeps.
@@ -93,6 +93,18 @@ impl ZoneTable {
         let writable = self.writable_or_less();
         let taken: u64 = [Role::Metadata, Role::RelocatedByDevice, Role::RelocatedByHost].iter().map(|role| self.head_room(*role)).sum();
         gc::Room { writable: writable - dirty as i64, ahead: writable + taken as i64 - dirty as i64 }
+    }
+
+    /// Can `blocks` more blocks of users be placed, besides those that are promised? Who holds a grant asks again: a checkpoint may have
+    /// taken zones since.
+    pub fn has_place_for(&self, blocks: u64) -> bool {
+        let zones = self.empty_zones().saturating_sub(self.floor(Role::User));
+        self.promised + blocks <= self.head_room(Role::User) + u64::from(zones) * u64::from(self.smallest_capacity())
+    }
+
+    /// Blocks that were granted.
+    pub fn granted(&self) -> u64 {
+        self.granted
     }
 
     /// Blocks of dirty file data that are still to be written: room for them is kept.

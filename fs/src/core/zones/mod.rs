@@ -337,3 +337,6 @@ impl ZoneTable {
         self.unwritten
     }
 }
+
+#[cfg(test)]
+mod tests;

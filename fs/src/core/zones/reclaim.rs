@@ -40,7 +40,7 @@ impl ZoneTable {
         self.devices[usize::from(addr.device().0)].zones[at].victim = victim;
     }
 
-    /// Cleaning this zone failed on its media.
+    /// Cleaning this zone, or forgetting it, failed on the media: it is left as it is in this mount.
     pub fn set_unmovable(&mut self, addr: Addr) {
         let at = addr.zone().0 as usize;
         self.devices[usize::from(addr.device().0)].zones[at].unmovable = true;
@@ -73,7 +73,7 @@ impl ZoneTable {
 
     /// Dead data zones whose summaries are still in the tree.
     pub fn to_forget(&self) -> Vec<Addr> {
-        self.dead().filter(|(_, zone)| zone.entry.role.is_data() && !zone.forgotten).map(|(addr, _)| addr).collect()
+        self.dead().filter(|(_, zone)| zone.entry.role.is_data() && !zone.forgotten && !zone.unmovable).map(|(addr, _)| addr).collect()
     }
 
     /// The summaries of a dead zone are gone.

@@ -68,7 +68,8 @@ impl ZoneTable {
     pub fn pace(&self) -> gc::PacerConfig {
         let zones = self.devices.iter().map(|d| d.zones.len() as u32).sum();
         let capacity = self.devices.iter().map(|d| d.capacity).min().unwrap_or(1);
-        gc::PacerConfig::above_reserve(0, zones, capacity).raised(i64::from(self.reserves.dirty_blocks / 2) + self.devices.len() as i64 * i64::from(capacity))
+        gc::PacerConfig::above_reserve(0, zones, capacity)
+            .raised(i64::from(self.reserves.dirty_blocks / 2) + self.devices.len() as i64 * i64::from(capacity))
     }
 
     /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.

@@ -1,0 +1,105 @@
+//! What happens between the steps of a copy when there is nothing left to clean into.
+
+use super::*;
+use crate::core::ops;
+use crate::format::item::Timestamp;
+use crate::volume::{Clock, FormatOptions, MountOptions};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+use zns::ZonedDevice;
+use zns::sim::{SimConfig, SimDrive};
+
+fn volume(drive: &SimDrive) -> Arc<Volume> {
+    let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
+    let options = MountOptions { clock, secret: Some([2; 32]), ..MountOptions::default() };
+    Volume::open(vec![drive.open() as Arc<dyn ZonedDevice>], options).expect("mounts")
+}
+
+fn formatted(drive: &SimDrive) -> Arc<Volume> {
+    let created = Timestamp { sec: 1_700_000_000, nsec: 0 };
+    let format = FormatOptions { label: "held".into(), uuid: [7; 16], created, secret: [1; 32], uid: 0, gid: 0 };
+    Volume::format(vec![drive.open() as Arc<dyn ZonedDevice>], &format).expect("formatted");
+    volume(drive)
+}
+
+fn make(volume: &Volume, name: &str) -> Ino {
+    let mode = libc::S_IFREG | 0o644;
+    let made = volume.run(Cost::METADATA, |txn| ops::mknod(txn, Ino::ROOT, name.as_bytes(), mode, 0, &crate::volume::Caller::default()));
+    made.expect("made").ino
+}
+
+fn fill(volume: &Volume, ino: Ino, blocks: u64, step: u64) {
+    for block in (0..blocks).step_by(step as usize) {
+        volume.write(ino, block * B, &[7; 4096], &WriteOptions::default()).expect("written");
+    }
+}
+
+/// Cleaning would wait for the head that the copy holds, and the copy for the cleaning.
+#[test]
+fn a_copy_that_holds_its_head_does_not_clean() {
+    let drive = SimDrive::new(SimConfig::zoned(64, 1));
+    let volume = formatted(&drive);
+    let (from, to) = (make(&volume, "a"), make(&volume, "b"));
+    fill(&volume, from, 5000, 1);
+    fill(&volume, from, 5000, 3);
+    volume.sync().expect("synced");
+    // A head into which data could be relocated is open.
+    let (open, ..) = volume.hold_space(Role::RelocatedByDevice, DeviceId(0), 8).expect("there is room");
+    volume.let_go_space(open, 8, false);
+    let (held, addr, blocks) = volume.hold_space(Role::CopiedByDevice, DeviceId(0), 16).expect("there is room");
+    {
+        let mut state = volume.state.lock();
+        while !state.zones.cleaning_reserve_is_gone() {
+            state.zones.allocate(Role::Metadata, u32::MAX).expect("above its floor");
+        }
+        assert!(state.zones.can_relocate() && state.zones.victims().next().is_some());
+    }
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let volume = &volume;
+        scope.spawn(move || {
+            let checksums = vec![0; blocks as usize];
+            let end = u64::from(blocks) * B;
+            let publication = Publication { dst: to, first: FileBlock(0), blocks: blocks.into(), copied: Some((addr, &checksums)), end };
+            tell.send(volume.publish_copy(&publication)).expect("somebody listens");
+        });
+        let published = told.recv_timeout(Duration::from_secs(120));
+        // Whatever it waits for ends now, so that the test ends.
+        volume.let_go_space(held, blocks, false);
+        assert_eq!(published.expect("it waits for itself").expect("published"), u64::from(blocks));
+    });
+}
+
+#[test]
+fn a_checkpoint_goes_on_without_a_zone_that_cannot_be_forgotten() {
+    let drive = SimDrive::new(SimConfig::zoned(64, 1));
+    let first = formatted(&drive);
+    let file = make(&first, "a");
+    // In single blocks, so that what is written down of them takes many leaves.
+    (0..2500).for_each(|block| {
+        first.write(file, (block * 7 % 2500) * B, &[7; 4096], &WriteOptions::default()).expect("written");
+        if block % 50 == 49 {
+            first.sync().expect("synced");
+        }
+    });
+    first.shutdown().expect("an orderly end");
+    drop(first);
+    let volume = volume(&drive);
+    fill(&volume, file, 2500, 1);
+    volume.commit_now(true).expect("committed");
+    let metadata: Vec<Addr> = {
+        let state = volume.state.lock();
+        assert!(!state.zones.to_forget().is_empty(), "nothing is dead");
+        state.zones.iter().filter(|(_, entry)| entry.role == Role::Metadata).map(|(addr, _)| addr).collect()
+    };
+    for block in metadata.iter().flat_map(|zone| (0..256).map(|block| zone.plus(block))) {
+        drive.add_bad_block(volume.members.lba(block));
+    }
+    let checkpoint = volume.checkpoint();
+    assert!(checkpoint.is_ok() && volume.is_writable(), "{checkpoint:?}");
+    let left = volume.state.lock().zones.iter().filter(|(_, entry)| entry.role.is_data() && entry.live == 0).count();
+    assert!(left > 0, "all could be forgotten: this tests nothing");
+    volume.write(file, 0, &[8; 4096], &WriteOptions::default()).expect("written");
+    volume.sync().expect("synced");
+}
