@@ -9,6 +9,7 @@ mod device;
 mod durability;
 mod overwriting;
 mod pauses;
+mod queueing;
 mod reading;
 mod relocation;
 mod report;
@@ -136,6 +137,7 @@ fn main() -> Result<()> {
             }
             if wanted(GcPart::Reads) {
                 reading::run(common.quick, &mut report)?;
+                queueing::run(common.quick, &mut report)?;
             }
             report.finish(common.json.as_deref())
         }
