@@ -1,7 +1,8 @@
 //! Cuts a command of the engine's into NVMe commands. Pure.
 //!
 //! The engine knows limits, not layouts: a range of its device may be several pieces on real ones. An NVMe command has one
-//! contiguous destination on one namespace.
+//! contiguous destination on one namespace. Its sources are on one namespace, too: each entry of formats 2 and 3 names its own, but drives are
+//! about (QEMU 10 plays one) that read every range from the namespace of the first.
 
 use super::command::Range;
 use crate::topology::{DevNumber, Piece};
@@ -62,8 +63,10 @@ pub fn carve(
                     from.device.name, to.device.name
                 ));
             }
+            let source = nsid(from.device.number).ok_or_else(|| format!("{} is not open", from.device.name))?;
             let full = |part: &Part| part.ranges.len() >= limits.ranges as usize || part.blocks() >= limits.command_blocks;
-            if open.as_ref().is_some_and(full) {
+            let elsewhere = |part: &Part| part.ranges.iter().any(|range| range.nsid != source);
+            if open.as_ref().is_some_and(|part| full(part) || elsewhere(part)) {
                 parts.extend(open.take());
             }
             let used = open.as_ref().map_or(0, Part::blocks);
@@ -73,7 +76,6 @@ pub fn carve(
             if !aligned || bytes == 0 {
                 return Err(format!("a piece of {bytes} bytes at {} is not made of whole blocks of {}", from.offset, from.device.name));
             }
-            let source = nsid(from.device.number).ok_or_else(|| format!("{} is not open", from.device.name))?;
             let range = Range { nsid: source, lba: from.offset / limits.block_size, blocks: bytes / limits.block_size };
             let at = to.offset / limits.block_size;
             let part = open.get_or_insert_with(|| Part { device: to.device.number, target: at, ranges: Vec::new() });

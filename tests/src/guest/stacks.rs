@@ -3,6 +3,7 @@
 
 use harness::run;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -110,7 +111,10 @@ impl Mapped {
     pub fn new(name: &str, modules: &[&str], table: &str) -> Mapped {
         load("dm_mod", &[]);
         modules.iter().for_each(|module| load(module, &[]));
-        call("dmsetup", ["create", name, "--table", table]);
+        // From a file: on the command line a table is one line.
+        let file = std::env::temp_dir().join(format!("{name}.table"));
+        fs::write(&file, table).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        call("dmsetup", ["create".as_ref(), name.as_ref(), file.as_os_str()]);
         let mapped = Mapped { name: name.to_owned() };
         appears(&mapped.path());
         mapped
@@ -151,11 +155,60 @@ pub fn encrypted(device: &Path) -> PathBuf {
     Mapped::new("secret", &["dm_crypt", "xts", "aes_generic"], &table).path()
 }
 
+/// A device of at least `size` bytes that keeps a checksum of each block of `device`, all zeros.
+///
+/// # Panics
+/// The kernel refuses, or there is no room for `size` bytes beside the checksums.
+pub fn integrity(device: &Path, size: u64) -> PathBuf {
+    // The kernel formats what begins with zeros when it is asked for a single block, and says in its superblock how many there are (Linux,
+    // Documentation/admin-guide/device-mapper/dm-integrity.rst).
+    let zeros = vec![0; 1 << 20];
+    let wipe = |path: &Path, bytes: u64| {
+        let mut file = File::options().write(true).open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        (0..bytes / zeros.len() as u64).try_for_each(|_| file.write_all(&zeros)).and_then(|()| file.sync_all()).expect("zeros")
+    };
+    wipe(device, zeros.len() as u64);
+    let table = |sectors: u64| {
+        format!("0 {sectors} integrity {} 0 4 D 3 internal_hash:crc32c block_size:4096 journal_sectors:256", device.display())
+    };
+    drop(Mapped::new("checked", &["dm_integrity", "crc32c"], &table(8)));
+    call("dmsetup", ["remove", "checked"]);
+    let mut superblock = [0; 24];
+    File::open(device).and_then(|mut file| file.read_exact(&mut superblock)).expect("its superblock");
+    let sectors = u64::from_le_bytes(superblock[16..24].try_into().expect("eight bytes"));
+    assert!(sectors >= size / 512, "only {sectors} sectors are left of {}", device.display());
+    let path = Mapped::new("checked", &[], &table(size / 512)).path();
+    wipe(&path, size);
+    path
+}
+
+/// `bytes` of `device`, said to be sealed by checksums behind them. Nothing of it can be read: they are not there.
+pub fn verity(device: &Path, bytes: u64) -> PathBuf {
+    load("dm_verity", &[]);
+    let (sectors, blocks, digest) = (bytes / 512, bytes / 4096, "00".repeat(32));
+    let device = device.display();
+    let table = format!("0 {sectors} verity 1 {device} {device} 4096 4096 {blocks} {} sha256 {digest} -", blocks + 1);
+    call("dmsetup", ["create", "sealed", "--readonly", "--table", &table]);
+    let path = PathBuf::from("/dev/mapper/sealed");
+    appears(&path);
+    path
+}
+
 /// Both devices as one, in stripes.
 pub fn striped(first: &Path, second: &Path) -> PathBuf {
-    load("raid0", &[]);
-    let options = ["--create", "/dev/md0", "--level=0", "--raid-devices=2", "--metadata=1.2", "--run", "--force"].map(std::ffi::OsStr::new);
-    call("mdadm", options.into_iter().chain([first.as_os_str(), second.as_os_str()]));
+    array("0", first, second, &[])
+}
+
+/// Both devices as one, each a copy of the other.
+pub fn mirrored(first: &Path, second: &Path) -> PathBuf {
+    array("1", first, second, &["--assume-clean"])
+}
+
+fn array(level: &str, first: &Path, second: &Path, more: &[&str]) -> PathBuf {
+    load(&format!("raid{level}"), &[]);
+    let level = format!("--level={level}");
+    let options = ["--create", "/dev/md0", &level, "--raid-devices=2", "--metadata=1.2", "--run", "--force"];
+    call("mdadm", options.iter().chain(more).map(std::ffi::OsStr::new).chain([first.as_os_str(), second.as_os_str()]));
     let device = PathBuf::from("/dev/md0");
     appears(&device);
     device

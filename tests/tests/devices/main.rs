@@ -3,8 +3,10 @@
 mod bad_days;
 mod brief;
 mod contract;
+mod copied;
 mod crash;
 mod ferrycopy;
+mod layers;
 mod life;
 mod neighbours;
 mod nvme;

@@ -143,6 +143,7 @@ proptest! {
         for part in &parts {
             prop_assert!(part.ranges.len() <= limits.ranges as usize && part.blocks() <= limits.command_blocks);
             prop_assert!(part.ranges.iter().all(|range| range.blocks > 0 && range.blocks <= limits.range_blocks));
+            prop_assert!(part.ranges.iter().all(|range| range.nsid == part.ranges[0].nsid), "drives read them all from the first one's namespace");
         }
     }
 }

@@ -1,0 +1,165 @@
+//! What Linux builds on drives: partitions, device-mapper and md are looked through where that is sound and asked for; else the host copies and
+//! says why. Every byte of the drives below is held against what has to be there.
+
+use crate::brief::{self, PLAIN, ZONED, by_device, by_host};
+use crate::copied::{copy_within, road};
+use crate::raw::{content, fill};
+use crate::tool::report;
+use guest::{Kernel, Machine, Namespace};
+use std::path::{Path, PathBuf};
+use tests::guest::in_guest;
+use tests::guest::stacks::{Mapped, call, encrypted, integrity, mirrored, partition, striped, verity};
+
+const MIB: u64 = 1 << 20;
+/// Of a device that a volume is put on.
+const SIZE: u64 = 64 * MIB;
+
+fn machine() -> Machine {
+    Machine::new(Kernel::Long6_12)
+}
+
+fn drive(name: &str, size: u64) -> Namespace {
+    Namespace::conventional(name).size(size)
+}
+
+/// A volume and the tool on `top`, by the drives below.
+fn looked_through(top: &Path, below: &str) {
+    fill(top, 5, 0, SIZE);
+    copy_within(top, SIZE, below, "nvme");
+    assert_eq!(road(top, below).0, "nvme");
+    by_device(&brief::live(&[top.to_owned()], PLAIN, &[&format!("offload_below={below}")]), "nvme");
+}
+
+/// The same through the host, since nobody asked to look below.
+fn not_asked_for(top: &Path, below: &str) {
+    let asked = format!("offload_below={below}");
+    by_host(&brief::live(&[top.to_owned()], PLAIN, &[]), &[&asked]);
+    copy_within(top, SIZE, "none", "host");
+    let (taken, closed) = road(top, "none");
+    let reason = closed.into_iter().find(|(road, _)| road == "nvme").unwrap().1;
+    assert!(taken == "host" && reason.contains(&asked), "{taken}: {reason}");
+}
+
+/// Does `act` and sees to it that nothing of `drive` has changed outside of `used`.
+fn untouched(drive: &Path, size: u64, used: &[(u64, u64)], act: impl FnOnce()) {
+    fill(drive, 9, 0, size);
+    act();
+    let found = content(drive, 0, size);
+    for at in (0..size).step_by(MIB as usize).filter(|at| !used.iter().any(|(from, to)| (from..to).contains(&at))) {
+        let wrong = harness::Pattern(9).mismatch(at, &found[at as usize..(at + MIB) as usize]);
+        assert_eq!(wrong, None, "a neighbour changed");
+    }
+}
+
+#[test]
+fn below_dm_linear_the_drive_copies_at_translated_addresses() {
+    let size = 112 * MIB;
+    in_guest(machine().device(drive("c", size)), &["dmsetup"], || {
+        let drive = Path::new("/dev/vm/cn1");
+        let sectors = |bytes: u64| bytes / 512;
+        let linear = |length: u64, at: u64, from: u64| format!("{at} {} linear {} {}", sectors(length), drive.display(), sectors(from));
+        // A part, from an odd block on.
+        let offset = 20 * MIB + 4096;
+        untouched(drive, size, &[(20 * MIB, 20 * MIB + SIZE + MIB)], || {
+            let part = Mapped::new("part", &[], &linear(SIZE, 0, offset)).path();
+            looked_through(&part, "dm");
+            not_asked_for(&part, "dm");
+        });
+        call("dmsetup", ["remove", "part"]);
+        // Two segments, the first one behind the second: what spans them is copied in pieces.
+        let half = SIZE / 2 + 12288;
+        let table = format!("{}\n{}", linear(half, 0, 60 * MIB), linear(SIZE - half, sectors(half), 8 * MIB));
+        let used = [(60 * MIB, 61 * MIB + half), (8 * MIB, 9 * MIB + SIZE - half)];
+        untouched(drive, size, &used, || looked_through(&Mapped::new("segments", &[], &table).path(), "dm"));
+    });
+}
+
+#[test]
+fn below_dm_linear_on_a_zns_drive_the_drive_copies() {
+    let zones = Namespace::zoned("z").size(60 * 4 * MIB).zones(4 * MIB, 3 * MIB);
+    in_guest(machine().device(zones), &["dmsetup"], || {
+        let drive = Path::new("/dev/vm/zn1");
+        let whole = Mapped::linear("whole", drive).path();
+        by_device(&brief::live(std::slice::from_ref(&whole), ZONED, &["offload_below=dm"]), "nvme");
+        call("dmsetup", ["remove", "whole"]);
+        // From the tenth zone on; the zones before and behind are seen to by the neighbours' own test.
+        let zone = 4 * MIB / 512;
+        let part = Mapped::new("part", &[], &format!("0 {} linear {} {}", 40 * zone, drive.display(), 10 * zone)).path();
+        by_device(&brief::live(std::slice::from_ref(&part), ZONED, &["offload_below=dm"]), "nvme");
+        // And the tool, from one zone into the next: sources first, by the host.
+        for zone in 0..40 {
+            let (offset, length) = ((zone * 4 * MIB / 512).to_string(), (4 * MIB / 512).to_string());
+            call("blkzone", ["reset".as_ref(), "-o".as_ref(), offset.as_ref(), "-l".as_ref(), length.as_ref(), part.as_os_str()]);
+        }
+        fill(&part, 6, 0, 3 * MIB);
+        let (name, to) = (part.to_str().unwrap(), 8 * MIB);
+        let said = report(&["copy", "--json", "--offload-below", "dm", &format!("{name}:4K:1M,2M:512K"), &format!("{name}:{to}")]);
+        crate::tool::by_device(&said, MIB + MIB / 2, "nvme");
+        let (from, found) = (content(&part, 0, 3 * MIB), content(&part, to, 2 * MIB));
+        let half = 512 << 10;
+        assert!(found[..1 << 20] == from[4096..4096 + (1 << 20)] && found[1 << 20..][..half] == from[2 << 20..][..half]);
+        assert!(content(drive, 10 * 4 * MIB + to, 2 * MIB) == found, "it lies where the table says");
+    });
+}
+
+#[test]
+fn below_a_partition_the_drive_copies_at_translated_addresses() {
+    let size = 88 * MIB;
+    in_guest(machine().device(drive("c", size)), &["addpart"], || {
+        let drive = Path::new("/dev/vm/cn1");
+        let from = 16 * MIB;
+        untouched(drive, size, &[(from, from + SIZE)], || {
+            // Nothing below a partition changes under us: nobody has to ask.
+            let part = partition(drive, from, SIZE);
+            by_device(&brief::live(std::slice::from_ref(&part), PLAIN, &[]), "nvme");
+            fill(&part, 5, 0, SIZE);
+            copy_within(&part, SIZE, "none", "nvme");
+        });
+    });
+}
+
+#[test]
+fn below_a_striped_array_the_drives_copy_from_each_to_each() {
+    let half = || drive("c", SIZE / 2 + 8 * MIB);
+    in_guest(machine().device(half()).device(half()), &["mdadm"], || {
+        // Two namespaces of one drive.
+        let array = striped(Path::new("/dev/vm/cn1"), Path::new("/dev/vm/cn2"));
+        looked_through(&array, "md");
+        not_asked_for(&array, "md");
+    });
+}
+
+/// What the host has to say about a device below which nobody may look.
+fn opaque(top: &Path, words: &[&str]) {
+    let (taken, closed) = road(top, "dm,md");
+    let reason = closed.into_iter().find(|(road, _)| road == "nvme").unwrap().1;
+    assert_eq!(taken, "host");
+    assert!(words.iter().all(|word| reason.contains(word)), "{words:?}: {reason}");
+}
+
+#[test]
+fn below_mirrors_ciphers_checksums_and_snapshots_the_host_copies_and_says_why() {
+    let half = || drive("c", SIZE + 8 * MIB);
+    let devices = machine().device(half()).device(half()).device(half());
+    in_guest(devices, &["dmsetup", "mdadm", "blockdev"], || {
+        let paths: Vec<PathBuf> = (1..4).map(|n| PathBuf::from(format!("/dev/vm/cn{n}"))).collect();
+        let whole_life = |top: &Path, words: &[&str]| {
+            by_host(&brief::live(&[top.to_owned()], PLAIN, &["offload_below=dm,md"]), words);
+            opaque(top, words);
+            copy_within(top, SIZE, "dm,md", "host");
+        };
+        whole_life(&mirrored(&paths[0], &paths[1]), &["raid1", "copies"]);
+        call("mdadm", ["--stop", "/dev/md0"]);
+        whole_life(&encrypted(&paths[0]), &["dm-crypt", "encrypts"]);
+        whole_life(&integrity(&paths[1], SIZE), &["dm-integrity", "checksums"]);
+        let sectors = SIZE / 512;
+        opaque(&verity(&paths[2], SIZE / 2), &["dm-verity", "checksums"]);
+        call("dmsetup", ["remove", "sealed"]);
+        call("dmsetup", ["remove", "secret"]);
+        let (origin, changes) = (&paths[0], &paths[2]);
+        fill(changes, 0, 0, MIB);
+        call("blockdev", ["--flushbufs".as_ref(), changes.as_os_str()]);
+        let table = format!("0 {sectors} snapshot {} {} N 8", origin.display(), changes.display());
+        opaque(&Mapped::new("then", &["dm_snapshot"], &table).path(), &["dm-snapshot", "shared"]);
+    });
+}
