@@ -5,6 +5,7 @@ mod brief;
 mod contract;
 mod copied;
 mod crash;
+mod fabrics;
 mod ferrycopy;
 mod layers;
 mod life;
