@@ -4,6 +4,7 @@
 pub mod fabrics;
 pub mod stacks;
 pub mod targets;
+pub mod tcmu;
 
 use crate::skip::{has_program, skip};
 use guest::Machine;

@@ -32,37 +32,59 @@ impl LioDisk {
         let file = Path::new(guest::machine::SCRATCH).join(format!("lio-{name}"));
         let bytes = self.size << 20;
         fs::File::create(&file).and_then(|file| file.set_len(bytes)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let core = PathBuf::from(format!("{CONFIG}/core/fileio_{}/{name}", self.number));
-        fs::create_dir_all(&core).unwrap_or_else(|error| panic!("{}: {error}", core.display()));
+        let core = core(&format!("fileio_{}/{name}", self.number));
         set(&core.join("control"), &format!("fd_dev_name={},fd_dev_size={bytes}", file.display()));
         set(&core.join("wwn/vpd_unit_serial"), &format!("0000000{}-1234-5678-9abc-def012345678", self.number));
         set(&core.join("wwn/product_id"), &name);
         set(&core.join("enable"), "1");
         set(&core.join("attrib/block_size"), &self.block.to_string());
         set(&core.join("attrib/emulate_3pc"), if self.copies { "1" } else { "0" });
-        // One nexus for all: LIO copies only between disks that the initiator reaches in the same session.
-        let port = PathBuf::from(format!("{CONFIG}/loopback/naa.6001405000000001/tpgt_1"));
-        if !port.exists() {
-            fs::create_dir_all(&port).unwrap_or_else(|error| panic!("{}: {error}", port.display()));
-            set(&port.join("nexus"), "naa.6001405100000001");
-        }
-        let lun = port.join(format!("lun/lun_{}", self.number));
-        fs::create_dir_all(&lun).unwrap_or_else(|error| panic!("{}: {error}", lun.display()));
-        symlink(&core, lun.join("disk")).unwrap_or_else(|error| panic!("{}: {error}", lun.display()));
+        lun(&core, self.number);
         found(&name)
     }
 }
 
-fn set(path: &Path, value: &str) {
+/// A place for a disk among those of the target.
+pub(super) fn core(name: &str) -> PathBuf {
+    let core = PathBuf::from(format!("{CONFIG}/core/{name}"));
+    fs::create_dir_all(&core).unwrap_or_else(|error| panic!("{}: {error}", core.display()));
+    core
+}
+
+/// Shows a disk of the target to ourselves as this logical unit.
+pub(super) fn lun(core: &Path, number: u32) {
+    // One nexus for all: LIO copies only between disks that the initiator reaches in the same session.
+    let port = PathBuf::from(format!("{CONFIG}/loopback/naa.6001405000000001/tpgt_1"));
+    if !port.exists() {
+        fs::create_dir_all(&port).unwrap_or_else(|error| panic!("{}: {error}", port.display()));
+        set(&port.join("nexus"), "naa.6001405100000001");
+    }
+    let lun = port.join(format!("lun/lun_{number}"));
+    fs::create_dir_all(&lun).unwrap_or_else(|error| panic!("{}: {error}", lun.display()));
+    symlink(core, lun.join("disk")).unwrap_or_else(|error| panic!("{}: {error}", lun.display()));
+}
+
+pub(super) fn set(path: &Path, value: &str) {
     fs::write(path, value).unwrap_or_else(|error| panic!("{} = {value}: {error}", path.display()));
 }
 
 /// The SCSI disk of this model.
 fn found(model: &str) -> PathBuf {
+    disk(&format!("of model {model}"), |entry| fs::read_to_string(entry.join("device/model")).is_ok_and(|said| said.trim() == model))
+}
+
+/// The SCSI disk that is logical unit `number` of whatever host.
+pub(super) fn found_at(number: u32) -> PathBuf {
+    let ending = format!(":{number}");
+    disk(&format!("with LUN {number}"), |entry| {
+        fs::read_link(entry.join("device")).is_ok_and(|to| to.display().to_string().ends_with(&ending))
+    })
+}
+
+fn disk(which: &str, is: impl Fn(&Path) -> bool) -> PathBuf {
     for _ in 0..500 {
         for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            let said = fs::read_to_string(entry.path().join("device/model")).unwrap_or_default();
-            if said.trim() == model {
+            if is(&entry.path()) {
                 let device = Path::new("/dev").join(entry.file_name());
                 appears(&device);
                 return device;
@@ -70,5 +92,5 @@ fn found(model: &str) -> PathBuf {
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    panic!("no disk {model} appears");
+    panic!("no disk {which} appears");
 }

@@ -13,5 +13,6 @@ mod neighbours;
 mod nvme;
 mod raw;
 mod scsi;
+mod tokens;
 mod tool;
 mod volume;
