@@ -16,3 +16,4 @@ mod scsi;
 mod tokens;
 mod tool;
 mod volume;
+mod write_pointers;

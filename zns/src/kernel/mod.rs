@@ -239,18 +239,25 @@ impl KernelDevice {
 
     /// The kernel keeps a write pointer of its own, which a device's Copy moves unseen: it then fails writes at the true one, with
     /// EIO, until a report has corrected it. So what failed at the true write pointer, before anything was written, is tried
-    /// once more after that report; writes behind it in its chain were cancelled and come here in their order.
+    /// again after that report; writes behind it in its chain were cancelled and come here in their order.
+    ///
+    /// Twice, for a report corrects only what a write was seen to fail on, and a write by io_uring that may not wait fails unseen (Linux 6.12,
+    /// block/blk-zoned.c: such a write is plugged, and `blk_zone_wplug_bio_io_error` does not ask for the update): then the first call
+    /// fails, too, and is seen.
     fn write_failed(&self, lba: Lba, data: &[BufSlice], transferred: u64, errno: i32) -> Result<()> {
         let bytes = data.iter().map(|part| part.len() as u64).sum();
         let zone = self.geometry.zone_of(lba);
-        let may_be_stale = transferred == 0 && matches!(errno, libc::EIO | libc::ECANCELED) && self.software_zone(zone).is_none();
-        if may_be_stale
-            && let Ok(info) = self.report_one(zone)
-            && report::takes_write_at(&info, lba)
-        {
-            tracing::info!(device = %self.name, %lba, "a write failed at the write pointer: trying once more after a report");
-            let again = self.disk.transport.write(self.disk.offset(lba), data);
-            return again.map_err(|stop| self.explain_write(lba, bytes, stop.done, stop.errno.raw_os_error()));
+        let (mut transferred, mut errno) = (transferred, errno);
+        for _ in 0..2 {
+            let may_be_stale = transferred == 0 && matches!(errno, libc::EIO | libc::ECANCELED) && self.software_zone(zone).is_none();
+            if !may_be_stale || !self.report_one(zone).is_ok_and(|info| report::takes_write_at(&info, lba)) {
+                break;
+            }
+            tracing::info!(device = %self.name, %lba, "a write failed at the write pointer: trying again after a report");
+            match self.disk.transport.write(self.disk.offset(lba), data) {
+                Ok(()) => return Ok(()),
+                Err(stop) => (transferred, errno) = (stop.done, stop.errno.raw_os_error()),
+            }
         }
         Err(self.explain_write(lba, bytes, transferred, errno))
     }
