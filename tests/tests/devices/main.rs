@@ -13,6 +13,7 @@ mod neighbours;
 mod nvme;
 mod raw;
 mod scsi;
+mod several;
 mod tokens;
 mod tool;
 mod volume;
