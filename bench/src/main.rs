@@ -1,7 +1,7 @@
 //! `ferryfs-bench`: what FerryFS does, in figures, beside its peers and beside what theory says.
 //!
 //! Everything but `wa` drives the built programs through a mount, as a user would, on an image in memory. Figures of an image
-//! say so: its copies are carried out by our own process, so bytes by road mean something there, and times do not. `device` is for real ones.
+//! say so: its copies are carried out by our own process, so bytes by road mean something there, and times do not. `device` and `peers` are for real ones.
 
 mod amplification;
 mod copying;
@@ -9,6 +9,7 @@ mod device;
 mod durability;
 mod overwriting;
 mod pauses;
+mod peers;
 mod queueing;
 mod reading;
 mod relocation;
@@ -74,6 +75,16 @@ enum Bench {
         /// A block device
         device: PathBuf,
         /// Everything on it may go
+        #[arg(long)]
+        overwrite: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Bytes between host and drive for the same overwrites, beside F2FS, btrfs and XFS on zoned drives. Everything on the devices is lost
+    Peers {
+        #[command(flatten)]
+        drives: peers::Drives,
+        /// Everything on them may go
         #[arg(long)]
         overwrite: bool,
         #[command(flatten)]
@@ -149,6 +160,11 @@ fn main() -> Result<()> {
         Bench::Device { device, overwrite, common } => {
             let mut report = Report::new("device");
             device::run(&device, overwrite, common.quick, &mut report)?;
+            report.finish(common.json.as_deref())
+        }
+        Bench::Peers { drives, overwrite, common } => {
+            let mut report = Report::new("peers");
+            peers::run(&drives, overwrite, common.quick, &mut report)?;
             report.finish(common.json.as_deref())
         }
         Bench::Wa { common, grid } => simulator::run(&grid, common.quick, common.json.as_deref()),

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(clap::Args)]
 pub struct BenchArguments {
     /// Which benchmark; all of them when left out
-    #[arg(value_parser = ["fs", "copy", "gc", "wa", "device"])]
+    #[arg(value_parser = ["fs", "copy", "gc", "wa", "device", "peers"])]
     name: Option<String>,
     /// Smaller and fewer rounds
     #[arg(long)]
@@ -34,12 +34,16 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     std::fs::create_dir_all(&out)?;
     let names = match &arguments.name {
         Some(name) => vec![name.as_str()],
-        None => vec!["copy", "gc", "fs", "wa", "device"],
+        None => vec!["copy", "gc", "fs", "wa", "device", "peers"],
     };
     for name in names {
         interrupt::check()?;
         if name == "device" {
             on_a_drive(&programs, &out, arguments)?;
+            continue;
+        }
+        if name == "peers" {
+            beside_peers(&programs, &out, arguments)?;
             continue;
         }
         let mut command: Command = programs.command("ferryfs-bench")?;
@@ -59,16 +63,41 @@ fn on_a_drive(programs: &Programs, out: &Path, arguments: &BenchArguments) -> Re
     guest::prepare(&[Kernel::Long6_12], &|doing| println!("{doing}"))?;
     let drive = Namespace::zoned("d").size(4 << 30).zones(16 << 20, 16 << 20).active(14, 14).copy(256, 1024, 127);
     let machine = Machine::new(Kernel::Long6_12).device(drive).memory(2048).share(out).deadline(Duration::from_secs(3600));
+    in_guest(machine, programs, out, "device", &["/dev/vm/dn1"], arguments)
+}
+
+/// On four emulated ZNS drives of one model, two of them with a plain one beside, under a kernel that knows zoned XFS.
+fn beside_peers(programs: &Programs, out: &Path, arguments: &BenchArguments) -> Result<()> {
+    packages::provide(&[
+        packages::need("mkfs.btrfs", "btrfs-progs", "a peer on zoned drives"),
+        packages::need("mkfs.f2fs", "f2fs-tools", "a peer on zoned drives"),
+        packages::need("mkfs.xfs", "xfsprogs", "a peer on zoned drives"),
+    ])?;
+    guest::prepare(&[Kernel::New7_3], &|doing| println!("{doing}"))?;
+    let zoned = |name| Namespace::zoned(name).size(1 << 30).zones(16 << 20, 16 << 20).active(14, 14).copy(256, 1024, 127);
+    let plain = |name| Namespace::conventional(name).size(1 << 30);
+    let machine = Machine::new(Kernel::New7_3).memory(2048).share(out).deadline(Duration::from_secs(3600));
+    let zoned_drives = ["a", "b", "c", "d"].into_iter().fold(machine, |machine, name| machine.device(zoned(name)));
+    let machine = ["e", "f"].into_iter().fold(zoned_drives, |machine, name| machine.device(plain(name)));
+    let drives = "--ferryfs /dev/vm/an1 --btrfs /dev/vm/bn1 --f2fs /dev/vm/cn1 /dev/vm/en1 --xfs /dev/vm/dn1 /dev/vm/fn1";
+    let words: Vec<&str> = drives.split_whitespace().collect();
+    in_guest(machine, programs, out, "peers", &words, arguments)
+}
+
+/// Runs a benchmark of devices in a virtual machine.
+fn in_guest(machine: Machine, programs: &Programs, out: &Path, name: &str, devices: &[&str], arguments: &BenchArguments) -> Result<()> {
     let program = programs.path("ferryfs-bench")?;
-    let json = out.join("device.json");
-    let mut command =
-        vec![program.as_os_str(), "device".as_ref(), "/dev/vm/dn1".as_ref(), "--overwrite".as_ref(), "--json".as_ref(), json.as_ref()];
+    let json = out.join(format!("{name}.json"));
+    let mut command = vec![program.as_os_str(), name.as_ref()];
+    command.extend(devices.iter().map(|word| -> &OsStr { word.as_ref() }));
+    command.extend(["--overwrite".as_ref(), "--json".as_ref(), json.as_os_str()]);
     if arguments.quick {
         command.push("--quick".as_ref());
     }
     command.extend(arguments.more.iter().map(|word| -> &OsStr { word.as_ref() }));
     let run = machine.variable("FERRYFS_BIN_DIR", programs.directory()).run(&command)?;
+    eprint!("{}", run.outcome.stderr);
     print!("{}", run.outcome.stdout);
-    ensure!(run.outcome.success(), "ferryfs-bench device: {}\n{}", run.outcome, run.console_tail());
+    ensure!(run.outcome.success(), "ferryfs-bench {name}: {}\n{}", run.outcome, run.console_tail());
     Ok(())
 }
