@@ -246,7 +246,8 @@ fn others_may_ask_and_not_order() {
     std::fs::write(place.path("secret"), b"x").unwrap();
     std::fs::set_permissions(place.path("secret"), PermissionsExt::from_mode(0o600)).unwrap();
     let program = place.directory.path().join("program");
-    std::fs::copy(FERRYFS, &program).unwrap();
+    // By a process of its own: a child that another test starts meanwhile would hold the file open for writing, and it could not be run.
+    assert!(Command::new("cp").arg(FERRYFS).arg(&program).status().unwrap().success());
     let nobody = |arguments: &[&str]| {
         Command::new(&program).current_dir(place.directory.path()).args(arguments).uid(65534).gid(65534).output().unwrap()
     };

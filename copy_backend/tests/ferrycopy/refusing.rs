@@ -81,9 +81,10 @@ fn without_permission_the_missing_one_is_named() {
     std::fs::set_permissions(bench.path("to"), std::fs::Permissions::from_mode(0o400)).unwrap();
     let mut command = bench.command(&["copy", "from:0:64K", "to:0"]);
     if rustix::process::geteuid().is_root() {
-        // The program itself must be reachable for that user.
+        // The program itself must be reachable for that user. A process of its own copies it: a child that another test starts meanwhile
+        // would hold the file open for writing, and it could not be run.
         let program = bench.path("ferrycopy");
-        std::fs::copy(env!("CARGO_BIN_EXE_ferrycopy"), &program).unwrap();
+        assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_ferrycopy")).arg(&program).status().unwrap().success());
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         command = Command::new(program);
         command.current_dir(bench.directory.path()).args(["copy", "from:0:64K", "to:0"]).uid(65534).gid(65534);

@@ -269,7 +269,8 @@ fn a_program_runs_from_the_mount() {
         return;
     };
     let program = mounted.path("echo");
-    fs::copy("/bin/echo", &program).unwrap();
+    // By a process of its own: a child that another test starts meanwhile would hold the file open for writing, and it could not be run.
+    assert!(std::process::Command::new("cp").arg("/bin/echo").arg(&program).status().unwrap().success());
     let outcome = harness::run(std::process::Command::new(&program).arg("it runs"), std::time::Duration::from_secs(30)).unwrap();
     assert_eq!(outcome.stdout, "it runs\n");
     mounted.finish();
