@@ -291,7 +291,8 @@ fn cut(devices: &Devices, sources: &[ByteRange], target: BytePosition, to: &dyn 
             let bytes = (range.length - into_range).min(zone - at % zone);
             let source = SourceRange { device: range.device, lba: Lba((range.offset + into_range) / block), blocks: Blocks(bytes / block) };
             let part = Part { range: index, into_range, source, bytes };
-            let fits = |piece: &Piece| !at.is_multiple_of(zone) && piece.parts.iter().all(|part| part.source.device == range.device);
+            // All parts of a piece are of one device.
+            let fits = |piece: &Piece| !at.is_multiple_of(zone) && piece.parts.last().is_none_or(|part| part.source.device == range.device);
             match pieces.last_mut() {
                 Some(piece) if fits(piece) => {
                     piece.parts.push(part);
