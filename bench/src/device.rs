@@ -18,18 +18,43 @@ use zns::{AlignedBuf, BufSlice, IoClass, Lba, ZoneAction, ZoneId, ZoneState};
 const EXTENT: u64 = 64 * KIB;
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// Measures. `overwrite` says that the device may be written.
-pub fn run(device: &Path, overwrite: bool, quick: bool, report: &mut Report) -> Result<()> {
+/// A part of the measurements.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// `ferrycopy` of scattered extents.
+    Gathering,
+    /// The cleaner's relocation.
+    Cleaning,
+    /// copy_file_range(2).
+    Copying,
+}
+
+/// Measures. `overwrite` says that the device may be written; without parts, all are meant.
+pub fn run(device: &Path, overwrite: bool, only: &[Part], quick: bool, report: &mut Report) -> Result<()> {
     ensure!(overwrite, "everything on {} would be lost: add --overwrite if that is meant", device.display());
     let (rounds, size, file) = if quick { (1, 64 * MIB, 256 * MIB) } else { (3, 256 * MIB, 1024 * MIB) };
-    gathering(device, size, rounds, report)?;
-    let relocated = [("auto", "device"), ("host", "host")].map(|(route, _)| relocation(device, size, route));
-    let [by_device, by_host] = relocated;
-    let (by_device, by_host) = (by_device?, by_host?);
-    let what = format!("cleaning: relocating {} MiB of 64 KiB extents", size / MIB);
-    report.add(Row::new(what, by_device.speed(), "MiB/s").beside("by the host", by_host.speed()));
+    let wanted = |part| only.is_empty() || only.contains(&part);
+    if wanted(Part::Gathering) {
+        gathering(device, size, rounds, report)?;
+    }
+    if wanted(Part::Cleaning) {
+        cleaning(device, size, report)?;
+    }
+    if wanted(Part::Copying) {
+        copying(device, file, rounds, report)?;
+    }
+    Ok(())
+}
+
+fn cleaning(device: &Path, size: u64, report: &mut Report) -> Result<()> {
+    let by_device = relocation(device, size, "auto")?;
+    let by_host = relocation(device, size, "host")?;
+    let row = Row::new(format!("cleaning: relocating {} MiB of 64 KiB extents", size / MIB), by_device.speed(), "MiB/s");
+    let row = row.beside("by the host", by_host.speed());
+    let reached = row.ratio.is_some_and(|ratio| ratio >= 5.0);
+    report.add(row.goal("5 times the host's", reached));
     by_device.account(report);
-    copying(device, file, rounds, report)
+    Ok(())
 }
 
 /// Empties what has zones.

@@ -79,6 +79,9 @@ enum Bench {
         overwrite: bool,
         #[command(flatten)]
         common: Common,
+        /// Only these parts
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<device::Part>,
     },
     /// Bytes between host and drive for the same overwrites, beside F2FS, btrfs and XFS on zoned drives. Everything on the devices is lost
     Peers {
@@ -157,9 +160,9 @@ fn main() -> Result<()> {
             copying::run(common.quick, &mut report)?;
             report.finish(common.json.as_deref())
         }
-        Bench::Device { device, overwrite, common } => {
+        Bench::Device { device, overwrite, common, only } => {
             let mut report = Report::new("device");
-            device::run(&device, overwrite, common.quick, &mut report)?;
+            device::run(&device, overwrite, &only, common.quick, &mut report)?;
             report.finish(common.json.as_deref())
         }
         Bench::Peers { drives, overwrite, common } => {
