@@ -1,6 +1,6 @@
 //! A whole volume on every kind of block device.
 
-use crate::life::{FORMAT_PLAIN, FORMAT_ZONED, live};
+use crate::life::{FORMAT_PLAIN, FORMAT_ZONED, Lived, live};
 use guest::machine::SCRATCH;
 use guest::{Device, Kernel, Machine, Namespace};
 use std::path::{Path, PathBuf};
@@ -26,10 +26,16 @@ fn zoned_drive() -> Vec<PathBuf> {
     vec!["/dev/vm/zn1".into()]
 }
 
+/// The drive itself moved what was moved.
+fn by_its_own_copy(lived: Lived) -> Lived {
+    assert_eq!(lived.road().0, "nvme", "{}", lived.road().1);
+    lived
+}
+
 #[test]
 fn on_a_zns_drive() {
     in_guest(machine().device(zoned()), &[], || {
-        let lived = live(&zoned_drive(), FORMAT_ZONED);
+        let lived = by_its_own_copy(live(&zoned_drive(), FORMAT_ZONED));
         assert_eq!(lived.status.text("volume/devices/0/kind").unwrap(), "zns");
     });
 }
@@ -37,14 +43,14 @@ fn on_a_zns_drive() {
 #[test]
 fn on_a_zns_drive_under_the_new_kernel() {
     let machine = Machine::new(Kernel::New7_3).device(zoned());
-    in_guest(machine, &[], || drop(live(&zoned_drive(), FORMAT_ZONED)));
+    in_guest(machine, &[], || drop(by_its_own_copy(live(&zoned_drive(), FORMAT_ZONED))));
 }
 
 #[test]
 fn on_a_zns_drive_of_small_blocks_whose_capacity_is_less_than_its_zones() {
     let drive = Namespace::zoned("z").size(256 * MIB).block(512).zones(8 * MIB, 5 * MIB);
     in_guest(machine().device(drive), &[], || {
-        let lived = live(&zoned_drive(), FORMAT_ZONED);
+        let lived = by_its_own_copy(live(&zoned_drive(), FORMAT_ZONED));
         assert_eq!(lived.status.number("volume/devices/0/zone_capacity").unwrap(), 5 * MIB);
     });
 }
@@ -52,7 +58,7 @@ fn on_a_zns_drive_of_small_blocks_whose_capacity_is_less_than_its_zones() {
 #[test]
 fn on_a_zns_drive_with_six_active_zones() {
     in_guest(machine().device(zoned().active(6, 6)), &[], || {
-        let lived = live(&zoned_drive(), FORMAT_ZONED);
+        let lived = by_its_own_copy(live(&zoned_drive(), FORMAT_ZONED));
         assert_eq!(lived.status.number("volume/devices/0/max_active_zones").unwrap(), 6);
     });
 }
@@ -78,7 +84,7 @@ fn on_an_smr_disk() {
 #[test]
 fn on_a_drive_without_zones() {
     in_guest(machine().device(conventional("c")), &[], || {
-        let lived = live(&["/dev/vm/cn1".into()], FORMAT_PLAIN);
+        let lived = by_its_own_copy(live(&["/dev/vm/cn1".into()], FORMAT_PLAIN));
         assert_eq!(lived.status.text("volume/devices/0/kind").unwrap(), "conventional");
     });
 }
