@@ -154,7 +154,7 @@ fn crates_depend_only_downwards() {
         ("harness", &[]),
         ("scsi_target", &[]),
         ("guest", &["harness"]),
-        ("tests", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness", "guest"]),
+        ("tests", &["scsi_target", "zns", "copy_backend", "gc", "fs", "mkfs", "harness", "guest"]),
         ("bench", &["zns", "copy_backend", "gc", "fs", "mkfs", "harness"]),
         ("xtask", &["harness", "guest"]),
     ]);
