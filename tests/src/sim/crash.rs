@@ -94,17 +94,20 @@ fn run_with(scenario: Scenario, rng: ChaCha8Rng, seed: u64, log: Log) -> Result<
     Ok(run.world.coverage)
 }
 
-/// The states within a copy, which is carried out piece by piece.
+/// The states within a copy, which is carried out piece by piece: pieces end with a block of the target, and after a read error with one of
+/// the source.
 pub fn parts_of_a_copy<'a>(before: &'a Model, op: &'a Operation, now: i64) -> impl Iterator<Item = Model> + 'a {
     let copy = match op {
         Operation::CopyRange { from, to, len } => Some((*from, *to, *len)),
         _ => None,
     };
     copy.into_iter().flat_map(move |(from, to, len)| {
-        let first = 4096 - to.1 % 4096;
-        (0..=len / 4096).filter_map(move |blocks| {
-            let mut partly = before.clone();
-            partly.copy_range(from, to, (first + blocks * 4096).min(len), now).ok().map(|_| partly)
+        let ends = [4096 - to.1 % 4096, 4096 - from.1 % 4096];
+        ends.into_iter().flat_map(move |first| {
+            (0..=len / 4096).filter_map(move |blocks| {
+                let mut partly = before.clone();
+                partly.copy_range(from, to, (first + blocks * 4096).min(len), now).ok().map(|_| partly)
+            })
         })
     })
 }
