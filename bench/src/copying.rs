@@ -22,13 +22,7 @@ pub fn run(quick: bool, report: &mut Report) -> Result<()> {
     for round in 0..=rounds {
         let started = Instant::now();
         let (from, to) = (File::open(&source)?, File::create_new(&target)?);
-        let (mut read, mut written) = (0, 0);
-        while read < size {
-            let left = (size - read) as usize;
-            let n = rustix::fs::copy_file_range(&from, Some(&mut read), &to, Some(&mut written), left)?;
-            ensure!(n > 0, "copy_file_range stopped at {read}");
-        }
-        to.sync_all()?;
+        copy_durably(&from, &to, size)?;
         let called = (size / MIB) as f64 / started.elapsed().as_secs_f64();
         std::fs::remove_file(&target)?;
         forget(&source)?;
@@ -58,4 +52,15 @@ pub fn run(quick: bool, report: &mut Report) -> Result<()> {
     report.add(Row::new("  bytes by the device", since("offloaded")? as f64 / MIB as f64, "MiB").simulated(simulated));
     report.add(Row::new("  payload bytes through the host", host as f64, "bytes").goal("0", host == 0).simulated(simulated));
     Ok(())
+}
+
+/// Copies the first `size` bytes by copy_file_range(2), in as many calls as it takes, and waits until they are durable.
+pub fn copy_durably(from: &File, to: &File, size: u64) -> Result<()> {
+    let (mut read, mut written) = (0, 0);
+    while read < size {
+        let left = (size - read) as usize;
+        let n = rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), left)?;
+        ensure!(n > 0, "copy_file_range stopped at {read}");
+    }
+    Ok(to.sync_all()?)
 }

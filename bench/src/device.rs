@@ -1,6 +1,7 @@
 //! What a drive's own Copy is worth beside reading and writing, on a real device: gathering scattered extents by `ferrycopy`, relocation by the cleaner,
 //! copy_file_range(2) beside `cp`. Both sides of each ratio are measured in turns in one run. All that the device holds is lost.
 
+use crate::copying::copy_durably;
 use crate::report::{Report, Row, median};
 use crate::rig::forget;
 use anyhow::{Context, Result, ensure};
@@ -209,13 +210,7 @@ fn copying(device: &Path, size: u64, rounds: usize, report: &mut Report) -> Resu
         forget(&source)?;
         let started = Instant::now();
         let (from, to) = (File::open(&source)?, File::create_new(&target)?);
-        let (mut read, mut written) = (0, 0);
-        while read < size {
-            let left = (size - read) as usize;
-            let n = rustix::fs::copy_file_range(&from, Some(&mut read), &to, Some(&mut written), left)?;
-            ensure!(n > 0, "copy_file_range stopped at {read}");
-        }
-        to.sync_all()?;
+        copy_durably(&from, &to, size)?;
         by_call.push((size / MIB) as f64 / started.elapsed().as_secs_f64());
         compared(&from, &to, size)?;
         drop((from, to));

@@ -1,8 +1,9 @@
 //! How long a read takes while the cleaner copies: reads of 4 KiB at random, one after another, with nothing else going on and beside cleaning.
 
 use crate::pauses::at;
+use crate::relocation::half_of_many_files;
 use crate::report::{Report, Row};
-use crate::rig::{Rig, sync};
+use crate::rig::Rig;
 use anyhow::{Context, Result, ensure};
 use harness::bytes::{GIB, MIB};
 use harness::content::Dice;
@@ -68,17 +69,7 @@ fn fill(volume: &Volume, size: u64) -> Result<()> {
         std::io::Write::write_all(&mut file, &Pattern(7).bytes(at, MIB as usize))?;
     }
     file.sync_all()?;
-    for n in 0..size / MIB {
-        std::fs::write(volume.path(format!("f{n}")), Pattern(n).bytes(0, MIB as usize))?;
-    }
-    sync(volume.root())?;
-    let mut dice = Dice::new(1);
-    for n in 0..size / MIB {
-        if dice.below(2) == 0 {
-            std::fs::remove_file(volume.path(format!("f{n}")))?;
-        }
-    }
-    sync(volume.root())
+    half_of_many_files(volume, size)
 }
 
 /// Reads until it is over; how long each read took.

@@ -14,17 +14,7 @@ pub fn run(quick: bool, report: &mut Report) -> Result<()> {
     let size = if quick { 256 * MIB } else { GIB };
     let rig = Rig::new(3 * GIB)?;
     let volume = rig.ferryfs("--size 2G", &["gc=manual"])?;
-    for n in 0..size / MIB {
-        std::fs::write(volume.path(format!("f{n}")), Pattern(n).bytes(0, MIB as usize))?;
-    }
-    sync(volume.root())?;
-    let mut dice = Dice::new(1);
-    for n in 0..size / MIB {
-        if dice.below(2) == 0 {
-            std::fs::remove_file(volume.path(format!("f{n}")))?;
-        }
-    }
-    sync(volume.root())?;
+    half_of_many_files(&volume, size)?;
     measure(&volume, "1 MiB extents", Some(0.02), report)?;
     drop(volume);
     drop(rig);
@@ -38,6 +28,7 @@ pub fn run(quick: bool, report: &mut Report) -> Result<()> {
     }
     file.sync_all()?;
     // A random half is overwritten block by block: what stays are fragments of 4 KiB among dead blocks.
+    let mut dice = Dice::new(2);
     for n in 0..blocks / 2 {
         file.write_all_at(&Pattern(n).bytes(0, 4096), dice.below(blocks) * 4096)?;
         if n % 4096 == 0 {
@@ -47,6 +38,21 @@ pub fn run(quick: bool, report: &mut Report) -> Result<()> {
     file.sync_all()?;
     sync(volume.root())?;
     measure(&volume, "4 KiB fragments", None, report)
+}
+
+/// Writes files of 1 MiB, `size` bytes in all, and removes half of them here and there: zones that are half dead.
+pub fn half_of_many_files(volume: &Volume, size: u64) -> Result<()> {
+    for n in 0..size / MIB {
+        std::fs::write(volume.path(format!("f{n}")), Pattern(n).bytes(0, MIB as usize))?;
+    }
+    sync(volume.root())?;
+    let mut dice = Dice::new(1);
+    for n in 0..size / MIB {
+        if dice.below(2) == 0 {
+            std::fs::remove_file(volume.path(format!("f{n}")))?;
+        }
+    }
+    sync(volume.root())
 }
 
 fn measure(volume: &Volume, what: &str, goal: Option<f64>, report: &mut Report) -> Result<()> {
