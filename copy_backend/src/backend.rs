@@ -99,6 +99,10 @@ pub enum FailureKind {
     Unsupported,
     /// The command was too large for the device: smaller ones may pass.
     TooLarge,
+    /// The device does not like something about the command and does not say what: its size perhaps, so smaller ones are tried.
+    Refused,
+    /// These ranges do not lie as the road needs them; others may. The host carries them.
+    NotAligned,
     /// The destination zone takes no more (not at its write pointer, full, read-only, offline).
     DestinationZone,
     /// The media failed to read a source.
@@ -116,7 +120,6 @@ impl FailureKind {
     pub fn of_nvme(status: NvmeStatus) -> Self {
         match status {
             NvmeStatus::INVALID_OPCODE
-            | NvmeStatus::INVALID_FIELD
             | NvmeStatus::INVALID_NAMESPACE
             | NvmeStatus::LBA_OUT_OF_RANGE
             | NvmeStatus::INVALID_PROTECTION
@@ -125,6 +128,7 @@ impl FailureKind {
             | NvmeStatus::NOT_REACHABLE
             | NvmeStatus::ACCESS_DENIED => Self::Unsupported,
             NvmeStatus::SIZE_LIMIT | NvmeStatus::INSUFFICIENT_RESOURCES => Self::TooLarge,
+            NvmeStatus::INVALID_FIELD => Self::Refused,
             NvmeStatus::READ_ERROR
             | NvmeStatus::GUARD_CHECK
             | NvmeStatus::APPLICATION_TAG_CHECK
@@ -140,6 +144,8 @@ impl FailureKind {
         match self {
             Self::Unsupported => "unsupported",
             Self::TooLarge => "command-too-large",
+            Self::Refused => "refused",
+            Self::NotAligned => "not-aligned",
             Self::DestinationZone => "destination-zone",
             Self::SourceMedia => "source-media",
             Self::DestinationMedia => "destination-media",

@@ -14,18 +14,23 @@
 //!     publish(result.sources_done);
 //!     if result.end_zone { finish(zone) }                       // [end of the done, write pointer) is dead (I9)
 //!     if result.failure == Some(SourceMedia) { give_up_on(result.unreadable) }
+//!     // The next so many sources go by the host, into a zone of its own; then the road is asked for again.
+//!     by_host(result.for_host);
 //! }
 //! ```
 //!
 //! | failure of an offload command | what the engine does | result |
 //! |---|---|---|
 //! | `Unsupported` | closes the road for the pair | zone reusable if its pointer did not move |
-//! | `TooLarge` | learns which limit lies and goes on with smaller commands; at 4096 bytes closes the road | as above |
-//! | `SourceMedia` | lets the host read the source | `SourceMedia` (final) if it cannot either, else `Transient` |
+//! | `TooLarge`, `Refused` | learns which limit lies and goes on with smaller commands; at 4096 bytes closes the road | as above |
+//! | `NotAligned` | leaves that command to the host | as above |
+//! | `SourceMedia` | lets the host read the source; several in a row close the road | `SourceMedia` (final) if it cannot either, else `Transient` |
 //! | `DestinationZone` | stops | zone ends |
 //! | `DestinationMedia` | stops; several in a row close the road | zone ends |
-//! | `Transient` | stops; the next `road_for` says host; several in a row close the road | zone ends |
+//! | `Transient` | stops and leaves that command to the host; several in a row close the road | zone ends |
 //! | verification found other data | closes the road, nothing of that command counts | `WrongData`, zone ends |
+//!
+//! What is left to the host is the command that failed and no more (`for_host`): what comes behind it goes by the device again.
 
 use crate::backend::{CopyBackend, CopyCaps, FailureKind, NoRoad, Road, SourceRange, Target};
 use crate::device_name::DeviceName;
@@ -144,6 +149,9 @@ pub struct CopyResult {
     pub write_pointer: Option<zns::Lba>,
     /// With [`FailureKind::SourceMedia`]: which source cannot be read, as an index into the request's sources.
     pub unreadable: Option<usize>,
+    /// Sources behind those done that the host should carry, since a device failed on them in a way in which the host may not. What comes
+    /// behind them need not go by the host: ask [`CopyEngine::road_for`] again.
+    pub for_host: usize,
 }
 
 /// A destination zone: nothing else is copied into it while a request is.
@@ -215,7 +223,6 @@ impl CopyEngine {
             RouteChoice::Host => Ok(RoadPreference::Host),
             RouteChoice::Offload if routes.open(from, to).is_none() => Err(CopyError::NoOffload { reason: routes.reason(from, to) }),
             RouteChoice::Offload => Ok(RoadPreference::Offload),
-            RouteChoice::Auto if routes.host_next(from, to) => Ok(RoadPreference::Host),
             RouteChoice::Auto if routes.open(from, to).is_some() => Ok(RoadPreference::Offload),
             RouteChoice::Auto => Ok(RoadPreference::Host),
         }
@@ -301,7 +308,7 @@ impl CopyEngine {
     fn give_up(&self, queue: &mut VecDeque<(usize, CopyRequest)>, failed: &Result<CopyResult>, results: &mut [Option<Carried>]) {
         if let Ok(failed) = failed {
             for (index, _) in queue.drain(..) {
-                let none = CopyResult { sources_done: 0, bytes_done: 0, offloaded: 0, unreadable: None, ..failed.clone() };
+                let none = CopyResult { sources_done: 0, bytes_done: 0, offloaded: 0, unreadable: None, for_host: 0, ..failed.clone() };
                 // Their own sources may be fine.
                 let failure = none.failure.map(|kind| if kind == FailureKind::SourceMedia { FailureKind::Transient } else { kind });
                 results[index] = Some(Carried::not_begun(Ok(CopyResult { failure, ..none })));

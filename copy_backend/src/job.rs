@@ -97,6 +97,8 @@ struct Work {
     piece: Piece,
     failures: u32,
     host_failures: u32,
+    /// Bytes at its beginning that a device failed on: they go by the host, what comes behind does not.
+    for_host: u64,
 }
 
 struct Job<'a> {
@@ -134,7 +136,7 @@ pub(crate) fn run(engine: &CopyEngine, copy: &RangeCopy, governor: &dyn Governor
     }
     let mut offset = 0;
     let waiting = pieces.into_iter().map(|piece| {
-        let work = Work { offset, piece, failures: 0, host_failures: 0 };
+        let work = Work { offset, piece, failures: 0, host_failures: 0, for_host: 0 };
         offset += work.piece.bytes;
         work
     });
@@ -175,9 +177,10 @@ impl Job<'_> {
             let to = work.piece.target.device;
             match self.engine.road_for(from, to) {
                 Ok(road) => {
-                    let road = if self.engine.offload_pays(from, to, work.piece.bytes) { road } else { RoadPreference::Host };
+                    let pays = self.engine.offload_pays(from, to, work.piece.bytes);
+                    let road = if pays && work.for_host == 0 { road } else { RoadPreference::Host };
                     requests.push(CopyRequest {
-                        sources: work.piece.parts.iter().map(|part| part.source).collect(),
+                        sources: work.piece.sources(if work.for_host == 0 { u64::MAX } else { work.for_host }),
                         target: work.piece.target,
                         class: IoClass::Copy,
                         checksums: Vec::new(),
@@ -209,7 +212,7 @@ impl Job<'_> {
 
     /// Books what became of a piece; gives back what is left of it, if that is worth another attempt.
     fn conclude(&mut self, mut work: Work, road: RoadPreference, carried: Carried) -> Option<Work> {
-        let Carried { result, bytes, counters, stopped } = carried;
+        let Carried { result, bytes, counters, stopped, for_host } = carried;
         self.counters.add(&counters);
         let bytes = bytes.min(work.piece.bytes);
         self.book(&work, bytes);
@@ -219,8 +222,13 @@ impl Job<'_> {
             work.offset += bytes;
             (work.failures, work.host_failures) = (0, 0);
         }
+        let all_that_was_asked = work.for_host > 0 && bytes >= work.for_host;
+        work.for_host = if road == RoadPreference::Host { work.for_host.saturating_sub(bytes) } else { for_host };
         if work.piece.bytes == 0 {
             return None;
+        }
+        if all_that_was_asked && !stopped {
+            return Some(work);
         }
         if stopped {
             self.end(Ending::Stopped);
@@ -296,7 +304,7 @@ impl Job<'_> {
             FailureKind::DestinationMedia => "the destination cannot be written",
             FailureKind::DestinationZone => "the zone of the destination takes no more",
             FailureKind::WrongData => "the destination holds something else than what was copied",
-            FailureKind::Unsupported | FailureKind::TooLarge => "no road carries this",
+            FailureKind::Unsupported | FailureKind::TooLarge | FailureKind::Refused | FailureKind::NotAligned => "no road carries this",
             FailureKind::Transient => "the copy failed again and again",
         };
         format!("{what} {place}")

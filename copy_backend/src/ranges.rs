@@ -330,6 +330,22 @@ impl Piece {
         Self { target, parts, bytes: self.bytes - done }
     }
 
+    /// The sources of its first bytes, all of them at most.
+    pub fn sources(&self, bytes: u64) -> Vec<SourceRange> {
+        let mut room = bytes;
+        let mut sources = Vec::new();
+        for part in &self.parts {
+            let taken = part.bytes.min(room);
+            if taken == 0 {
+                break;
+            }
+            let block = part.bytes / part.source.blocks.0;
+            sources.push(SourceRange { blocks: Blocks(taken / block), ..part.source });
+            room -= taken;
+        }
+        sources
+    }
+
     /// The first `done` bytes as parts.
     pub fn first(&self, done: u64) -> impl Iterator<Item = (usize, u64, u64)> + '_ {
         let mut left = done;

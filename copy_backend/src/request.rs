@@ -5,7 +5,7 @@
 //! written over, or dead (I9).
 
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, Road, SourceRange, Target};
-use crate::engine::{CopyEngine, CopyRequest, CopyResult, RoadPreference};
+use crate::engine::{CopyEngine, CopyRequest, CopyResult, RouteChoice};
 use crate::error::Result;
 use crate::foreground::Pass;
 use crate::governor::Governor;
@@ -74,6 +74,8 @@ pub(crate) struct Progress {
     counters: CopyCounters,
     /// The governor wanted no more.
     stopped: bool,
+    /// Bytes behind those done that are the host's.
+    for_host: u64,
 }
 
 /// What became of a request, with what it cost.
@@ -86,25 +88,20 @@ pub(crate) struct Carried {
     pub counters: CopyCounters,
     /// It ended because the governor wanted no more.
     pub stopped: bool,
+    /// Bytes behind those that the host should carry: [`CopyResult::for_host`], to the byte.
+    pub for_host: u64,
 }
 
 impl Carried {
     /// Nothing was done.
     pub fn not_begun(result: Result<CopyResult>) -> Self {
-        Self { result, bytes: 0, counters: CopyCounters::default(), stopped: false }
+        Self { result, bytes: 0, counters: CopyCounters::default(), stopped: false, for_host: 0 }
     }
 }
 
 impl Progress {
     pub fn new(engine: &CopyEngine, request: CopyRequest) -> Result<Self> {
         let total = plan::check(&engine.devices[..], &request.sources, request.target)?;
-        if request.road == RoadPreference::Host {
-            let mut routes = engine.routes.lock();
-            let mut devices: Vec<DeviceId> = request.sources.iter().map(|source| source.device).collect();
-            devices.sort_unstable();
-            devices.dedup();
-            devices.into_iter().for_each(|from| routes.host_taken(from, request.target.device));
-        }
         Ok(Self {
             request,
             total,
@@ -116,12 +113,13 @@ impl Progress {
             proving: false,
             counters: CopyCounters::default(),
             stopped: false,
+            for_host: 0,
         })
     }
 
     /// The end of the request.
     pub fn into_carried(self, result: Result<CopyResult>) -> Carried {
-        Carried { result, bytes: self.done, counters: self.counters, stopped: self.stopped }
+        Carried { result, bytes: self.done, counters: self.counters, stopped: self.stopped, for_host: self.for_host }
     }
 
     /// Counts for the engine and for this request.
@@ -358,14 +356,17 @@ impl Progress {
         let words = detail.unwrap_or(kind.reason());
         let mut failure = kind;
         match kind {
-            FailureKind::TooLarge if offload => {
+            FailureKind::TooLarge | FailureKind::Refused if offload => {
                 let unmoved = self.write_pointer(engine).is_some_and(|at| Ok(at) == self.end_of_done(engine).map_err(drop));
                 if engine.routes.lock().shrink(from, to, shape_of(engine, command)) && unmoved {
                     return None;
                 }
                 if unmoved {
                     engine.routes.lock().close(from, to, self.road, &format!("refuses the smallest command: {words}"));
-                    self.count(engine, |counters| counters.fell_back(kind.reason()));
+                    if kind == FailureKind::Refused {
+                        failure = FailureKind::Unsupported;
+                    }
+                    self.count(engine, |counters| counters.fell_back(failure.reason()));
                 }
             }
             FailureKind::Unsupported if offload => {
@@ -377,11 +378,12 @@ impl Progress {
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::Transient if offload => {
-                {
-                    let mut routes = engine.routes.lock();
-                    routes.let_host_try(from, to);
-                    routes.failed(from, to, self.road, words);
-                }
+                engine.routes.lock().failed(from, to, self.road, words);
+                self.leave_to_host(engine, command, done);
+                self.count(engine, |counters| counters.fell_back(kind.reason()));
+            }
+            FailureKind::NotAligned if offload => {
+                self.leave_to_host(engine, command, done);
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::DestinationMedia if offload => {
@@ -394,13 +396,13 @@ impl Progress {
             _ => {}
         }
         if failure == FailureKind::SourceMedia {
-            return Some(Ok(self.source_failed(engine, command, done)));
+            return Some(Ok(self.source_failed(engine, command, done, words)));
         }
         Some(Ok(self.result(engine, Some(failure))))
     }
 
     /// A source could not be read by the road: can the host read it? Only what the host cannot read either is lost.
-    fn source_failed(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize) -> CopyResult {
+    fn source_failed(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize, words: &str) -> CopyResult {
         let class = self.request.class;
         let rest = plan::rest(&engine.devices[..], &self.request.sources, self.done).unwrap_or_default();
         let first = self.request.sources.len() - rest.len();
@@ -419,10 +421,18 @@ impl Progress {
             }
         }
         if self.road.is_offload() {
-            engine.routes.lock().let_host_try(command.sources[0].device, command.target.device);
+            engine.routes.lock().failed(command.sources[0].device, command.target.device, self.road, words);
+            self.leave_to_host(engine, command, done);
             self.count(engine, |counters| counters.fell_back(FailureKind::SourceMedia.reason()));
         }
         self.result(engine, Some(FailureKind::Transient))
+    }
+
+    /// What a command has not done is the host's, where the host may copy.
+    fn leave_to_host(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize) {
+        if engine.config.route == RouteChoice::Auto {
+            self.for_host = command.sources[done..].iter().map(|source| bytes_of(engine, source)).sum();
+        }
     }
 
     /// "Zone Is Offline" may mean a source's zone.
@@ -471,7 +481,13 @@ impl Progress {
         let end_zone = match failure {
             _ if anywhere => false,
             None => false,
-            Some(FailureKind::Unsupported | FailureKind::TooLarge | FailureKind::SourceMedia) => moved,
+            Some(
+                FailureKind::Unsupported
+                | FailureKind::TooLarge
+                | FailureKind::Refused
+                | FailureKind::NotAligned
+                | FailureKind::SourceMedia,
+            ) => moved,
             Some(_) => true,
         };
         CopyResult {
@@ -483,7 +499,20 @@ impl Progress {
             failure,
             write_pointer,
             unreadable: None,
+            for_host: self.sources_for_host(engine, sources_done, bytes_done),
         }
+    }
+
+    /// As many sources as hold what is left to the host.
+    fn sources_for_host(&self, engine: &CopyEngine, sources_done: usize, bytes_done: u64) -> usize {
+        let end = if self.for_host == 0 { 0 } else { self.done + self.for_host };
+        let mut at = bytes_done;
+        let before_end = |source: &&SourceRange| {
+            let begins = at;
+            at += bytes_of(engine, source);
+            begins < end
+        };
+        self.request.sources[sources_done..].iter().take_while(before_end).count()
     }
 }
 

@@ -78,8 +78,6 @@ struct Pair {
     /// The open road has carried a command, and what it did was looked at where it asks for that.
     proven: bool,
     failures_in_a_row: u32,
-    /// Requests that should go by the host next, after something failed that may go away.
-    host_next: u32,
 }
 
 /// What is known about all pairs.
@@ -148,17 +146,6 @@ impl Routes {
         self.pairs.get(&(from, to)).is_some_and(|pair| pair.proven)
     }
 
-    /// Should the next request go by the host although an offload road is open?
-    pub fn host_next(&self, from: DeviceId, to: DeviceId) -> bool {
-        self.pairs.get(&(from, to)).is_some_and(|pair| pair.host_next > 0)
-    }
-
-    /// A request went by the host.
-    pub fn host_taken(&mut self, from: DeviceId, to: DeviceId) {
-        let pair = self.pairs.entry((from, to)).or_default();
-        pair.host_next = pair.host_next.saturating_sub(1);
-    }
-
     /// Closes the road `road` of a pair; the next one is probed when it is asked for.
     pub fn close(&mut self, from: DeviceId, to: DeviceId, road: Road, reason: &str) {
         let pair = self.pairs.entry((from, to)).or_default();
@@ -176,24 +163,11 @@ impl Routes {
     /// A command of this shape succeeded on `road`. Says whether the next ones may have other sizes.
     pub fn succeeded(&mut self, from: DeviceId, to: DeviceId, road: Road, shape: Shape) -> bool {
         let pair = self.pairs.entry((from, to)).or_default();
-        // The host's success says nothing about the offload road.
-        match pair.open.as_mut().filter(|open| open.promised.road == road) {
-            Some(open) => {
-                pair.failures_in_a_row = 0;
-                pair.proven = true;
-                open.learning.passed(shape)
-            }
-            None => {
-                pair.failures_in_a_row = 0;
-                false
-            }
-        }
-    }
-
-    /// Something failed that another attempt by the host may bring to its end: the next request should go that way.
-    pub fn let_host_try(&mut self, from: DeviceId, to: DeviceId) {
-        let pair = self.pairs.entry((from, to)).or_default();
-        pair.host_next = pair.host_next.saturating_add(1);
+        // The host's success says nothing about the offload road, whose failures it may have made good.
+        let Some(open) = pair.open.as_mut().filter(|open| open.promised.road == road) else { return false };
+        pair.failures_in_a_row = 0;
+        pair.proven = true;
+        open.learning.passed(shape)
     }
 
     /// A command failed; too often in a row, and the road is closed. Says whether it was.

@@ -5,7 +5,7 @@ use crate::*;
 use copy_backend::{CopyEngine, CopyResult, EngineConfig, RouteChoice, VerifyMode};
 use proptest::prelude::*;
 use std::sync::Arc;
-use zns::sim::{FaultPlan, SimConfig, SimDrive};
+use zns::sim::{Fault, FaultPlan, SimConfig, SimDrive};
 use zns::{AlignedBuf, Blocks, BufSlice, DeviceId, IoClass, Lba, ZoneAction, ZonedDevice};
 
 const ZONES: u32 = 24;
@@ -27,8 +27,13 @@ fn pattern(value: u64) -> Vec<u8> {
 impl Volume {
     /// A volume whose files were written and half deleted.
     fn new(per_block: u32, config: EngineConfig, seed: u64) -> Self {
+        Self::on(SimConfig { block_size: 4096 / per_block, ..SimConfig::zoned(ZONES, seed) }, config, seed)
+    }
+
+    fn on(sim: SimConfig, config: EngineConfig, seed: u64) -> Self {
+        let per_block = 4096 / sim.block_size;
         let blocks = Blocks(u64::from(CAPACITY * per_block));
-        let sim = SimConfig { block_size: 4096 / per_block, zone_size: blocks, zone_capacity: blocks, ..SimConfig::zoned(ZONES, seed) };
+        let sim = SimConfig { zone_size: blocks, zone_capacity: blocks, ..sim };
         let drive = SimDrive::new(sim);
         let device: Arc<dyn ZonedDevice> = drive.open();
         let engine = CopyEngine::for_devices(vec![device.clone()], config);
@@ -136,6 +141,19 @@ fn relocation_by_the_device_moves_no_payload_through_the_host() {
         assert_eq!((counters.commands, counters.commands > 0), (report.commands, true));
         volume.check();
     }
+}
+
+/// The command that failed is made good by the host, and nothing else is.
+#[test]
+fn what_a_device_fails_on_once_goes_by_the_host_and_no_more() {
+    let limits = zns::CopyLimits { mssrl: 4, mcl: 4, ranges: 1 };
+    let volume = Volume::on(SimConfig { copy: Some(limits), ..SimConfig::zoned(ZONES, 1) }, EngineConfig::default(), 1);
+    volume.drive.fail_at(volume.drive.ops() + 20, Fault::ReadError);
+    let report = volume.cleaner().until_clean(|| volume.model.room(), || Ok(volume.checkpoint())).expect("clean");
+    assert!(report.moved > 200 * 4096 && (4096..=4 * 4096).contains(&report.by_host), "{report:?}");
+    let counters = volume.engine.counters(IoClass::Cleaning);
+    assert_eq!((counters.host_written, counters.fallbacks["source-media"]), (report.by_host, 1));
+    volume.check();
 }
 
 #[test]

@@ -460,7 +460,17 @@ impl Mover for Model {
         assert!(failure.is_some() || bytes == blocks * 4096);
         let road = if device { Road::Image } else { Road::Host };
         let offloaded = if device { bytes } else { 0 };
-        Ok(CopyResult { sources_done: done, bytes_done: bytes, offloaded, road, end_zone, failure, unreadable, write_pointer: None })
+        Ok(CopyResult {
+            sources_done: done,
+            bytes_done: bytes,
+            offloaded,
+            road,
+            end_zone,
+            failure,
+            unreadable,
+            write_pointer: None,
+            for_host: 0,
+        })
     }
 
     fn commands(&self) -> u64 {

@@ -147,6 +147,8 @@ struct Job {
     pending: VecDeque<LiveExtent>,
     report: VictimReport,
     failures_in_a_row: u32,
+    /// The first so many of those that wait go by the host: a device failed on them. Not those behind them.
+    for_host: usize,
 }
 
 impl Job {
@@ -165,7 +167,7 @@ impl Job {
             unmovable: Vec::new(),
             last: Progress::default(),
         };
-        Self { info, cursor: Some(0), pending: VecDeque::new(), report, failures_in_a_row: 0 }
+        Self { info, cursor: Some(0), pending: VecDeque::new(), report, failures_in_a_row: 0, for_host: 0 }
     }
 
     fn exhausted(&self) -> bool {
@@ -341,10 +343,11 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
         let device = job.info.id.device;
         let per_block = self.blocks_per_block(device)?;
-        let waiting: u64 = job.pending.iter().take(self.config.max_extents).map(|extent| u64::from(extent.blocks)).sum();
+        let most = if job.for_host > 0 { job.for_host.min(self.config.max_extents) } else { self.config.max_extents };
+        let waiting: u64 = job.pending.iter().take(most).map(|extent| u64::from(extent.blocks)).sum();
         let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(self.config.chunk_blocks);
-        let (carrier, reservation) = self.reserve(device, wanted)?;
-        let chunk = take_chunk(job, wanted.min(reservation.blocks), self.config.max_extents, per_block);
+        let (carrier, reservation) = self.reserve(device, wanted, job.for_host > 0)?;
+        let chunk = take_chunk(job, wanted.min(reservation.blocks), most, per_block);
         self.carry(job, chunk, carrier, reservation, per_block)
     }
 
@@ -356,8 +359,8 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     }
 
     /// Space in a zone of the right kind: one that receives device copies receives nothing else (I9).
-    fn reserve(&self, near: DeviceId, blocks: u32) -> Result<(Carrier, Reservation)> {
-        let mut carrier = self.mover.carrier(near, near)?;
+    fn reserve(&self, near: DeviceId, blocks: u32, for_host: bool) -> Result<(Carrier, Reservation)> {
+        let mut carrier = if for_host { Carrier::Host } else { self.mover.carrier(near, near)? };
         loop {
             let stream = match carrier {
                 Carrier::Device => Stream::RelocatedByDevice,
@@ -424,6 +427,11 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             failure: result.failure.map(FailureKind::reason),
         });
         let (moves, rest) = split_done(chunk.extents, result.sources_done, target_lba, target_per_block);
+        // What a device failed on is the host's, and nothing else is.
+        job.for_host = match carrier {
+            Carrier::Device => result.for_host.min(rest.len()),
+            Carrier::Host => job.for_host.saturating_sub(moves.len()),
+        };
         let copied: u32 = moves.iter().map(|m| m.from.blocks).sum();
         let committed = self.space.commit(&moves, reservation, copied, result.end_zone)?;
         let (moved, lost) = (committed.moved, committed.lost);

@@ -248,7 +248,8 @@ fn kind_of(answer: Answer) -> FailureKind {
     match answer {
         Answer::Device { status, .. } => FailureKind::of_nvme(NvmeStatus(status & 0x7ff)),
         Answer::Kernel { errno } => match errno {
-            libc::EACCES | libc::EPERM | libc::ENOTTY | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL => FailureKind::Unsupported,
+            libc::EACCES | libc::EPERM | libc::ENOTTY | libc::EOPNOTSUPP | libc::ENOSYS => FailureKind::Unsupported,
+            libc::EINVAL => FailureKind::Refused,
             _ => FailureKind::Transient,
         },
     }

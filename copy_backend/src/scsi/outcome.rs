@@ -32,6 +32,7 @@ pub fn of_sense(sense: &Sense) -> FailureKind {
         (_, Additional(0x23, 0x01..=0x03)) => FailureKind::Unsupported,
         // A token that is gone: the data is not.
         (_, Additional(0x23, _)) => FailureKind::Transient,
+        (SenseKey::ILLEGAL_REQUEST | SenseKey::COPY_ABORTED, Additional(0x24, 0x00) | Additional(0x26, 0x00)) => FailureKind::Refused,
         (SenseKey::ILLEGAL_REQUEST | SenseKey::COPY_ABORTED, Additional(0x20 | 0x24 | 0x25 | 0x26, _)) => FailureKind::Unsupported,
         _ => FailureKind::Transient,
     }

@@ -42,12 +42,40 @@ fn a_partial_copy_ends_the_zone_and_keeps_what_was_done() {
     assert!(result.failure == Some(FailureKind::Transient) && result.end_zone && result.sources_done >= 3, "{result:?}");
     assert_eq!(result.write_pointer, Some(lab.target(0, 10).lba));
     assert!(lab.at(target, result.bytes_done) == lab.contents(&sources[..result.sources_done]));
-    // The host is given the next request of the pair, then the device is trusted again.
-    assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Host);
+    // The host is given the rest of the command that failed, which was the second of two; the device is trusted with everything else.
+    assert_eq!(result.for_host, sources.len() - result.sources_done);
+    assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Offload);
     let rest = lab.request(sources[result.sources_done..].to_vec(), lab.target(0, 11), RoadPreference::Host);
     assert_eq!(lab.engine.copy(rest).unwrap().failure, None);
     assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Offload);
     assert_eq!(lab.engine.counters(IoClass::Cleaning).fallbacks["transient"], 1);
+}
+
+/// The command that failed is the host's, and nothing behind it.
+#[test]
+fn only_what_a_device_failed_on_is_left_to_the_host() {
+    let lab = Lab::one(4096, full());
+    lab.drives[0].fail_at(lab.drives[0].ops(), Fault::CopyRefused(NvmeStatus(0x006)));
+    // Three ranges to a command: four commands, of which the first fails.
+    let sources: Vec<SourceRange> = (0..12).map(|i| lab.source(0, i % 6, u64::from(i) * 3, 4)).collect();
+    let result = lab.engine.copy(lab.request(sources, lab.target(0, 10), RoadPreference::Offload)).unwrap();
+    assert_eq!((result.failure, result.sources_done, result.for_host), (Some(FailureKind::Transient), 0, 3));
+}
+
+/// What the host makes good is not to the device's credit.
+#[test]
+fn failures_that_the_host_makes_good_are_in_a_row_all_the_same() {
+    let lab = Lab::one(4096, EngineConfig::default());
+    for zone in 10..14 {
+        assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Offload);
+        // A copy that cannot read what the host can.
+        lab.drives[0].fail_at(lab.drives[0].ops() + 1, Fault::ReadError);
+        let result = lab.engine.copy(lab.request(list(&lab), lab.target(0, zone), RoadPreference::Offload)).unwrap();
+        assert_eq!((result.failure, result.for_host), (Some(FailureKind::Transient), 2), "{result:?}");
+        let rest = lab.request(list(&lab)[1..3].to_vec(), lab.target(0, 20), RoadPreference::Host);
+        assert_eq!(lab.engine.copy(rest).unwrap().failure, None);
+    }
+    assert!(lab.engine.routes()[0].reason.contains("4 times in a row"));
 }
 
 #[test]
@@ -113,8 +141,7 @@ fn an_unreadable_source_is_named_and_one_that_the_host_can_read_is_not() {
     let lab = Lab::one(4096, EngineConfig::default());
     lab.drives[0].fail_at(lab.drives[0].ops() + 1, Fault::ReadError);
     let result = lab.engine.copy(lab.request(list(&lab), lab.target(0, 10), RoadPreference::Offload)).unwrap();
-    assert_eq!((result.failure, result.unreadable), (Some(FailureKind::Transient), None));
-    assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Host);
+    assert_eq!((result.failure, result.unreadable, result.for_host), (Some(FailureKind::Transient), None, 2));
 }
 
 #[test]
@@ -269,19 +296,24 @@ proptest! {
         for (ranges, with_checksums) in requests {
             let mut left: Vec<SourceRange> =
                 ranges.into_iter().map(|(zone, from, len)| lab.source(0, zone, from.min(64 - len), len)).collect();
+            let mut for_host = 0;
             for _attempt in 0..40 {
                 if left.is_empty() {
                     break;
                 }
-                let road = lab.engine.road_for(D, D).unwrap();
-                let bytes = left.iter().map(|source| source.blocks.0 * lab.block(0)).sum();
+                let road = if for_host > 0 { RoadPreference::Host } else { lab.engine.road_for(D, D).unwrap() };
+                let asked = if for_host > 0 { for_host } else { left.len() };
+                let bytes = left[..asked].iter().map(|source| source.blocks.0 * lab.block(0)).sum();
                 let Some(target) = caller.zone(&lab, road, bytes) else { break };
-                let mut request = lab.request(left.clone(), target, road);
+                let mut request = lab.request(left[..asked].to_vec(), target, road);
                 if !with_checksums {
                     request.checksums.clear();
                 }
                 let result = lab.engine.copy(request).unwrap();
-                prop_assert_eq!(result.failure.is_none(), result.sources_done == left.len());
+                prop_assert_eq!(result.failure.is_none(), result.sources_done == asked);
+                prop_assert!(result.for_host <= asked - result.sources_done);
+                prop_assert!(result.for_host == 0 || (result.failure.is_some() && road == RoadPreference::Offload));
+                for_host = if road == RoadPreference::Host { for_host.saturating_sub(result.sources_done) } else { result.for_host };
                 prop_assert_eq!(result.road.is_offload(), result.offloaded > 0 || (road == RoadPreference::Offload && result.road != Road::Host));
                 let moved: Vec<SourceRange> = left.drain(..result.sources_done).collect();
                 done.push((target, lab.contents(&moved)));
@@ -292,6 +324,7 @@ proptest! {
                 if let Some(index) = result.unreadable {
                     prop_assert!(index >= result.sources_done);
                     left.remove(index - result.sources_done);
+                    for_host = for_host.saturating_sub(1);
                 }
                 if result.end_zone {
                     caller.end(&lab, road);

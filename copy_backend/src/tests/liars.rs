@@ -11,6 +11,8 @@ struct Promise {
     ranges: u32,
     range_blocks: u64,
     command_blocks: u64,
+    /// It says no more than that it does not like a command.
+    silent: bool,
 }
 
 impl CopyBackend for Promise {
@@ -26,18 +28,28 @@ impl CopyBackend for Promise {
         self.road.submit(command)
     }
     fn complete(&self, ticket: Ticket) -> CopyOutcome {
-        self.road.complete(ticket)
+        let mut outcome = self.road.complete(ticket);
+        if self.silent && outcome.failure == Some(FailureKind::TooLarge) {
+            outcome.failure = Some(FailureKind::of_nvme(zns::NvmeStatus::INVALID_FIELD));
+        }
+        outcome
     }
 }
 
 /// Copies all that fits into a zone from a drive that promises 16 ranges of 16 blocks, and 64 blocks, and takes what `truth` says: gives the limits in
-/// the end, and the commands of the second copy.
+/// the end, and the commands of the second copy. It is all the same whether the drive says what it does not like about a command.
 fn copies(truth: CopyLimits) -> (crate::RouteLimits, u64) {
+    let found = learnt(truth, false);
+    assert_eq!(learnt(truth, true), found);
+    found
+}
+
+fn learnt(truth: CopyLimits, silent: bool) -> (crate::RouteLimits, u64) {
     let drive = SimDrive::new(SimConfig { copy: Some(truth), ..config(4096, 5) });
     let device: Arc<dyn ZonedDevice> = drive.open();
     fill(&*device, 3);
     let shared: Arc<[Arc<dyn ZonedDevice>]> = vec![device.clone()].into();
-    let promise = Promise { road: ImageRoad::new(shared), ranges: 16, range_blocks: 16, command_blocks: 64 };
+    let promise = Promise { road: ImageRoad::new(shared), ranges: 16, range_blocks: 16, command_blocks: 64, silent };
     let engine = CopyEngine::new(vec![device], vec![Arc::new(promise)], EngineConfig::default());
     let lab = Lab { drives: vec![drive], engine };
     let mut before = 0;
@@ -79,7 +91,7 @@ fn few_blocks_only_ends_with_commands_as_long_as_may_be() {
 
 #[test]
 fn a_device_that_takes_nothing_leaves_the_zone_to_others() {
-    struct Refusing;
+    struct Refusing(FailureKind);
     impl CopyBackend for Refusing {
         fn road(&self) -> Road {
             Road::Nvme
@@ -92,18 +104,24 @@ fn a_device_that_takes_nothing_leaves_the_zone_to_others() {
             Ok(Ticket(0))
         }
         fn complete(&self, _: Ticket) -> CopyOutcome {
-            CopyOutcome::failed(0, FailureKind::TooLarge, "no")
+            CopyOutcome::failed(0, self.0, "no")
         }
     }
+    for (says, result) in [(FailureKind::TooLarge, FailureKind::TooLarge), (FailureKind::Refused, FailureKind::Unsupported)] {
+        refuses_everything(Arc::new(Refusing(says)), result);
+    }
+}
+
+fn refuses_everything(road: Arc<dyn CopyBackend>, kind: FailureKind) {
     let drive = SimDrive::new(config(4096, 5));
     let device: Arc<dyn ZonedDevice> = drive.open();
     fill(&*device, 3);
-    let engine = CopyEngine::new(vec![device], vec![Arc::new(Refusing)], EngineConfig::default());
+    let engine = CopyEngine::new(vec![device], vec![road], EngineConfig::default());
     let lab = Lab { drives: vec![drive], engine };
     let sources = vec![lab.source(0, 0, 0, 64)];
     let request = lab.request(sources, lab.target(0, 10), RoadPreference::Offload);
     let result = lab.engine.copy(request).unwrap();
-    assert_eq!((result.sources_done, result.failure, result.end_zone), (0, Some(FailureKind::TooLarge), false));
+    assert_eq!((result.sources_done, result.failure, result.end_zone), (0, Some(kind), false));
     assert_eq!(lab.engine.road_for(DeviceId(0), DeviceId(0)).unwrap(), RoadPreference::Host);
     assert!(lab.engine.counters(IoClass::Cleaning).commands < 30);
 }

@@ -5,8 +5,8 @@ use crate::{BytePosition, ByteRange, Copier, CopyError, Ending, EngineConfig, Pa
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zns::raw::{RawOptions, open_raw};
-use zns::sim::Fault;
-use zns::{DeviceId, NvmeStatus, ZonedDevice};
+use zns::sim::{Fault, SimConfig};
+use zns::{Blocks, CopyLimits, DeviceId, Lba, NvmeStatus, ZonedDevice};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -202,6 +202,23 @@ fn a_road_that_refuses_is_left_and_the_copy_goes_on_in_the_same_place() {
     assert_eq!((report.ending.clone(), report.route().as_str()), (Ending::Done, "host"), "{report:?}");
     assert_eq!(report.counters.fallbacks["unsupported"], 1);
     assert_eq!(report.counters.roads[&Road::Image].commands, 1);
+}
+
+/// A command fails on the way: its bytes go by the host, in the same place, and not one more.
+#[test]
+fn only_the_command_that_failed_goes_by_the_host() {
+    let limits = CopyLimits { mssrl: 16, mcl: 16, ranges: 1 };
+    let lab = Lab::new(vec![SimConfig { copy: Some(limits), ..config(4096, 3) }], EngineConfig::default());
+    let from = lab.contents(&[lab.source(0, 0, 0, 64)]);
+    // Before it wrote anything, so that the zone goes on.
+    lab.drives[0].fail_at(lab.drives[0].ops() + 2, Fault::ReadError);
+    let Lab { drives, engine } = lab;
+    let copier = Copier::over(engine).unwrap();
+    let report = copier.copy(copy(&[range(0, 0, 64 * 4096)], 0, 10 * ZONE_BYTES)).unwrap();
+    assert!(report.is_done(), "{report:?}");
+    assert_eq!((report.counters.offloaded, report.counters.host_written), (48 * 4096, 16 * 4096), "{:?}", report.counters);
+    assert_eq!(report.counters.fallbacks["source-media"], 1);
+    assert!(drives[0].peek(Lba(10 * 64), Blocks(64)) == from);
 }
 
 #[test]

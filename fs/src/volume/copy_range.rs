@@ -24,6 +24,8 @@ use zns::{AlignedBuf, DeviceId, IoClass};
 const CALL_BYTES: u64 = 64 << 20;
 /// Most blocks that are copied between two publications.
 const CHUNK_BLOCKS: u64 = 4096;
+/// Blocks of which the engine tells, each by itself, whether they were copied.
+const PIECE_BLOCKS: u64 = 64;
 /// Most blocks that are copied at once while writers have to pay for cleaning.
 const CROWDED_BLOCKS: u64 = 256;
 /// Most bytes that pass through host memory at once.
@@ -41,6 +43,8 @@ struct Job<'a> {
     len: u64,
     /// The device still carries what it can.
     by_device: bool,
+    /// Up to here (in bytes of the copy) it does not: it failed on these blocks, and the host gets them.
+    by_host_until: u64,
     /// The block that holds the end of the source may land as a whole: behind that end it holds zeros, and so must the destination.
     whole_tail: bool,
 }
@@ -62,9 +66,10 @@ impl Job<'_> {
         let (to, left) = (self.to + done, self.len - done);
         let by_host = |part: &&Part| match part.content {
             Content::Page(_) => true,
-            Content::Device { .. } => !self.by_device,
+            Content::Device { .. } => !self.by_device || done < self.by_host_until,
             Content::Hole | Content::Unwritten => false,
         };
+        let left = if done < self.by_host_until { left.min(self.by_host_until - done) } else { left };
         let blocks: u64 = whole.iter().take_while(by_host).map(|part| part.blocks).sum();
         let aligned_together = self.from % B == self.to % B;
         let to_block_end = B - to % B;
@@ -75,6 +80,17 @@ impl Job<'_> {
         };
         bytes.min(left)
     }
+}
+
+/// What came of a copy by a device, in blocks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrived {
+    /// Now in the file.
+    published: u64,
+    /// Copied; more than were published if the file was changed meanwhile.
+    copied: u64,
+    /// Behind those copied: the device failed on them, and they are the host's.
+    for_host: u64,
 }
 
 /// Blocks that were copied, or a hole, on their way into a file.
@@ -127,7 +143,7 @@ impl Volume {
             return Err(FsError::FileTooLarge);
         }
         let len = len.min(MAX_FILE_SIZE.saturating_sub(dst_offset));
-        let mut job = Job { source, from: src_offset, dst, to: dst_offset, len, by_device: true, whole_tail: true };
+        let mut job = Job { source, from: src_offset, dst, to: dst_offset, len, by_device: true, by_host_until: 0, whole_tail: true };
         let mut done = 0;
         let mut changes_of_road = 0;
         while done < len {
@@ -135,7 +151,10 @@ impl Volume {
                 // Only a step that changes the road may bring nothing: from device to host, from a whole last block to a part of it.
                 Ok(0) if changes_of_road == 2 => return Err(FsError::Internal("a copy makes no progress")),
                 Ok(0) => changes_of_road += 1,
-                Ok(bytes) => done += bytes,
+                Ok(bytes) => {
+                    done += bytes;
+                    changes_of_road = 0;
+                }
                 Err(error) if done > 0 => {
                     tracing::warn!("a copy from inode {src} to inode {dst} ends early: {error}");
                     break;
@@ -161,7 +180,7 @@ impl Volume {
                 job.whole_tail &= published == blocks;
                 Ok(reached)
             }
-            Some(Content::Device { addr, .. }) if job.by_device => {
+            Some(Content::Device { addr, .. }) if job.by_device && done >= job.by_host_until => {
                 let device = addr.device();
                 let near = |part: &&Part| matches!(&part.content, Content::Device { addr, .. } if addr.device() == device);
                 let parts: Vec<Part> = whole.iter().take_while(near).cloned().collect();
@@ -169,10 +188,13 @@ impl Volume {
                     return self.copy_by_host(job, done, &whole);
                 }
                 let end = |blocks: u64| job.to + done + bytes(blocks);
-                let (published, copied) = self.copy_by_device(device, parts, job.dst, first, end)?;
+                let Arrived { published, copied, for_host } = self.copy_by_device(device, parts, job.dst, first, end)?;
                 let reached = bytes(published);
                 job.whole_tail &= published == copied;
-                job.by_device = copied > 0;
+                job.by_device = copied > 0 || for_host > 0;
+                if published == copied && for_host > 0 {
+                    job.by_host_until = done + bytes(copied + for_host);
+                }
                 Ok(reached)
             }
             _ => self.copy_by_host(job, done, &whole),
@@ -208,8 +230,8 @@ impl Volume {
         })
     }
 
-    /// Copies parts that lie on one device into a zone for copies, and publishes what arrived: how many blocks were published, and how many
-    /// were copied (none: the host must do it).
+    /// Copies parts that lie on one device into a zone for copies, and publishes what arrived. Nothing was copied and nothing left to the host: the
+    /// host must do it all.
     fn copy_by_device(
         &self,
         device: DeviceId,
@@ -217,22 +239,23 @@ impl Volume {
         dst: Ino,
         first: FileBlock,
         end: impl Fn(u64) -> u64,
-    ) -> Result<(u64, u64)> {
-        let Some(near) = self.copies_to(device)? else { return Ok((0, 0)) };
+    ) -> Result<Arrived> {
+        let Some(near) = self.copies_to(device)? else { return Ok(Arrived::default()) };
         let wanted: u64 = parts.iter().map(|part| part.blocks).sum();
         let room = self.admit_copy(dst, first, wanted)?;
         let held = self.hold_space(Role::CopiedByDevice, near, room.blocks() as u32);
         // What is held is not counted twice.
         drop(room);
-        let Some((id, addr, granted)) = held else { return Ok((0, 0)) };
+        let Some((id, addr, granted)) = held else { return Ok(Arrived::default()) };
         match self.engine.road_for(device, addr.device()) {
             Ok(RoadPreference::Offload) => {}
             other => {
                 self.let_go_space(id, 0, false);
-                return other.map(|_| (0, 0)).map_err(FsError::from);
+                return other.map(|_| Arrived::default()).map_err(FsError::from);
             }
         }
         cut_to(&mut parts, granted.into());
+        let mut parts = in_pieces(&parts);
         let request = self.copy_request(&parts, addr);
         let result = match self.engine.copy(request) {
             Ok(result) => result,
@@ -245,6 +268,7 @@ impl Volume {
             }
         };
         self.members.mark_dirty(addr.device());
+        let for_host = parts.iter().skip(result.sources_done).take(result.for_host).map(|part| part.blocks).sum();
         parts.truncate(result.sources_done);
         let copied: u64 = parts.iter().map(|part| part.blocks).sum();
         let checksums: Vec<u32> = parts.iter().flat_map(|part| checksums_of(part).iter().copied()).collect();
@@ -259,7 +283,7 @@ impl Volume {
         if copied == 0 && result.failure == Some(FailureKind::SourceMedia) {
             tracing::warn!("the device cannot read the source of a copy at {}", parts.first().map_or(Addr::NONE, address_of));
         }
-        published.map(|published| (published, copied))
+        published.map(|published| Arrived { published, copied, for_host })
     }
 
     /// Where the devices can copy to what lies on `device`: to itself, else to another one. `None`: nowhere.
@@ -372,6 +396,17 @@ fn cut_to(parts: &mut Vec<Part>, blocks: u64) {
     if let Some(last) = parts.last_mut() {
         *last = last.clipped(from, from + blocks);
     }
+}
+
+/// The same in pieces, which the engine joins to commands as long as may be: when one fails, no more than a piece of what it had done is lost, and
+/// no more than the command, in whole pieces, becomes the host's.
+fn in_pieces(parts: &[Part]) -> Vec<Part> {
+    let pieces = |part: &Part| {
+        let (from, to) = (part.block.0, part.block.0 + part.blocks);
+        let part = part.clone();
+        (from..to).step_by(PIECE_BLOCKS as usize).map(move |at| part.clipped(at, at + PIECE_BLOCKS))
+    };
+    parts.iter().flat_map(pieces).collect()
 }
 
 fn address_of(part: &Part) -> Addr {

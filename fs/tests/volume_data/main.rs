@@ -14,8 +14,8 @@ use fs::format::item::Timestamp;
 use fs::volume::{Caller, Clock, Cost, FormatOptions, MountOptions, Volume, WriteOptions};
 use fs::{BLOCK, Ino};
 use std::sync::Arc;
-use zns::ZonedDevice;
-use zns::sim::{SimConfig, SimDrive};
+use zns::sim::{Fault, SimConfig, SimDrive};
+use zns::{CopyLimits, NvmeStatus, ZonedDevice};
 
 const B: u64 = BLOCK as u64;
 
@@ -67,4 +67,27 @@ fn a_copy_of_whole_blocks_never_passes_through_the_host() {
     }
     let status = volume.status().copy_file_range;
     assert_eq!((status.bytes, status.offloaded, status.host_read, status.host_written), (done, done, 0, 0));
+}
+
+/// Of a call, the command that failed goes through the host, and nothing else does.
+#[test]
+fn what_the_device_fails_on_once_passes_through_the_host_and_no_more() {
+    let limits = CopyLimits { mssrl: 16, mcl: 16, ranges: 1 };
+    let drive = fresh_on(SimConfig { copy: Some(limits), ..SimConfig::zoned(64, 1) });
+    let volume = mount(&drive, 2);
+    let (a, b) = (make(&volume, "a"), make(&volume, "b"));
+    let bytes: Vec<u8> = (0..4 << 20).map(|i: u32| (i / 5) as u8).collect();
+    volume.write(a, 0, &bytes, &WriteOptions::default()).expect("written");
+    volume.sync().expect("synced");
+    drive.fail_at(drive.ops() + 5, Fault::CopyRefused(NvmeStatus(0x006)));
+    let mut done = 0;
+    while done < bytes.len() as u64 {
+        done += volume.copy_file_range(a, done, b, done, bytes.len() as u64 - done).expect("copied");
+    }
+    for (i, chunk) in bytes.chunks(1 << 20).enumerate() {
+        assert!(volume.read(b, (i as u64) << 20, 1 << 20).expect("read")[..] == *chunk);
+    }
+    let status = volume.status().copy_file_range;
+    assert_eq!(status.bytes, done);
+    assert!(status.host_written > 0 && status.host_written <= 64 * B, "{} bytes by the host", status.host_written);
 }

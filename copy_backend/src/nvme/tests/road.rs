@@ -125,6 +125,8 @@ fn a_road_that_always_refuses_or_lies_is_closed_with_the_reason() {
     let cases: &[(Trick, &str, FailureKind)] = &[
         (Trick::Answer(unsupported), "Invalid Command Opcode", FailureKind::Unsupported),
         (Trick::Answer(REFUSED), "Command Size Limit", FailureKind::TooLarge),
+        (Trick::Answer(Answer::Device { status: 0x4002, dw0: 0 }), "refuses the smallest command", FailureKind::Unsupported),
+        (Trick::Answer(Answer::Kernel { errno: libc::EINVAL }), "refuses the smallest command", FailureKind::Unsupported),
         (Trick::Answer(Answer::Device { status: 0x4186, dw0: 0 }), "Fast Copy Not Possible", FailureKind::Unsupported),
         (Trick::Answer(Answer::Device { status: 0x188, dw0: 0 }), "Namespace Not Reachable", FailureKind::Unsupported),
         (Trick::Answer(Answer::Kernel { errno: libc::EACCES }), "denied", FailureKind::Unsupported),
@@ -164,9 +166,9 @@ fn what_fails_half_way_ends_the_zone_and_keeps_what_was_done() {
         assert_eq!(result.failure, Some(FailureKind::Transient), "the host can read the source");
         let moved = result.write_pointer != Some(Lba(10 * ZONE + 5 * done as u64));
         assert!(result.end_zone || !moved, "{trick:?}");
-        assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Host, "the host tries next");
+        assert_eq!(result.for_host, 6 - done, "the command that failed is the host's");
+        assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Offload, "then it is the device again");
         assert_eq!(lab.copy(&scattered(&lab, 0)[done..], D, 11).failure, None);
-        assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Offload, "then the device again");
     }
 }
 
@@ -286,9 +288,9 @@ fn a_table_that_changes_under_a_copy_makes_it_worth_nothing() {
     let sources = [lab.source(0, 0, 0, 4)];
     let result = lab.copy(&sources, D, 21);
     assert_eq!((result.failure, result.sources_done, result.end_zone), (Some(FailureKind::Transient), 0, true));
+    assert_eq!(result.for_host, 1);
     *lab.namespaces[0].before.lock() = None;
     // It is looked at again before the next one.
-    assert_eq!(lab.copy(&sources, D, 22).road, Road::Host);
     assert_eq!(lab.copy(&sources, D, 23).road, Road::Nvme);
     // A table that hides what is below.
     let crypt = TableLine { start: 0, len: 24 * ZONE * 8, target: "crypt".into(), params: String::new() };

@@ -227,8 +227,9 @@ fn failures_have_their_classes() {
     };
     for (key, asc, ascq, kind) in [
         (0x5, 0x20, 0x00, FailureKind::Unsupported),
-        (0x5, 0x24, 0x00, FailureKind::Unsupported),
-        (0x5, 0x26, 0x00, FailureKind::Unsupported),
+        (0x5, 0x24, 0x00, FailureKind::Refused),
+        (0x5, 0x26, 0x00, FailureKind::Refused),
+        (0xa, 0x26, 0x00, FailureKind::Refused),
         (0x5, 0x26, 0x09, FailureKind::Unsupported),
         (0x5, 0x26, 0x08, FailureKind::TooLarge),
         (0x5, 0x1a, 0x00, FailureKind::TooLarge),
