@@ -5,7 +5,9 @@
 //! device. What it costs is paid later: the filesystem below keeps a block until nobody refers to it, and a write into a shared range
 //! needs a free block there.
 //!
-//! Ranges must begin and end on blocks of that filesystem, and both files lie on the same one. Whether it can is asked by a
+//! Only whole blocks of that filesystem are shared, and both files lie on the same one. A file that may be written anywhere is addressed in
+//! smaller units: what of a range lies outside of whole blocks (less than one at each end) is read and written, and counted so; a range that
+//! lies in the blocks of the destination otherwise than in those of the source is nothing for this road. Whether the filesystem can is asked by a
 //! clone of a range onto itself, which changes nothing: one that cannot says EOPNOTSUPP, one that can has nothing to do.
 
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
@@ -19,7 +21,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use zns::{Blocks, DeviceId, Ticket, ZonedDevice};
+use zns::{AlignedBuf, Blocks, BufSlice, DeviceError, DeviceId, IoClass, Lba, Ticket, ZoneId, ZonedDevice};
 
 /// Commands that run side by side.
 const THREADS: usize = 4;
@@ -89,7 +91,10 @@ impl Shared {
         let statistics = rustix::fs::fstatfs(&file).map_err(|error| format!("{path}: {error}"))?;
         let block = u64::try_from(statistics.f_bsize).unwrap_or(0);
         let device_block = u64::from(device.geometry().block_size);
-        if block == 0 || !device_block.is_multiple_of(block) || !backing.offset.is_multiple_of(block) {
+        // Ragged ends are written in place: where that may not be, no range has any.
+        let anywhere = !device.geometry().software_zones && !device.has_write_pointer(ZoneId(0));
+        let fits = block > 0 && (device_block.is_multiple_of(block) || (anywhere && block.is_multiple_of(device_block)));
+        if !fits || !backing.offset.is_multiple_of(block) {
             return Err(
                 format!("the filesystem of {path} has blocks of {block} bytes, which those of {device_block} are no multiple of").into()
             );
@@ -140,10 +145,12 @@ impl Shared {
         }
         let mut at = command.target.lba.0 * to_block;
         let mut outcome = CopyOutcome::offloaded(command.sources.len());
+        let sharing = Sharing { source: &**source, target: &**target, files: &files, class: command.class };
         for (index, (range, len)) in command.sources.iter().zip(&bytes).enumerate() {
             let start = range.lba.0 * u64::from(source.geometry().block_size);
-            if let Err(errno) = clone_range(&files.0.file, start, *len, &files.1.file, at) {
-                outcome = CopyOutcome::failed(index, class(errno), format!("FICLONERANGE to {}: {errno}", target.label()));
+            let shared = sharing.range(start, *len, at, &mut outcome);
+            if let Err((kind, detail)) = shared {
+                (outcome.ranges_done, outcome.failure, outcome.detail) = (index, Some(kind), Some(detail));
                 break;
             }
             at += len;
@@ -152,6 +159,64 @@ impl Shared {
         target.copy_ended(command.target.lba, all, Blocks(done));
         outcome
     }
+}
+
+/// From one file to another.
+struct Sharing<'a> {
+    source: &'a dyn ZonedDevice,
+    target: &'a dyn ZonedDevice,
+    files: &'a (Arc<Below>, Arc<Below>),
+    class: IoClass,
+}
+
+impl Sharing<'_> {
+    /// Shares what of a range is whole blocks, and copies the ends.
+    fn range(&self, from: u64, len: u64, to: u64, outcome: &mut CopyOutcome) -> std::result::Result<(), (FailureKind, String)> {
+        let block = self.files.1.block;
+        let Some(Cut { head, whole, tail }) = cut(from, len, to, block) else {
+            let reason = format!("byte {from} and byte {to} lie at different places of the blocks of {block} bytes of the filesystem");
+            return Err((FailureKind::NotAligned, reason));
+        };
+        if whole > 0 {
+            clone_range(&self.files.0.file, from + head, whole, &self.files.1.file, to + head)
+                .map_err(|errno| (class(errno), format!("FICLONERANGE to {}: {errno}", self.target.label())))?;
+        }
+        for (into, len) in [(0, head), (head + whole, tail)] {
+            if len > 0 {
+                self.copy(from + into, len, to + into).map_err(|(kind, error)| (kind, error.to_string()))?;
+                outcome.host_read += len;
+                outcome.host_written += len;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies less than a block.
+    fn copy(&self, from: u64, len: u64, to: u64) -> std::result::Result<(), (FailureKind, DeviceError)> {
+        let lba = |device: &dyn ZonedDevice, at: u64| Lba(at / u64::from(device.geometry().block_size));
+        let read = self.source.read(lba(self.source, from), AlignedBuf::zeroed(len as usize), self.class);
+        let buf = read.map_err(|error| (FailureKind::of_read(&error), error))?;
+        let written = self.target.write(lba(self.target, to), vec![BufSlice::whole(buf)], self.class);
+        written.map_err(|error| (FailureKind::of_write(&error), error))
+    }
+}
+
+/// A range of `len` bytes in the blocks of a filesystem: what lies before the first whole block, the whole blocks, and what lies behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cut {
+    head: u64,
+    whole: u64,
+    tail: u64,
+}
+
+/// `None`: source and destination lie at different places of their blocks.
+fn cut(from: u64, len: u64, to: u64, block: u64) -> Option<Cut> {
+    if from % block != to % block {
+        return None;
+    }
+    let head = (from.next_multiple_of(block) - from).min(len);
+    let whole = (len - head) / block * block;
+    Some(Cut { head, whole, tail: len - head - whole })
 }
 
 /// What an error means for the engine. Of a range that failed nothing is known.
@@ -194,5 +259,20 @@ impl CopyBackend for ReflinkRoad {
 
     fn complete(&self, ticket: Ticket) -> CopyOutcome {
         self.workers.complete(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_blocks_are_shared() {
+        let parts = |from, len, to| cut(from, len, to, 4096).map(|cut| (cut.head, cut.whole, cut.tail));
+        assert_eq!(parts(4096, 8192, 0), Some((0, 8192, 0)));
+        assert_eq!(parts(512, 12288, 8704), Some((3584, 8192, 512)));
+        assert_eq!(parts(512, 1024, 512), Some((1024, 0, 0)));
+        assert_eq!(parts(0, 512, 4096), Some((0, 0, 512)));
+        assert_eq!(parts(0, 8192, 512), None);
     }
 }

@@ -379,11 +379,12 @@ impl Progress {
             }
             FailureKind::Transient if offload => {
                 engine.routes.lock().failed(from, to, self.road, words);
-                self.leave_to_host(engine, command, done);
+                self.leave_to_host(engine, &command.sources[done..]);
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::NotAligned if offload => {
-                self.leave_to_host(engine, command, done);
+                // Of the ranges behind it nothing is known.
+                self.leave_to_host(engine, &command.sources[done..(done + 1).min(command.sources.len())]);
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::DestinationMedia if offload => {
@@ -422,16 +423,16 @@ impl Progress {
         }
         if self.road.is_offload() {
             engine.routes.lock().failed(command.sources[0].device, command.target.device, self.road, words);
-            self.leave_to_host(engine, command, done);
+            self.leave_to_host(engine, &command.sources[done..]);
             self.count(engine, |counters| counters.fell_back(FailureKind::SourceMedia.reason()));
         }
         self.result(engine, Some(FailureKind::Transient))
     }
 
-    /// What a command has not done is the host's, where the host may copy.
-    fn leave_to_host(&mut self, engine: &CopyEngine, command: &CopyCommand, done: usize) {
+    /// What comes next is the host's, where the host may copy.
+    fn leave_to_host(&mut self, engine: &CopyEngine, sources: &[SourceRange]) {
         if engine.config.route == RouteChoice::Auto {
-            self.for_host = command.sources[done..].iter().map(|source| bytes_of(engine, source)).sum();
+            self.for_host = sources.iter().map(|source| bytes_of(engine, source)).sum();
         }
     }
 

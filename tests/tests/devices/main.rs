@@ -12,6 +12,7 @@ mod life;
 mod neighbours;
 mod nvme;
 mod raw;
+mod reflink;
 mod scsi;
 mod several;
 mod tokens;
