@@ -2,12 +2,11 @@
 //!
 //! A command is cut into groups of at most 256 KiB. Several groups are being read while one is being written, so that
 //! both devices stay busy; a zone never sees more than one write in flight (invariant I1). Many short sources become
-//! one write. Buffers are kept for the next command.
+//! one write.
 
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::workers::Workers;
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use zns::{AlignedBuf, Blocks, BufSlice, DeviceId, Io, IoClass, Lba, Ticket, ZonedDevice};
@@ -20,22 +19,19 @@ const GROUP_BYTES: u64 = 256 << 10;
 const GROUP_PIECES: usize = 64;
 /// Groups in memory at once, of one command.
 const WINDOW: usize = 8;
-/// Bytes of idle buffers kept for later.
-const KEPT_BYTES: usize = 8 << 20;
 /// Bytes of one command: what a caller may have to wait for.
 const COMMAND_BYTES: u64 = 16 << 20;
 
 /// Copies between any two devices by reading and writing.
 pub struct HostRoad {
     devices: Arc<[Arc<dyn ZonedDevice>]>,
-    buffers: Arc<Buffers>,
     workers: Workers,
 }
 
 impl HostRoad {
     /// A road over `devices`, which [`DeviceId`] counts from 0.
     pub fn new(devices: Arc<[Arc<dyn ZonedDevice>]>) -> Self {
-        Self { devices, buffers: Arc::default(), workers: Workers::new("copy-host", THREADS) }
+        Self { devices, workers: Workers::new("copy-host", THREADS) }
     }
 }
 
@@ -55,42 +51,12 @@ impl CopyBackend for HostRoad {
     }
 
     fn submit(&self, command: CopyCommand) -> Result<Ticket> {
-        let (devices, buffers) = (self.devices.clone(), self.buffers.clone());
-        Ok(self.workers.submit(move || carry_out(&devices, &buffers, &command)))
+        let devices = self.devices.clone();
+        Ok(self.workers.submit(move || carry_out(&devices, &command)))
     }
 
     fn complete(&self, ticket: Ticket) -> CopyOutcome {
         self.workers.complete(ticket)
-    }
-}
-
-/// Buffers that wait for their next use.
-#[derive(Default)]
-struct Buffers {
-    idle: Mutex<(Vec<AlignedBuf>, usize)>,
-}
-
-impl Buffers {
-    fn take(&self, len: usize) -> AlignedBuf {
-        let mut idle = self.idle.lock();
-        let found = idle.0.iter().rposition(|buf| buf.len() == len);
-        match found.map(|index| idle.0.swap_remove(index)) {
-            Some(buf) => {
-                idle.1 -= len;
-                buf
-            }
-            None => AlignedBuf::zeroed(len),
-        }
-    }
-
-    /// Keeps a buffer, unless somebody else still holds it or enough are kept.
-    fn give(&self, buf: Arc<AlignedBuf>) {
-        let Ok(buf) = Arc::try_unwrap(buf) else { return };
-        let mut idle = self.idle.lock();
-        if idle.1 + buf.len() <= KEPT_BYTES {
-            idle.1 += buf.len();
-            idle.0.push(buf);
-        }
     }
 }
 
@@ -159,7 +125,6 @@ struct Reading {
 /// A group whose write is in flight.
 struct Writing {
     pieces: Vec<Piece>,
-    buffers: Vec<Arc<AlignedBuf>>,
     ticket: Ticket,
     bytes: u64,
 }
@@ -167,7 +132,6 @@ struct Writing {
 struct Run<'a> {
     from: &'a dyn ZonedDevice,
     to: &'a dyn ZonedDevice,
-    buffers: &'a Buffers,
     class: IoClass,
     to_block: u64,
     at: Lba,
@@ -175,7 +139,7 @@ struct Run<'a> {
     outcome: CopyOutcome,
 }
 
-fn carry_out(devices: &[Arc<dyn ZonedDevice>], buffers: &Buffers, command: &CopyCommand) -> CopyOutcome {
+fn carry_out(devices: &[Arc<dyn ZonedDevice>], command: &CopyCommand) -> CopyOutcome {
     let outcome = CopyOutcome::offloaded(0);
     let device = |id: DeviceId| devices.get(usize::from(id.0));
     let source = command.sources.first().map(|source| source.device);
@@ -195,7 +159,7 @@ fn carry_out(devices: &[Arc<dyn ZonedDevice>], buffers: &Buffers, command: &Copy
         done: 0,
     };
     let class = command.class;
-    let run = Run { from: &**from, to: &**to, buffers, class, to_block, at: command.target.lba, writing: None, outcome };
+    let run = Run { from: &**from, to: &**to, class, to_block, at: command.target.lba, writing: None, outcome };
     run.all(groups)
 }
 
@@ -231,7 +195,7 @@ impl Run<'_> {
     }
 
     fn start_reads(&mut self, pieces: Vec<Piece>) -> Option<Reading> {
-        let batch = pieces.iter().map(|piece| Io::Read { lba: piece.lba, buf: self.buffers.take(piece.bytes as usize) }).collect();
+        let batch = pieces.iter().map(|piece| Io::Read { lba: piece.lba, buf: AlignedBuf::recycled(piece.bytes as usize) }).collect();
         match self.from.submit(batch, self.class) {
             Ok(ticket) => Some(Reading { pieces, ticket }),
             Err(error) => {
@@ -243,7 +207,7 @@ impl Run<'_> {
     }
 
     /// Waits for the reads of a group; what was read before the first failure is kept.
-    fn finish_reads(&mut self, group: Reading) -> (Vec<Piece>, Vec<Arc<AlignedBuf>>, Option<FailureKind>) {
+    fn finish_reads(&mut self, group: Reading) -> (Vec<Piece>, Vec<BufSlice>, Option<FailureKind>) {
         let mut completions = self.from.complete(group.ticket).into_iter();
         let (mut pieces, mut data) = (Vec::new(), Vec::new());
         let mut failure = None;
@@ -253,9 +217,7 @@ impl Run<'_> {
                     self.outcome.host_read += piece.bytes;
                     if failure.is_none() {
                         pieces.push(piece);
-                        data.push(Arc::new(buf));
-                    } else {
-                        self.buffers.give(Arc::new(buf));
+                        data.push(BufSlice::whole(buf));
                     }
                 }
                 Some(Err(error)) => {
@@ -270,15 +232,13 @@ impl Run<'_> {
         (pieces, data, failure)
     }
 
-    fn start_write(&mut self, pieces: Vec<Piece>, buffers: Vec<Arc<AlignedBuf>>) {
+    fn start_write(&mut self, pieces: Vec<Piece>, data: Vec<BufSlice>) {
         if self.outcome.failure.is_some() || pieces.is_empty() {
-            buffers.into_iter().for_each(|buf| self.buffers.give(buf));
             return;
         }
         let bytes = pieces.iter().map(|piece| piece.bytes).sum::<u64>();
-        let data = buffers.iter().map(|buf| BufSlice::new(buf.clone(), 0..buf.len())).collect();
         match self.to.submit(vec![Io::Write { lba: self.at, data }], self.class) {
-            Ok(ticket) => self.writing = Some(Writing { pieces, buffers, ticket, bytes }),
+            Ok(ticket) => self.writing = Some(Writing { pieces, ticket, bytes }),
             Err(error) => {
                 tracing::debug!(%error, "copy: cannot start writing");
                 self.fail(FailureKind::of_write(&error));
@@ -302,13 +262,11 @@ impl Run<'_> {
             }
             None => self.fail(FailureKind::Transient),
         }
-        writing.buffers.into_iter().for_each(|buf| self.buffers.give(buf));
     }
 
     fn discard(&mut self, group: Reading) {
         for buf in self.from.complete(group.ticket).into_iter().flatten().flatten() {
             self.outcome.host_read += buf.len() as u64;
-            self.buffers.give(Arc::new(buf));
         }
     }
 }

@@ -66,7 +66,7 @@ impl Check<'_> {
         let first = (at / UNIT) as usize;
         let Some(expected) = self.checksums.and_then(|sums| sums.get(first..)) else { return false };
         let units = found.chunks(UNIT as usize);
-        units.len() <= expected.len() && units.zip(expected).all(|(unit, sum)| crc32c::crc32c(unit) == *sum)
+        units.len() <= expected.len() && units.zip(expected).all(|(unit, sum)| zns::checksum::crc32c(unit) == *sum)
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod backing;
 pub mod buffer;
+pub mod checksum;
 pub mod conventional;
 pub mod device;
 mod disk;

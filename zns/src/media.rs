@@ -82,7 +82,7 @@ impl Media {
         if !self.direct || joined.iter().all(aligned) {
             return joined;
         }
-        let mut whole = AlignedBuf::zeroed(joined.iter().map(|part| part.len()).sum());
+        let mut whole = AlignedBuf::recycled(joined.iter().map(|part| part.len()).sum());
         let mut at = 0;
         for part in &joined {
             whole[at..at + part.len()].copy_from_slice(part);

@@ -264,7 +264,7 @@ impl Checker<'_> {
 
     fn verify(&mut self, part: Mapped, n: u32, content: &[u8], sum: u32) {
         self.report.counts.verified += 1;
-        if crc32c::crc32c(content) != sum {
+        if zns::checksum::crc32c(content) != sum {
             let (ino, block) = (Ino(part.ino), part.block + u64::from(n));
             self.add(Finding::Data { ino, block, addr: part.addr.plus(n) });
         }

@@ -38,6 +38,8 @@ pub enum Finding {
     #[error("the log begins at {addr}, which {reason}")]
     LogStart { addr: Addr, reason: &'static str },
     #[error("{reason}")]
+    CheckpointLost { reason: String },
+    #[error("{reason}")]
     LogDamaged { reason: String },
     #[error("the log cannot be rolled forward: {reason}")]
     NotReplayed { reason: String },

@@ -93,13 +93,16 @@ impl Checker<'_> {
 pub fn check(devices: Vec<Arc<dyn ZonedDevice>>, options: CheckOptions) -> Result<CheckReport> {
     let mut report = CheckReport::default();
     let rings = rings::read(&devices);
-    let Inspected { volume, bad_zone_pages, replay } = Volume::inspect(devices, options.cache_size, true)?;
+    let Inspected { volume, newer_lost, bad_zone_pages, replay } = Volume::inspect(devices, options.cache_size, true)?;
     let identity = volume.identity();
     report.label = identity.label.clone();
     report.uuid = uuid::Uuid::from_bytes(identity.uuid).to_string();
     report.generation = identity.generation;
     report.unmounted_cleanly = identity.clean;
     rings::judge(&rings, identity.generation, &mut report);
+    if let Some(reason) = newer_lost {
+        report.add(Finding::CheckpointLost { reason });
+    }
     let zones_unknown = !bad_zone_pages.is_empty();
     let mut checker = Checker { volume: &volume, scan: Rc::new(Scanner::new(&volume)), report, options, zones_unknown };
     for (page, error) in bad_zone_pages {

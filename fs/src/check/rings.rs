@@ -2,7 +2,8 @@
 
 use super::{CheckReport, Finding};
 use crate::BLOCK;
-use crate::format::superblock::{RING_ZONES, Superblock, SuperblockError};
+use crate::core::zones::ring_is_mirrored;
+use crate::format::superblock::RING_ZONES;
 use crate::volume::ring;
 use std::sync::Arc;
 use zns::ZonedDevice;
@@ -25,27 +26,34 @@ pub(super) struct RingZone {
 pub(super) struct Ring {
     device: u8,
     zones: Vec<RingZone>,
+    /// A newer record than those that can be read was relied on.
+    newer_lost: bool,
 }
 
 /// Reads the rings of all devices.
 pub(super) fn read(devices: &[Arc<dyn ZonedDevice>]) -> Vec<Ring> {
-    devices.iter().enumerate().map(|(index, device)| read_one(index as u8, device)).collect()
+    let active_limit = devices.iter().map(|device| device.geometry().active_limit()).min().unwrap_or(u32::MAX);
+    let mirrored = ring_is_mirrored(active_limit);
+    devices.iter().enumerate().map(|(index, device)| read_one(index as u8, device, mirrored)).collect()
 }
 
-fn read_one(index: u8, device: &Arc<dyn ZonedDevice>) -> Ring {
+fn read_one(index: u8, device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Ring {
     let mut number = index;
+    let mut all: [Vec<ring::Slot>; RING_ZONES as usize] = Default::default();
     let mut zones = Vec::new();
     for zone in 0..RING_ZONES {
         let mut total = 0;
         let content = ring::read_zone(device, zone).map_err(|error| error.to_string()).map(|bytes| {
             total = (bytes.len() / BLOCK) as u32;
             let slots = bytes.chunks_exact(BLOCK).enumerate().filter_map(|(slot, block)| {
-                let content = match Superblock::decode(block) {
+                let (kind, decoded) = ring::Slot::of(block);
+                all[zone as usize].push(kind);
+                let content = match decoded {
                     Ok(found) => {
                         number = found.device;
                         Ok(found.generation)
                     }
-                    Err(SuperblockError::NotOne) if block.iter().all(|&byte| byte == 0) => return None,
+                    Err(_) if kind == ring::Slot::Blank => return None,
                     Err(error) => Err(error.to_string()),
                 };
                 Some(Slot { slot: slot as u32, content, torn: is_torn(block) })
@@ -54,7 +62,7 @@ fn read_one(index: u8, device: &Arc<dyn ZonedDevice>) -> Ring {
         });
         zones.push(RingZone { zone, content, slots: total });
     }
-    Ring { device: number, zones }
+    Ring { device: number, zones, newer_lost: ring::is_newer_lost([&all[0], &all[1]], mirrored) }
 }
 
 /// Was only the beginning of the record written? A whole one has something in the sectors of the header and of the device table.
@@ -91,7 +99,7 @@ pub(super) fn judge(rings: &[Ring], newest: u64, report: &mut CheckReport) {
             for (i, slot) in slots.iter().enumerate() {
                 let Err(reason) = &slot.content else { continue };
                 let (slot_number, reason) = (slot.slot, reason.clone());
-                report.add(match (newest_here.is_none_or(|last| i > last), slot.torn) {
+                report.add(match (newest_here.is_none_or(|last| i > last), slot.torn && !ring.newer_lost) {
                     (false, _) => Finding::OldSuperblock { device, zone, slot: slot_number, reason },
                     (true, true) => Finding::TornSuperblock { device, zone, slot: slot_number },
                     (true, false) if goes_on_here => Finding::NewestSuperblock { device, zone, slot: slot_number, reason },

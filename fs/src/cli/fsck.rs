@@ -3,6 +3,7 @@
 use super::devices::{Access, mountpoint_of, open_devices};
 use crate::check::{CheckOptions, Progress, check};
 use crate::error::Result;
+use crate::volume::assemble::{Assembled, assemble};
 use crate::volume::{MountOptions, Volume};
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -90,8 +91,12 @@ fn run(line: Line) -> u8 {
         Err(error) => return could_not_run(error),
     };
     if line.automatic && !line.force {
-        return match crate::volume::assemble::assemble(devices) {
-            Ok(_) => CLEAN,
+        return match assemble(devices) {
+            Ok(Assembled { newer_lost: None, .. }) => CLEAN,
+            Ok(Assembled { newer_lost: Some(reason), .. }) => {
+                eprintln!("fsck.ferryfs: {reason}");
+                ERRORS_LEFT
+            }
             Err(error) => could_not_run(error),
         };
     }

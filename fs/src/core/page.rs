@@ -188,7 +188,7 @@ impl Page {
     }
     /// CRC-32C of the page.
     pub fn crc(&self) -> u32 {
-        crc32c::crc32c(self.bytes())
+        zns::checksum::crc32c(self.bytes())
     }
 
     /// Which node this is.

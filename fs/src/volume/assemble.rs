@@ -1,8 +1,9 @@
 //! Putting the devices of a volume together: which belong to it, in which order, and whether all of them are up to date.
 
+use crate::core::zones::ring_is_mirrored;
 use crate::error::{FsError, Result};
 use crate::format::superblock::Superblock;
-use crate::volume::ring::{self, RingCursor};
+use crate::volume::ring::{self, Probe, RingCursor};
 use std::sync::Arc;
 use zns::ZonedDevice;
 
@@ -16,6 +17,8 @@ pub struct Assembled {
     pub superblock: Superblock,
     /// Features that this program does not know forbid writing.
     pub must_be_read_only: bool,
+    /// Why the newest superblock that can be read is not the newest there was: nothing may be written.
+    pub newer_lost: Option<String>,
 }
 
 /// Feature bits that this program knows.
@@ -33,13 +36,24 @@ pub fn assemble(devices: Vec<Arc<dyn ZonedDevice>>) -> Result<Assembled> {
     if devices.is_empty() {
         return refuse("no device was given".into());
     }
+    let active_limit = devices.iter().map(|device| device.geometry().active_limit()).min().unwrap_or(u32::MAX);
     let mut found = Vec::new();
     for device in devices {
-        let probe = ring::probe(&device)?;
+        let probe = ring::probe(&device, ring_is_mirrored(active_limit))?;
         found.push((device, probe));
     }
     let newest = found.iter().map(|(_, p)| &p.superblock).max_by_key(|s| s.generation).expect("at least one").clone();
     check_features(&newest, &found[0].0.label())?;
+    let of_newest = |probe: &Probe| probe.superblock.uuid == newest.uuid && probe.superblock.generation == newest.generation;
+    let complete = found.iter().any(|(_, probe)| probe.complete && of_newest(probe));
+    let newer_lost = found.iter().find(|(_, probe)| probe.newer_lost && of_newest(probe)).map(|(device, _)| {
+        format!(
+            "{}: the last superblock is damaged in both copies, and the checkpoint {} before it is in use: what came after that is not shown; \
+             what is readable can be copied away",
+            device.label(),
+            newest.generation
+        )
+    });
     let count = newest.members.len();
     let mut slots: Vec<Option<(Arc<dyn ZonedDevice>, RingCursor)>> = (0..count).map(|_| None).collect();
     for (device, probe) in found {
@@ -51,8 +65,8 @@ pub fn assemble(devices: Vec<Arc<dyn ZonedDevice>>) -> Result<Assembled> {
         let index = usize::from(mine.device);
         let known = newest.members.get(index).filter(|m| mine.members.get(index).is_some_and(|n| n.uuid == m.uuid));
         let Some(member) = known else { return refuse(format!("{label} is no longer a member of its volume")) };
-        // A power cut between the superblocks of one checkpoint leaves a device one generation behind, never two.
-        if mine.generation + 1 < newest.generation {
+        // A power cut between the superblocks of one checkpoint leaves a device one generation behind, never two, and not when second copies were written.
+        if mine.generation + 1 < newest.generation || (mine.generation < newest.generation && complete) {
             return refuse(format!(
                 "{label} is out of date: its last checkpoint is {}, the volume's is {}; is it an old copy of the device?",
                 mine.generation, newest.generation
@@ -76,7 +90,7 @@ pub fn assemble(devices: Vec<Arc<dyn ZonedDevice>>) -> Result<Assembled> {
     }
     let (devices, rings) = slots.into_iter().flatten().unzip();
     let must_be_read_only = newest.features.read_only & !KNOWN != 0;
-    Ok(Assembled { devices, rings, superblock: newest, must_be_read_only })
+    Ok(Assembled { devices, rings, superblock: newest, must_be_read_only, newer_lost })
 }
 
 fn check_features(superblock: &Superblock, label: &str) -> Result<()> {

@@ -16,6 +16,8 @@ use zns::ZonedDevice;
 pub(crate) struct Inspected {
     /// Never writable.
     pub volume: Volume,
+    /// Why the newest superblock that can be read is not the newest there was.
+    pub newer_lost: Option<String>,
     /// Pages of the segment table that could not be had, and why.
     pub bad_zone_pages: Vec<(u32, FsError)>,
     /// What roll-forward found. It is not tried over a damaged segment table.
@@ -28,13 +30,13 @@ impl Volume {
     /// # Errors
     /// When there is no volume, or nothing of it can be found from its superblock.
     pub(crate) fn inspect(devices: Vec<Arc<dyn ZonedDevice>>, cache_size: u64, replay: bool) -> Result<Inspected> {
-        let Assembled { devices, rings, superblock, .. } = assemble(devices)?;
+        let Assembled { devices, rings, superblock, newer_lost, .. } = assemble(devices)?;
         let options = MountOptions { read_only: true, cache_size, secret: Some([0; 32]), ..MountOptions::default() };
         let volume = Self::build(devices, rings, superblock, options)?;
         let pages = 0..ZoneTable::page_count(&volume.identity.members);
         let bad_zone_pages: Vec<_> = pages.filter_map(|page| volume.load_zone_page(page).err().map(|error| (page, error))).collect();
         volume.zone_table_loaded();
         let replay = (replay && bad_zone_pages.is_empty()).then(|| volume.replay(&volume.read_reports()?));
-        Ok(Inspected { volume, bad_zone_pages, replay })
+        Ok(Inspected { volume, newer_lost, bad_zone_pages, replay })
     }
 }

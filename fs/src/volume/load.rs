@@ -84,7 +84,7 @@ impl Volume {
                 }
                 let buf = buf?;
                 let bytes: &[u8; BLOCK] = buf[..].try_into().map_err(|_| FsError::Internal("short metadata read"))?;
-                if crc32c::crc32c(bytes) != fetch.crc {
+                if zns::checksum::crc32c(bytes) != fetch.crc {
                     self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
                     let detail = format!("{:?} fails its checksum", fetch.id);
                     return Err(FsError::Corrupt { what: "metadata block", addr: fetch.addr, detail });

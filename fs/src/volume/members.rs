@@ -134,7 +134,7 @@ impl Members {
                     let n = (blocks - at).min(member.max_blocks);
                     let bytes = n as usize * BLOCK;
                     self.read.fetch_add(bytes as u64, Ordering::Relaxed);
-                    batch.push(Io::Read { lba: self.lba(addr.plus(at)), buf: AlignedBuf::zeroed(bytes) });
+                    batch.push(Io::Read { lba: self.lba(addr.plus(at)), buf: AlignedBuf::recycled(bytes) });
                     owners.push((i, at));
                     at += n;
                 }
@@ -263,7 +263,7 @@ fn gather(result: &mut Option<Result<AlignedBuf>>, blocks: u32, at: u32, piece: 
     match (piece, &mut *result) {
         (Ok(buf), None) if buf.len() == bytes => *result = Some(Ok(buf)),
         (Ok(buf), None) => {
-            let mut whole = AlignedBuf::zeroed(bytes);
+            let mut whole = AlignedBuf::recycled(bytes);
             whole[at as usize * BLOCK..][..buf.len()].copy_from_slice(&buf);
             *result = Some(Ok(whole));
         }

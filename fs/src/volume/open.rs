@@ -33,12 +33,15 @@ impl Volume {
     /// # Errors
     /// [`FsError::Volume`] with a sentence for people; device errors; [`FsError::Corrupt`].
     pub fn open(devices: Vec<Arc<dyn ZonedDevice>>, options: MountOptions) -> Result<Arc<Volume>> {
-        let Assembled { devices, rings, superblock, must_be_read_only } = assemble(devices)?;
+        let Assembled { devices, rings, superblock, must_be_read_only, newer_lost } = assemble(devices)?;
         if must_be_read_only && !options.read_only {
             let reason = "the volume uses features that this FerryFS can read but not write: mount it with -o ro";
             return Err(FsError::Volume(reason.into()));
         }
         let volume = Self::build(devices, rings, superblock, options)?;
+        if let Some(reason) = newer_lost {
+            volume.fail(reason);
+        }
         volume.load_zone_table()?;
         let reports = volume.read_reports()?;
         let log = &volume.identity.log;
@@ -198,7 +201,7 @@ impl Volume {
                 return Err(corrupt(format!("page {page} lies outside the volume")));
             }
             let buf = self.members.read_block(fetch.addr, IoClass::Foreground)?;
-            if crc32c::crc32c(&buf) != fetch.crc {
+            if zns::checksum::crc32c(&buf) != fetch.crc {
                 return Err(corrupt(format!("page {page} fails its checksum")));
             }
             return self.state.lock().zones.load_page(page, &buf).map_err(corrupt);

@@ -23,7 +23,7 @@ impl Page {
     /// A page with its checksum. Computing it takes time: not under the lock.
     pub fn new(data: BufSlice) -> Self {
         debug_assert_eq!(data.len(), BLOCK);
-        let crc = crc32c::crc32c(&data);
+        let crc = zns::checksum::crc32c(&data);
         Self { data, crc }
     }
 }
@@ -219,7 +219,7 @@ mod tests {
         (0..blocks as usize).map(|at| Page::new(BufSlice::new(buf.clone(), at * BLOCK..(at + 1) * BLOCK))).collect()
     }
     fn stamp(page: &Page) -> u32 {
-        assert_eq!(page.crc, crc32c::crc32c(&page.data));
+        assert_eq!(page.crc, zns::checksum::crc32c(&page.data));
         u32::from_le_bytes([page.data[0], page.data[1], page.data[2], page.data[3]])
     }
 

@@ -243,7 +243,7 @@ impl DeviceRun {
 
     fn verify(&self, ino: Ino, bytes: &[u8]) -> Result<()> {
         for (n, (sum, block)) in self.checksums.iter().zip(bytes.chunks(BLOCK)).enumerate() {
-            if crc32c::crc32c(block) != *sum {
+            if zns::checksum::crc32c(block) != *sum {
                 return Err(FsError::DataChecksum { ino, block: self.block + n as u64, addr: self.addr.plus(n as u32) });
             }
         }

@@ -11,9 +11,10 @@ use crate::format::log::{self, Fragment};
 use crate::format::record::Delta;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::volume::Volume;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::Ordering;
-use zns::{AlignedBuf, IoClass, ZoneInfo};
+use zns::{AlignedBuf, DeviceId, IoClass, ZoneInfo, ZoneState};
 
 /// What roll-forward found.
 #[derive(Debug, Default)]
@@ -24,6 +25,26 @@ pub(crate) struct Replay {
     pub damage: Option<String>,
     /// Zones that hold the log that was followed, or what it maps.
     pub touched: BTreeSet<Addr>,
+}
+
+/// Of each device, the last blocks of file data that were flushed, with their checksums.
+#[derive(Default)]
+struct Promised {
+    last: BTreeMap<DeviceId, VecDeque<(Addr, u32)>>,
+}
+
+impl Promised {
+    fn note(&mut self, deltas: &[Delta]) {
+        for delta in deltas {
+            let Delta::Map { addr, checksums, .. } = delta else { continue };
+            let Some(sum) = checksums.first() else { continue };
+            let last = self.last.entry(addr.device()).or_default();
+            last.push_back((*addr, *sum));
+            if last.len() > SAMPLES {
+                last.pop_front();
+            }
+        }
+    }
 }
 
 /// A fragment of the chain.
@@ -45,6 +66,7 @@ impl Volume {
         let mut touched: BTreeSet<Addr> = chain.iter().map(|found| found.addr.zone_base()).collect();
         let mut body = Vec::new();
         let mut applied = 0;
+        let mut promised = Promised::default();
         for found in &chain {
             if found.fragment.first {
                 body.clear();
@@ -61,7 +83,10 @@ impl Volume {
             }
             let batch = found.fragment.batch;
             let deltas = self.decode_batch(&body, found.addr)?;
-            if batch > flushed {
+            if batch <= flushed {
+                promised.note(&deltas);
+                damage = damage.or_else(|| self.behind_a_write_pointer(&deltas, reports));
+            } else {
                 match self.payload_is_there(&deltas, reports) {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -80,6 +105,10 @@ impl Volume {
             applied += 1;
         }
         self.counters.replayed.store(applied, Ordering::Relaxed);
+        let damage = match damage {
+            None => self.old_copy(&promised)?,
+            damage => damage,
+        };
         Ok(Replay { clean: self.identity.clean && applied == 0, damage, touched })
     }
 
@@ -124,7 +153,7 @@ impl Volume {
             addr = addr.plus(fragment.blocks);
             chain.push(Found { addr: Addr(addr.0 - u64::from(fragment.blocks)), fragment });
         }
-        let damage = self.acknowledged_behind(addr, sequence, chain.last().map_or(start.batch, |f| f.fragment.batch));
+        let damage = self.acknowledged_behind(addr, next_zone, sequence, chain.last().map_or(start.batch, |f| f.fragment.batch));
         Ok((chain, flushed, damage))
     }
 
@@ -162,27 +191,52 @@ impl Volume {
         self.members.read_runs(&[(addr, blocks)], IoClass::Foreground).pop().unwrap_or(Err(FsError::Internal("no answer to a read")))
     }
 
-    /// The chain broke at `addr`. If a fragment behind it knows of a flush that covers the break, an acknowledged record was damaged.
-    fn acknowledged_behind(&self, addr: Addr, sequence: u64, last_batch: u64) -> Option<String> {
-        let capacity = self.state.lock().zones.capacity(addr.device());
-        let end = capacity.min(addr.block() + LOOK_AHEAD);
-        for block in addr.block() + 1..end {
-            let at = addr.zone_base().plus(block);
-            let Ok(head) = self.members.read_block(at, IoClass::Foreground) else { continue };
-            let Some(blocks) = log::peek_blocks(&head) else { continue };
-            if !self.state.lock().zones.contains(at, blocks) {
-                continue;
-            }
-            let Ok(bytes) = self.read_fragment(at, blocks) else { continue };
-            let Some((fragment, _, _)) = log::decode(&bytes, &self.identity.secret) else { continue };
-            if fragment.epoch == self.identity.epoch && fragment.sequence > sequence && fragment.flushed > last_batch {
-                return Some(format!(
-                    "the log is damaged at {addr}: acknowledged changes behind it cannot be recovered; \
-                     what is readable can be copied away, fsck.ferryfs tells more"
-                ));
-            }
+    /// The chain broke at `addr`. If a fragment behind it knows of a flush that covers the break, an acknowledged record was damaged. The
+    /// next one may be in the zone after this one, whatever room is left here: how long the broken one was is not known.
+    fn acknowledged_behind(&self, addr: Addr, next_zone: Addr, sequence: u64, last_batch: u64) -> Option<String> {
+        let behind = |addr: Addr| addr.block() + 1..addr.block() + LOOK_AHEAD;
+        let mut places = vec![(addr.zone_base(), behind(addr))];
+        if !next_zone.is_none() && self.state.lock().zones.contains(next_zone, 1) {
+            places.push((next_zone.zone_base(), 0..LOOK_AHEAD));
         }
-        None
+        let known = places.into_iter().any(|(zone, blocks)| {
+            let end = self.state.lock().zones.capacity(zone.device()).min(blocks.end);
+            self.heads(zone, blocks.start..end).into_iter().any(|at| self.knows_of_flush(at, sequence, last_batch))
+        });
+        known.then(|| {
+            format!(
+                "the log is damaged at {addr}: acknowledged changes behind it cannot be recovered; \
+                 what is readable can be copied away, fsck.ferryfs tells more"
+            )
+        })
+    }
+
+    /// The blocks of a zone that look like the head of a fragment, and how long it would be.
+    fn heads(&self, zone: Addr, blocks: Range<u32>) -> Vec<(Addr, u32)> {
+        let mut heads = Vec::new();
+        for start in blocks.clone().step_by(AT_ONCE as usize) {
+            let count = AT_ONCE.min(blocks.end - start);
+            let places: Vec<(Addr, u32)> = match self.read_fragment(zone.plus(start), count) {
+                Ok(bytes) => heads_in(zone.plus(start), &bytes).collect(),
+                // A bad block must not hide those around it.
+                Err(_) => (start..start + count)
+                    .filter_map(|block| Some((zone.plus(block), self.members.read_block(zone.plus(block), IoClass::Foreground).ok()?)))
+                    .flat_map(|(at, bytes)| heads_in(at, &bytes).collect::<Vec<_>>())
+                    .collect(),
+            };
+            heads.extend(places);
+        }
+        heads
+    }
+
+    /// Is there a fragment that was written after number `sequence`, and after a flush of a batch behind `last_batch`?
+    fn knows_of_flush(&self, (at, blocks): (Addr, u32), sequence: u64, last_batch: u64) -> bool {
+        if !self.state.lock().zones.contains(at, blocks) {
+            return false;
+        }
+        let Ok(bytes) = self.read_fragment(at, blocks) else { return false };
+        let Some((fragment, _, _)) = log::decode(&bytes, &self.identity.secret) else { return false };
+        fragment.epoch == self.identity.epoch && fragment.sequence > sequence && fragment.flushed > last_batch
     }
 
     fn decode_batch(&self, body: &[u8], addr: Addr) -> Result<Vec<Delta>> {
@@ -224,13 +278,48 @@ impl Volume {
             let reads: Vec<_> = some.iter().map(|(addr, sums)| (*addr, sums.len() as u32)).collect();
             let content =
                 self.read_again(|| self.members.read_runs(&reads, IoClass::Foreground).into_iter().collect::<Result<Vec<_>>>())?;
-            let as_logged =
-                |(buf, (_, sums)): (&AlignedBuf, &(Addr, &[u32]))| buf.chunks_exact(BLOCK).map(crc32c::crc32c).eq(sums.iter().copied());
+            let as_logged = |(buf, (_, sums)): (&AlignedBuf, &(Addr, &[u32]))| {
+                buf.chunks_exact(BLOCK).map(zns::checksum::crc32c).eq(sums.iter().copied())
+            };
             if !content.iter().zip(some).all(as_logged) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// File data of a batch that was flushed lies where its device says that nothing was written.
+    fn behind_a_write_pointer(&self, deltas: &[Delta], reports: &[Vec<ZoneInfo>]) -> Option<String> {
+        deltas.iter().find_map(|delta| {
+            let Delta::Map { addr, checksums, .. } = delta else { return None };
+            let info = reports.get(usize::from(addr.device().0))?.get(addr.zone().0 as usize)?;
+            // Where a zone failed, the write pointer says nothing: its data is found to be lost when it is read.
+            let failed = matches!(info.state, ZoneState::ReadOnly | ZoneState::Offline);
+            let missing = addr.block() + checksums.len() as u32 > self.members.fs_blocks(addr.device(), info.written);
+            (missing && !failed).then(|| not_there(&self.members.device(addr.device()).label(), *addr))
+        })
+    }
+
+    /// Of several devices, one that has none of the data that was written to it last, though it was flushed, is an old copy.
+    fn old_copy(&self, promised: &Promised) -> Result<Option<String>> {
+        if self.members.count() < 2 {
+            return Ok(None);
+        }
+        for blocks in promised.last.values() {
+            let mut any = false;
+            for &(addr, sum) in blocks {
+                any |= match self.read_again(|| self.members.read_block(addr, IoClass::Foreground)) {
+                    Ok(bytes) => zns::checksum::crc32c(&bytes) == sum,
+                    Err(error) if self.lost_power(&error) => return Err(error),
+                    // A bad block is no sign of age.
+                    Err(_) => true,
+                };
+            }
+            if let (false, Some((addr, _))) = (any, blocks.back()) {
+                return Ok(Some(not_there(&self.members.device(addr.device()).label(), *addr)));
+            }
+        }
+        Ok(None)
     }
 
     fn apply_batch(&self, batch: u64, deltas: &[Delta]) -> Result<()> {
@@ -260,6 +349,16 @@ impl Volume {
     }
 }
 
+/// Blocks of a device that tell whether it is an old copy: one could be damaged by chance.
+const SAMPLES: usize = 4;
+
+fn not_there(label: &str, addr: Addr) -> String {
+    format!(
+        "{label} lacks data that was acknowledged, at {addr} for one: is it an old copy of the device? Nothing is written; \
+         give the right device, or copy away what is readable"
+    )
+}
+
 /// Further attempts to read what a mount cannot do without.
 const READ_AGAIN: u32 = 2;
 
@@ -270,5 +369,11 @@ fn unreadable(addr: Addr, error: &FsError) -> String {
     )
 }
 
+fn heads_in(at: Addr, bytes: &[u8]) -> impl Iterator<Item = (Addr, u32)> {
+    (0..).zip(bytes.chunks_exact(BLOCK)).filter_map(move |(n, head)| Some((at.plus(n), log::peek_blocks(head)?)))
+}
+
+/// Blocks read at once where the log is searched.
+const AT_ONCE: u32 = 64;
 /// Blocks looked at behind a break of the chain, to tell a torn end from damage.
 const LOOK_AHEAD: u32 = 2 * log::MAX_BLOCKS;

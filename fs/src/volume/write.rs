@@ -181,7 +181,7 @@ impl Volume {
     fn payload(&self, ino: Ino, at: u64, data: &[u8]) -> Result<Payload> {
         let end = at + data.len() as u64;
         let (first, last) = (at / B, end.div_ceil(B) - 1);
-        let mut buf = AlignedBuf::zeroed(((last - first + 1) * B) as usize);
+        let mut buf = AlignedBuf::recycled(((last - first + 1) * B) as usize);
         buf[(at % B) as usize..][..data.len()].copy_from_slice(data);
         let mut edges = Vec::new();
         let ragged_start = !at.is_multiple_of(B);
