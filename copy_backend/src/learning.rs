@@ -95,7 +95,8 @@ impl Learning {
         let most = self.most;
         let next = match self.trial {
             None => most,
-            Some(Trial::OneRange { longest, .. }) => Shape { ranges: 1, longest: most.longest.min(longest), ..most },
+            // Never less than a unit: whoever copies by smaller blocks has ranges that are shorter than that.
+            Some(Trial::OneRange { longest, .. }) => Shape { ranges: 1, longest: most.longest.min(longest.max(UNIT)), ..most },
             Some(Trial::ManyShort { ranges, bytes }) => {
                 let ranges = ranges.min(most.ranges).max(1);
                 let bytes = bytes.min(most.bytes);

@@ -134,7 +134,9 @@ impl ZonedDevice for TargetDisk {
     fn copy_ended(&self, target: Lba, admitted: Blocks, done: Blocks) {
         if done < admitted {
             let zone = self.geometry.zone_of(target);
-            self.written.lock()[zone.0 as usize] = target.0 - self.geometry.zone_start(zone).0 + done.0;
+            let pointer = &mut self.written.lock()[zone.0 as usize];
+            // Never ahead: an earlier one may have failed as well.
+            *pointer = (*pointer).min(target.0 - self.geometry.zone_start(zone).0 + done.0);
         }
     }
 

@@ -147,3 +147,19 @@ proptest! {
         run(&case)?;
     }
 }
+
+/// Found by the test above: one segment per command, said by nobody.
+#[test]
+fn a_limit_of_one_segment_is_learned() {
+    let copies = [
+        vec![(0, vec![(0, 6), (0, 1), (9, 1), (58, 7)], 0)],
+        vec![(0, vec![(260, 8), (336, 2), (222, 5)], 0), (1, vec![(41, 4), (84, 2), (16, 4), (314, 3), (238, 2), (346, 4), (14, 3)], 1)],
+    ];
+    for copies in copies {
+        let xcopy =
+            XcopyConfig { no_list_id: false, max_cscds: 2, max_segments: 1, max_list_bytes: 120, max_segment_bytes: 0, advertised: false };
+        let case =
+            Case { road: Road::ScsiXcopy, block: 512, xcopy, tokens: TokenConfig::default(), descriptor_sense: false, copies, fault: None };
+        run(&case).unwrap();
+    }
+}
