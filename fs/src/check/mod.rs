@@ -23,8 +23,7 @@ mod zones;
 pub use finding::{Finding, Severity};
 pub use report::{CheckReport, Counts, Found, MAX_FINDINGS};
 
-use crate::addr::Addr;
-use crate::core::key::{Class, Key};
+use crate::core::key::Key;
 use crate::error::Result;
 use crate::volume::Volume;
 use crate::volume::inspect::Inspected;
@@ -142,16 +141,5 @@ impl Checker<'_> {
 
 /// A key in words.
 pub(crate) fn show(key: &Key) -> String {
-    let what = match key.class {
-        Class::Inode => "inode",
-        Class::Xattr => "attribute",
-        Class::XattrValue => "attribute value",
-        Class::Dirent => "entry",
-        Class::Symlink => "link target",
-        Class::Extent => "extent",
-        Class::Checksum => "checksums",
-        Class::Summary => return format!("summary {}", Addr(key.a)),
-        Class::Intent => "intent",
-    };
-    format!("{what} {}/{}", key.a, key.b)
+    key.to_string()
 }

@@ -59,6 +59,24 @@ pub struct Key {
     pub b: u64,
 }
 
+/// In words, for people.
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.class {
+            Class::Inode => "inode",
+            Class::Xattr => "attribute",
+            Class::XattrValue => "attribute value",
+            Class::Dirent => "entry",
+            Class::Symlink => "link target",
+            Class::Extent => "extent",
+            Class::Checksum => "checksums",
+            Class::Summary => return write!(f, "summary {}", Addr(self.a)),
+            Class::Intent => "intent",
+        };
+        write!(f, "{what} {}/{}", self.a, self.b)
+    }
+}
+
 impl Key {
     /// Bytes of an encoded key.
     pub const LEN: usize = 17;

@@ -237,7 +237,10 @@ impl Volume {
             return Ok(());
         }
         self.with_cleaner(|cleaner| cleaner.abandon());
-        self.free_waiting()?;
+        // What cannot be freed now is freed by a mount: it must not keep what was acknowledged from becoming durable.
+        if let Err(error) = self.free_waiting() {
+            tracing::warn!("inodes without a name are left to the next mount: {error}");
+        }
         self.checkpoint_as(CheckpointKind { clean: true })?;
         self.fail_quietly("it was unmounted");
         Ok(())

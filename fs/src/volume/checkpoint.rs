@@ -20,6 +20,7 @@ use crate::format::superblock::{RootPointers, Superblock};
 use crate::ids::NodeId;
 use crate::volume::Volume;
 use crate::volume::commit::{Batch, Landed, NoCut};
+use crate::volume::damage::Unmet;
 use crate::volume::members::RunWrite;
 use crate::volume::state::State;
 use gc::trace::Event;
@@ -165,26 +166,29 @@ impl Volume {
         Ok(())
     }
 
-    /// Step 1. A zone whose summaries cannot be read stays as it is: the checkpoint goes on without it.
+    /// Step 1. A zone whose summaries cannot be read stays as it is, and the checkpoint goes on without it. But if what is damaged holds more
+    /// than summaries, which could be made again, the volume is read-only.
     pub(super) fn forget_dead_zones(&self) -> Result<()> {
         let dead = self.state.lock().zones.to_forget();
         for zone in dead {
-            match self.forget_dead_zone(zone) {
-                Ok(()) => {}
-                Err(error) if self.lost_power(&error) || !self.is_writable() => return Err(error),
-                Err(error) => {
-                    tracing::error!(
-                        "what zone {zone} held cannot be forgotten, so that it is not used again before the next mount: {error}"
-                    );
-                    self.state.lock().zones.set_unmovable(zone);
-                }
+            let Err(unmet) = self.forget_dead_zone(zone) else { continue };
+            if self.lost_power(&unmet.error) || !self.is_writable() {
+                return Err(unmet.error);
             }
+            let only_summaries = unmet.block.is_some_and(|id| self.holds_only_summaries(id));
+            if matches!(unmet.error, FsError::Corrupt { .. }) && !only_summaries {
+                self.lose(&unmet);
+                return Err(unmet.error);
+            }
+            let error = unmet.error;
+            tracing::error!("what zone {zone} held cannot be forgotten, so that it is not used again before the next mount: {error}");
+            self.state.lock().zones.set_unmovable(zone);
         }
         Ok(())
     }
 
-    fn forget_dead_zone(&self, zone: Addr) -> Result<()> {
-        while self.change(|state| {
+    fn forget_dead_zone(&self, zone: Addr) -> std::result::Result<(), Unmet> {
+        while self.try_change(IoClass::Foreground, |state| {
             extents::prepare_forget_zone(&state.tree, zone, FORGET_STEP)?;
             let more = extents::forget_zone(&mut state.tree, zone, FORGET_STEP)?;
             state.settle_released();
@@ -258,14 +262,14 @@ impl Volume {
                     if let Some(batch) = batch {
                         self.write_batch(*batch)?;
                     }
-                    return Err(error);
+                    return Err(self.cannot_cut(error));
                 }
                 Err(NoSnapshot { why: NoCut::NoZone | NoCut::LogFull, .. }) => return Err(self.no_zone()),
             };
             if let Some(batch) = batch {
                 self.write_batch(*batch)?;
             }
-            self.load_many(&missing)?;
+            self.load_or_fail(&missing)?;
         }
     }
 

@@ -12,6 +12,7 @@ use crate::format::record::Delta;
 use crate::format::segment::Role;
 use crate::ids::{FileBlock, Ino};
 use crate::volume::Volume;
+use crate::volume::damage::Unmet;
 use crate::volume::log::LogWriter;
 use crate::volume::members::RunWrite;
 use crate::volume::state::State;
@@ -129,12 +130,20 @@ impl Volume {
                     self.write_batch(batch)?;
                     return Ok(true);
                 }
-                Err(NoCut::Need(ids)) => self.load_many(&ids)?,
+                Err(NoCut::Need(ids)) => self.load_or_fail(&ids)?,
                 Err(NoCut::LogFull) => return Ok(false),
                 Err(NoCut::NoZone) => return Err(self.no_zone()),
-                Err(NoCut::Fail(error)) => return Err(error),
+                Err(NoCut::Fail(error)) => return Err(self.cannot_cut(error)),
             }
         }
+    }
+
+    /// What was acknowledged cannot be written because of what the metadata holds: it stays readable, and that is all that can be promised.
+    pub(super) fn cannot_cut(&self, error: FsError) -> FsError {
+        if let FsError::Corrupt { .. } = error {
+            self.lose(&Unmet { block: None, error: error.clone() });
+        }
+        error
     }
 
     /// There is no zone for data that was acknowledged: an invariant is broken, or zones failed. Nothing more can be promised.

@@ -6,10 +6,11 @@
 use crate::core::key::Key;
 use crate::core::ops::{self, Step};
 use crate::core::txn::successor;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::format::item::Intent;
 use crate::ids::Ino;
 use crate::volume::Volume;
+use crate::volume::damage::Unmet;
 use crate::volume::load::Cost;
 
 /// What is known of an inode without a name.
@@ -143,7 +144,18 @@ impl Volume {
     }
 
     /// Finishes what a crash interrupted: frees inodes without names, cuts what lies beyond the size of a file.
+    ///
+    /// # Errors
+    /// Those of loading, after which the volume is read-only; those of a checkpoint that was due.
     pub(super) fn resume_intents(&self) -> Result<()> {
+        self.try_intents().inspect_err(|error| {
+            if let FsError::Corrupt { .. } = error {
+                self.lose(&Unmet { block: None, error: error.clone() });
+            }
+        })
+    }
+
+    fn try_intents(&self) -> Result<()> {
         let mut from = Key::intent(Ino(0));
         loop {
             let next = self.ask(|state| {
@@ -151,12 +163,10 @@ impl Volume {
                 ops::next_intent(&txn, from)
             })?;
             let Some((key, intent)) = next else { return Ok(()) };
-            if self.is_writable() {
-                let ino = Ino(key.a);
-                match intent {
-                    Intent::Free => while !self.free_steps(ino, 64)? {},
-                    Intent::Cut { .. } => self.finish_cut(ino)?,
-                }
+            let ino = Ino(key.a);
+            match intent {
+                Intent::Free => while !self.free_steps(ino, 64)? {},
+                Intent::Cut { .. } => self.finish_cut(ino)?,
             }
             let Some(behind) = successor(key) else { return Ok(()) };
             from = behind;

@@ -5,6 +5,7 @@ use crate::core::halt::{BlockId, Halt, Planned};
 use crate::core::txn::Txn;
 use crate::error::{FsError, Result};
 use crate::volume::Volume;
+use crate::volume::damage::Unmet;
 use crate::volume::state::State;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -126,14 +127,22 @@ impl Volume {
     }
 
     /// [`Volume::change`] on account of `class`.
-    pub(super) fn change_for<T>(&self, class: IoClass, mut change: impl FnMut(&mut State) -> Planned<T>) -> Result<T> {
+    pub(super) fn change_for<T>(&self, class: IoClass, change: impl FnMut(&mut State) -> Planned<T>) -> Result<T> {
+        self.try_change(class, change).map_err(|unmet| unmet.error)
+    }
+
+    /// [`Volume::change_for`] that tells which block could not be had.
+    ///
+    /// # Errors
+    /// As [`Volume::change`].
+    pub(super) fn try_change<T>(&self, class: IoClass, mut change: impl FnMut(&mut State) -> Planned<T>) -> std::result::Result<T, Unmet> {
         loop {
             let missing = match change(&mut self.state.lock()) {
                 Ok(answer) => return Ok(answer),
-                Err(Halt::Fail(error)) => return Err(error),
+                Err(Halt::Fail(error)) => return Err(Unmet { block: None, error }),
                 Err(Halt::Need(id)) => id,
             };
-            self.load_for(&[missing], class)?;
+            self.load_for(&[missing], class).map_err(|error| Unmet { block: Some(missing), error })?;
         }
     }
 

@@ -12,6 +12,7 @@ mod commit;
 pub mod content;
 mod copy_range;
 pub mod counters;
+pub mod damage;
 mod held;
 pub(crate) mod inspect;
 pub mod layout;
@@ -115,12 +116,16 @@ impl Volume {
         Err(FsError::ReadOnly(self.read_only_reason().unwrap_or_else(|| "mounted so".into())))
     }
 
-    /// From here on nothing is changed any more (I11); what is readable stays so. Says why, once.
+    /// From here on nothing is changed any more (I11); what is readable stays so. Says why, once, also where nothing was to be changed
+    /// in any case.
     pub(crate) fn fail(&self, reason: String) {
-        if self.writable.swap(false, Ordering::SeqCst) {
+        self.writable.store(false, Ordering::SeqCst);
+        let mut first = self.read_only_reason.lock();
+        if first.is_none() {
             tracing::error!("the volume is read-only from now on: {reason}");
-            *self.read_only_reason.lock() = Some(reason);
+            *first = Some(reason);
         }
+        drop(first);
         self.progress.notify_all();
     }
 

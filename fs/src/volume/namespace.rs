@@ -139,7 +139,11 @@ impl Volume {
 
     /// Runs a plan that changes nothing: on a read-only volume too.
     fn look<T>(&self, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Result<T> {
-        self.ask(|state| plan(&mut Txn::new(&state.tree, Timestamp::default(), state.next_ino, self.identity.hash_key)))
+        self.ask(|state| {
+            let mut txn = Txn::new(&state.tree, Timestamp::default(), state.next_ino, self.identity.hash_key);
+            state.lost.stand_in().into_iter().for_each(|root| txn.put_inode(root));
+            plan(&mut txn)
+        })
     }
 
     /// Runs a plan that may take the last name of an inode. That the inode waits for its last user is noted before anyone else can see that

@@ -12,10 +12,12 @@ use crate::ids::NodeId;
 use crate::volume::assemble::{Assembled, assemble};
 use crate::volume::background::Wake;
 use crate::volume::counters::Counters;
+use crate::volume::damage::Lost;
 use crate::volume::log::LogWriter;
 use crate::volume::members::Members;
 use crate::volume::options::MountOptions;
 use crate::volume::pages::DirtyPages;
+use crate::volume::recovery::Unappliable;
 use crate::volume::ring::RingCursor;
 use crate::volume::state::{Pending, State};
 use crate::volume::{MAX_UNLOGGED_BYTES, Volume};
@@ -42,18 +44,20 @@ impl Volume {
         if let Some(reason) = newer_lost {
             volume.fail(reason);
         }
+        volume.find_root()?;
         volume.load_zone_table()?;
         let reports = volume.read_reports()?;
         let log = &volume.identity.log;
         let mut unused = volume.state.lock().zones.unused_since_checkpoint(&[log.addr.zone_base(), log.next_zone]);
-        let replay = volume.replay(&reports)?;
+        let replay = volume.replay(&reports, Unappliable::Skip)?;
         unused.retain(|zone| !replay.touched.contains(zone));
         if let Some(damage) = replay.damage {
             volume.fail(damage);
         }
+        volume.look_ahead()?;
         if volume.is_writable() {
             // Their summaries leave the tree before they become something else.
-            volume.forget_dead_zones()?;
+            volume.unless_read_only(volume.forget_dead_zones())?;
         }
         // The superblock that was found may lie in a cache only: before a zone is reset that is dead in it and live in the one before, it is
         // durable. Where it cannot be, nothing is written.
@@ -67,13 +71,23 @@ impl Volume {
         if volume.is_writable() {
             volume.bring_rings_up_to_date()?;
             // No append before the new epoch is durable.
-            volume.checkpoint()?;
+            volume.unless_read_only(volume.checkpoint())?;
         }
         let volume = Arc::new(volume);
         let cleaner = volume.new_cleaner(volume.tracer.clone());
         *volume.cleaner.lock() = Some(cleaner);
-        volume.resume_intents()?;
+        if volume.is_writable() {
+            volume.unless_read_only(volume.resume_intents())?;
+        }
         Ok(volume)
+    }
+
+    /// A step of a mount that found damage has made the volume read-only: then the mount goes on, as one that shows what there is.
+    fn unless_read_only(&self, step: Result<()>) -> Result<()> {
+        match step {
+            Err(FsError::Corrupt { .. } | FsError::ReadOnly(_)) if !self.is_writable() => Ok(()),
+            step => step,
+        }
     }
 
     /// A volume around its superblock, nothing else loaded.
@@ -137,6 +151,7 @@ impl Volume {
             next_held: 1,
             logged: 0,
             line: crate::volume::room::Line::default(),
+            lost: Lost::default(),
         };
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
@@ -172,9 +187,15 @@ impl Volume {
         })
     }
 
-    /// Loads the segment table.
+    /// Loads the segment table. What of it cannot be had makes the volume read-only: reading needs none of it.
     fn load_zone_table(&self) -> Result<()> {
-        (0..ZoneTable::page_count(&self.identity.members)).try_for_each(|page| self.load_zone_page(page))?;
+        for page in 0..ZoneTable::page_count(&self.identity.members) {
+            match self.read_again(|| self.load_zone_page(page)) {
+                Err(error) if self.lost_power(&error) => return Err(error),
+                Err(error) => self.lose_zone_page(page, &error),
+                Ok(()) => {}
+            }
+        }
         self.zone_table_loaded();
         Ok(())
     }

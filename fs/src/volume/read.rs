@@ -133,6 +133,7 @@ impl Volume {
         let (inode, parts, zones) = self.change(|state| {
             let inode = regular_file(&state.tree, ino)?;
             let range = range(&inode);
+            state.lost.check(ino, &range)?;
             let parts = content(&state.tree, &state.pages, ino, FileBlock(range.start), FileBlock(range.end))?;
             let zones = pin(state, &parts)?;
             Ok((inode, parts, zones))
@@ -216,6 +217,7 @@ impl Volume {
                 if offset >= size {
                     return Err(FsError::NoSuchOffset.into());
                 }
+                state.lost.check(ino, &(at.0..size.div_ceil(B)))?;
                 Ok((size, find(&state.tree, &state.pages, ino, at, FileBlock(size.div_ceil(B)), data)?))
             })?;
             match found {

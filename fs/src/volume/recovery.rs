@@ -6,11 +6,14 @@
 
 use crate::BLOCK;
 use crate::addr::Addr;
+use crate::core::halt::{BlockId, Planned};
 use crate::error::{FsError, Result};
 use crate::format::log::{self, Fragment};
 use crate::format::record::Delta;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::volume::Volume;
+use crate::volume::damage::{Unmet, content_of};
+use crate::volume::state::State;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -47,6 +50,15 @@ impl Promised {
     }
 }
 
+/// What becomes of changes in the log to metadata that cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unappliable {
+    /// They are skipped, what they are about is lost, and the volume is read-only (a mount).
+    Skip,
+    /// The first one ends roll-forward (a check, which tells of it).
+    Refuse,
+}
+
 /// A fragment of the chain.
 struct Found {
     addr: Addr,
@@ -56,7 +68,10 @@ struct Found {
 impl Volume {
     /// Follows the log and applies what it holds, in memory.
     /// `reports`: what the devices say of their zones, where these are not software.
-    pub(super) fn replay(&self, reports: &[Vec<ZoneInfo>]) -> Result<Replay> {
+    ///
+    /// # Errors
+    /// Devices that fail, a log that makes no sense, and with [`Unappliable::Refuse`] metadata that cannot be had.
+    pub(super) fn replay(&self, reports: &[Vec<ZoneInfo>], unappliable: Unappliable) -> Result<Replay> {
         let start = self.identity.log;
         if start.addr.is_none() {
             return Ok(Replay { clean: self.identity.clean, ..Replay::default() });
@@ -101,7 +116,7 @@ impl Volume {
                 Delta::Map { addr, .. } => Some(addr.zone_base()),
                 _ => None,
             }));
-            self.apply_batch(batch, &deltas)?;
+            self.apply_batch(batch, &deltas, unappliable)?;
             applied += 1;
         }
         self.counters.replayed.store(applied, Ordering::Relaxed);
@@ -176,7 +191,7 @@ impl Volume {
     }
 
     /// Reads, and reads again what failed: a passing error must not cost what was acknowledged.
-    fn read_again<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
+    pub(super) fn read_again<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
         let mut outcome = read();
         for _ in 0..READ_AGAIN {
             match &outcome {
@@ -322,24 +337,12 @@ impl Volume {
         Ok(None)
     }
 
-    fn apply_batch(&self, batch: u64, deltas: &[Delta]) -> Result<()> {
+    fn apply_batch(&self, batch: u64, deltas: &[Delta], unappliable: Unappliable) -> Result<()> {
         for delta in deltas {
-            self.change(|state| {
-                state.prepare(delta)?;
-                if let Delta::Map { addr, checksums, .. } = delta {
-                    // The zone was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by
-                    // the part it played before it was freed, of a log zone say: what it holds now is file data.
-                    let end = addr.block() + checksums.len() as u32;
-                    let entry = *state.zones.entry(*addr).ok_or(FsError::Internal("a zone outside the volume"))?;
-                    let role = if entry.role.is_data() { entry.role } else { Role::User };
-                    let phase = if entry.phase == Phase::Empty { Phase::Open } else { entry.phase };
-                    let entry = SegmentEntry { role, phase, written: entry.written.max(end), ..entry };
-                    state.zones.set_entry(*addr, entry);
-                    state.zones.advance_clock(checksums.len() as u64);
-                }
-                state.apply(delta)?;
-                Ok(())
-            })?;
+            match self.roll_forward(delta) {
+                Err(unmet) if unappliable == Unappliable::Skip && unmet.is_damage() => self.skip(delta, &unmet)?,
+                outcome => outcome.map_err(|unmet| unmet.error)?,
+            }
         }
         let mut state = self.state.lock();
         state.batch = batch + 1;
@@ -347,6 +350,58 @@ impl Volume {
         state.flushed = batch;
         Ok(())
     }
+
+    fn roll_forward(&self, delta: &Delta) -> std::result::Result<(), Unmet> {
+        self.try_again(|state| {
+            state.prepare(delta)?;
+            note_written(state, delta)?;
+            state.apply(delta)?;
+            if let Some((ino, blocks, true)) = content_of(delta) {
+                state.lost.find(ino, &blocks);
+            }
+            Ok(())
+        })
+    }
+
+    /// A change that cannot be made: what it is about is lost. Of items this goes without saying, because they are where they cannot be had.
+    /// File data may still be found if only the summaries are missing, which nobody needs in a volume that is not written to.
+    fn skip(&self, delta: &Delta, unmet: &Unmet) -> Result<()> {
+        self.lose(unmet);
+        if let Some(BlockId::Node(id)) = unmet.block {
+            // If it can be read later on, it still is not what the log would have made of it.
+            self.state.lock().tree.store().suspect(id, "a change in the log could not be applied to it");
+        }
+        let Some((ino, blocks, _)) = content_of(delta) else { return Ok(()) };
+        self.state.lock().lost.lose(ino, blocks.clone());
+        if !matches!(delta, Delta::Map { .. }) {
+            return Ok(());
+        }
+        let found = self.try_again(|state| {
+            state.apply_content(delta)?;
+            note_written(state, delta)?;
+            state.lost.find(ino, &blocks);
+            Ok(())
+        });
+        match found {
+            Err(unmet) if unmet.is_damage() => self.lose(&unmet),
+            outcome => outcome.map_err(|unmet| unmet.error)?,
+        }
+        Ok(())
+    }
+}
+
+/// The zone that a delta maps was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by
+/// the part it played before it was freed, of a log zone say: what it holds now is file data.
+fn note_written(state: &mut State, delta: &Delta) -> Planned<()> {
+    let Delta::Map { addr, checksums, .. } = delta else { return Ok(()) };
+    let end = addr.block() + checksums.len() as u32;
+    let entry = *state.zones.entry(*addr).ok_or(FsError::Internal("a zone outside the volume"))?;
+    let role = if entry.role.is_data() { entry.role } else { Role::User };
+    let phase = if entry.phase == Phase::Empty { Phase::Open } else { entry.phase };
+    let entry = SegmentEntry { role, phase, written: entry.written.max(end), ..entry };
+    state.zones.set_entry(*addr, entry);
+    state.zones.advance_clock(checksums.len() as u64);
+    Ok(())
 }
 
 /// Blocks of a device that tell whether it is an old copy: one could be damaged by chance.
@@ -360,7 +415,7 @@ fn not_there(label: &str, addr: Addr) -> String {
 }
 
 /// Further attempts to read what a mount cannot do without.
-const READ_AGAIN: u32 = 2;
+pub(super) const READ_AGAIN: u32 = 2;
 
 /// The log, or the data of a batch in it, cannot be read: the volume must not be written to, or what may be there would be lost.
 fn unreadable(addr: Addr, error: &FsError) -> String {

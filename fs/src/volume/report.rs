@@ -246,7 +246,10 @@ impl Volume {
         let mut entries = Vec::new();
         let mut from = FileBlock(0);
         loop {
-            let (parts, next) = self.ask(|state| extents::extent_parts(&state.tree, ino, from, FileBlock(u64::MAX), 1000))?;
+            let (parts, next) = self.ask(|state| {
+                state.lost.check(ino, &(from.0..u64::MAX))?;
+                extents::extent_parts(&state.tree, ino, from, FileBlock(u64::MAX), 1000)
+            })?;
             let state = self.state.lock();
             for part in parts {
                 let here = (!part.is_unwritten()).then_some(part.addr);

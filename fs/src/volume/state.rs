@@ -8,6 +8,7 @@ use crate::core::tree::Tree;
 use crate::core::zones::ZoneTable;
 use crate::format::record::Delta;
 use crate::ids::Ino;
+use crate::volume::damage::Lost;
 use crate::volume::lifetime::Orphan;
 use crate::volume::log::LogWriter;
 use crate::volume::pages::DirtyPages;
@@ -114,6 +115,8 @@ pub struct State {
     pub logged: u64,
     /// Those who wait for room.
     pub line: Line,
+    /// What of the log could not be rolled forward.
+    pub lost: Lost,
 }
 
 /// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).
@@ -155,6 +158,17 @@ impl State {
         let change = extents::apply(&mut self.tree, &mut self.zones, delta)?;
         self.settle_released();
         Ok(change)
+    }
+
+    /// [`State::prepare`] and [`State::apply`] in one for a delta that maps blocks, but for the summaries, which cannot be had.
+    ///
+    /// # Errors
+    /// As [`State::prepare`].
+    pub fn apply_content(&mut self, delta: &Delta) -> Planned<()> {
+        extents::prepare_content(&self.tree, delta)?;
+        extents::apply_content(&mut self.tree, &mut self.zones, delta)?;
+        self.settle_released();
+        Ok(())
     }
 
     /// Blocks of freed nodes die.

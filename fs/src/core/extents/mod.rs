@@ -248,6 +248,29 @@ pub fn apply(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, delta: &Delta
     Ok(Change::default())
 }
 
+/// [`prepare`] for [`apply_content`].
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_content(tree: &dyn ItemTree, delta: &Delta) -> Planned<()> {
+    let Some(ino) = file_of(delta) else { return prepare(tree, delta) };
+    touch_all(tree, ino, &content_steps(tree, delta)?)
+}
+
+/// [`apply`] without the summaries, which only cleaning needs: for a volume that is not written to any more because they are damaged.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn apply_content(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, delta: &Delta) -> Planned<Change> {
+    let Some(ino) = file_of(delta) else { return apply(tree, counts, delta) };
+    let steps = content_steps(tree, delta)?;
+    carry_out_all(tree, counts, ino, steps)
+}
+
+fn content_steps(view: &dyn ItemView, delta: &Delta) -> Planned<Vec<Step>> {
+    Ok(steps(view, delta)?.into_iter().filter(|step| !matches!(step, Step::Own(_))).collect())
+}
+
 /// A log that sets extents, checksums or summaries directly is not one of ours.
 fn refuse_derived(delta: &Delta) -> Planned<()> {
     match delta {

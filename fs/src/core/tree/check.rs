@@ -2,6 +2,7 @@
 
 use super::{Tree, lies_between};
 use crate::core::page::{self, SortKey};
+use crate::ids::NodeId;
 use std::collections::HashSet;
 
 /// What a walk over the resident part of the tree found.
@@ -22,6 +23,26 @@ pub struct TreeStats {
 }
 
 impl Tree {
+    /// Between which keys a node lies, as far as the nodes above it are resident: its lower bound, and its upper one if there is any.
+    pub fn bounds_of(&self, node: NodeId) -> Option<(SortKey, Option<SortKey>)> {
+        let mut todo = vec![(self.store.tree_root(), SortKey::ZERO, None)];
+        let mut seen = HashSet::new();
+        while let Some((id, low, high)) = todo.pop() {
+            if id == node {
+                return Some((low, high));
+            }
+            let inner = self.store.peek(id).filter(|page| page.level() > 0 && seen.insert(id));
+            let Some(page) = inner else { continue };
+            for i in 0..page.count() {
+                let next = if i + 1 < page.count() { Some(page.key(i + 1)) } else { high };
+                if page.level() > 1 || page.child(i) == node {
+                    todo.push((page.child(i), page.key(i), next));
+                }
+            }
+        }
+        None
+    }
+
     /// Walk everything resident and check each page, its place in the tree and the bookkeeping of the store.
     pub fn self_check(&self) -> Result<TreeStats, String> {
         self.store.self_check()?;

@@ -97,6 +97,8 @@ pub struct ZoneTable {
     log_held: u32,
     to_finish: Vec<Addr>,
     total: u64,
+    /// Part of what it is made from was lost: the counts are not those of what is there, and nothing may be written by them.
+    incomplete: bool,
 }
 
 impl ZoneTable {
@@ -144,6 +146,7 @@ impl ZoneTable {
             log_held: 0,
             to_finish: Vec::new(),
             total: 0,
+            incomplete: false,
         };
         table.total = table.compute_total();
         table
@@ -211,12 +214,15 @@ impl ZoneTable {
         let (device, first, count) = self.page_span(page);
         let entries = crate::format::segment::decode_page(bytes, page, count)?;
         let capacity = self.devices[device].capacity;
+        let is_sound = |i: usize, entry: &SegmentEntry| {
+            let ring = first + i < RING_ZONES as usize;
+            entry.live <= capacity && entry.written <= capacity && (entry.role == Role::Ring) == ring
+        };
+        if let Some((i, _)) = entries.iter().enumerate().find(|(i, entry)| !is_sound(*i, entry)) {
+            return Err(format!("zone {} contradicts itself", first + i));
+        }
         let mut superfluous = Vec::new();
         for (i, entry) in entries.into_iter().enumerate() {
-            let ring = first + i < RING_ZONES as usize;
-            if entry.live > capacity || entry.written > capacity || (entry.role == Role::Ring) != ring {
-                return Err(format!("zone {} contradicts itself", first + i));
-            }
             let zone = &mut self.devices[device].zones[first + i];
             *zone = Zone { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
             let addr = Addr::new(DeviceId(device as u8), ZoneId((first + i) as u32), 0);
@@ -255,6 +261,29 @@ impl ZoneTable {
         self.dirty_pages.remove(&page);
         superfluous.into_iter().for_each(|addr| self.end_zone(addr));
         Ok(())
+    }
+
+    /// A page cannot be had: what its zones hold stays where it is. Nothing may be written after this.
+    pub fn lose_page(&mut self, page: u32) {
+        self.set_incomplete();
+        for addr in self.zones_of_page(page) {
+            let index = addr.zone().0;
+            if index >= RING_ZONES {
+                let written = self.capacity(addr.device());
+                self.set_entry(addr, SegmentEntry { phase: Phase::Retired, written, ..SegmentEntry::EMPTY });
+            }
+        }
+    }
+
+    /// The zones that a page tells of.
+    pub fn zones_of_page(&self, page: u32) -> Vec<Addr> {
+        let (device, first, count) = self.page_span(page);
+        (first..first + count).map(|zone| Addr::new(DeviceId(device as u8), ZoneId(zone as u32), 0)).collect()
+    }
+
+    /// Changes of which the counts should tell were lost: they are no longer exact, and nothing may be written by them.
+    pub fn set_incomplete(&mut self) {
+        self.incomplete = true;
     }
 
     /// Ends loading: sets what the superblock knows, logical time and preallocated blocks.
@@ -317,8 +346,9 @@ impl ZoneTable {
         if self.zone(addr).is_none() {
             return;
         }
+        let exact = !self.incomplete;
         let zone = self.zone_mut(addr);
-        debug_assert!(zone.entry.live >= blocks, "live count of {addr} below zero");
+        debug_assert!(!exact || zone.entry.live >= blocks, "live count of {addr} below zero");
         let gone = blocks.min(zone.entry.live);
         zone.entry.live -= gone;
         match zone.entry.role {
