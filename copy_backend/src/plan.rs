@@ -109,6 +109,28 @@ pub fn rest(devices: &(impl Geometries + ?Sized), sources: &[SourceRange], done:
     Ok(left)
 }
 
+/// As much of a request's beginning as decides what its first command is, when that has `bytes` bytes at most.
+///
+/// # Errors
+/// [`CopyError::Invalid`]: a device that does not exist.
+pub fn beginning(devices: &(impl Geometries + ?Sized), sources: &[SourceRange], target: DeviceId, bytes: u64) -> Result<Vec<SourceRange>> {
+    let to_block = u64::from(known(devices, target)?.block_size);
+    let mut wanted = bytes.next_multiple_of(UNIT);
+    let mut first = Vec::new();
+    for range in sources {
+        let geometry = known(devices, range.device)?;
+        let from_block = u64::from(geometry.block_size);
+        let most = wanted.next_multiple_of(from_block.max(to_block)) / from_block;
+        if most == 0 {
+            break;
+        }
+        let blocks = range.blocks.min(Blocks(most));
+        wanted = wanted.saturating_sub(blocks.0 * from_block);
+        first.push(SourceRange { blocks, ..*range });
+    }
+    Ok(first)
+}
+
 /// Joins neighbours and splits at the ends of source zones: the longest ranges there are, in order.
 fn runs(devices: &(impl Geometries + ?Sized), sources: &[SourceRange]) -> Result<Vec<SourceRange>> {
     let mut runs: Vec<SourceRange> = Vec::new();

@@ -225,8 +225,12 @@ impl Progress {
         self.proving = chosen.backend.needs_proof() && !engine.routes.lock().is_proven(from, to);
         let bounds = self.bounds_of(engine, from, &chosen.caps, governor);
         let caps = if self.proving { one_unit(&chosen.caps) } else { within(&chosen.caps, &bounds) };
-        let mut commands: VecDeque<CopyCommand> = plan::plan(&engine.devices[..], &left, target, &caps, self.request.class)?.into();
         let one_by_one = self.proving || chosen.one_by_one;
+        if one_by_one {
+            // The tiny limits of a trial would cut all that is left into thousands of commands of which one is sent.
+            left = plan::beginning(&engine.devices[..], &left, to, caps.max_command_bytes)?;
+        }
+        let mut commands: VecDeque<CopyCommand> = plan::plan(&engine.devices[..], &left, target, &caps, self.request.class)?.into();
         if one_by_one {
             commands.truncate(1);
         }

@@ -1,6 +1,6 @@
 //! The planner against a naive one that works unit by unit.
 
-use crate::plan::{UNIT, check, plan, rest};
+use crate::plan::{UNIT, beginning, check, plan, rest};
 use crate::{CopyCaps, CopyError, Road, SourceRange, Target};
 use proptest::prelude::*;
 use zns::{Blocks, DeviceId, DeviceKind, Geometry, IoClass, Lba};
@@ -154,6 +154,13 @@ proptest! {
             let per_unit: Vec<(u8, u64)> = expand(&sources).into_iter().step_by(per as usize).collect();
             prop_assert_eq!(commands.len(), naive(&per_unit, per, (1 << 18) / block, &caps));
         }
+
+        // The first command is known by the beginning of the request.
+        let start = beginning(&geometries[..], &sources, target.device, caps.max_command_bytes).unwrap();
+        let alone = plan(&geometries[..], &start, target, &caps, IoClass::Cleaning).unwrap();
+        prop_assert_eq!(&alone[0], &commands[0]);
+        let held: u64 = start.iter().map(|source| source.blocks.0 * block).sum();
+        prop_assert!(held < caps.max_command_bytes + UNIT, "and that is short");
 
         // The rest after each command is what the later commands carry.
         let first: u64 = commands[0].sources.iter().map(|source| source.blocks.0 * block).sum();
