@@ -33,6 +33,7 @@
 //! What is left to the host is the command that failed and no more (`for_host`): what comes behind it goes by the device again.
 
 use crate::backend::{CopyBackend, CopyCaps, FailureKind, NoRoad, Road, SourceRange, Target};
+use crate::begun::is_taken;
 use crate::device_name::DeviceName;
 use crate::error::{CopyError, Result};
 use crate::foreground::{Foreground, Gate};
@@ -167,7 +168,7 @@ pub struct CopyEngine {
     pub(crate) stats: Stats,
     /// Ranges that verification was asked about: every sixteenth is a sample.
     sampled: AtomicU64,
-    busy: Mutex<HashSet<Destination>>,
+    pub(crate) busy: Mutex<HashSet<Destination>>,
     /// Names of the devices, if there is a profile to look them up in.
     names: Vec<DeviceName>,
     foreground: Arc<Foreground>,
@@ -251,14 +252,13 @@ impl CopyEngine {
         }
         let mut running = VecDeque::new();
         for (destination, mut queue) in queues {
-            if !self.busy.lock().insert(destination) {
-                let busy = format!("another copy into zone {} of device {} is running", destination.1, destination.0);
-                queue.drain(..).for_each(|(index, _)| results[index] = Some(Carried::not_begun(Err(CopyError::Invalid(busy.clone())))));
+            if self.take(destination).is_err() {
+                queue.drain(..).for_each(|(index, _)| results[index] = Some(Carried::not_begun(Err(is_taken(destination)))));
                 continue;
             }
             match self.next_in(&mut queue, &mut results) {
                 Some(progress) => running.push_back((destination, queue, progress)),
-                None => drop(self.busy.lock().remove(&destination)),
+                None => self.free(destination),
             }
         }
         // First all take off; then round robin: while one is waited for, the others are in flight.
@@ -284,7 +284,7 @@ impl CopyEngine {
                     results[index] = Some(progress.into_carried(result));
                     match self.next_in(&mut queue, &mut results) {
                         Some(next) => running.push_back((destination, queue, next)),
-                        None => drop(self.busy.lock().remove(&destination)),
+                        None => self.free(destination),
                     }
                 }
             }
@@ -317,7 +317,7 @@ impl CopyEngine {
     }
 
     /// Checks a request and names its zone.
-    fn destination(&self, request: &CopyRequest) -> Result<Destination> {
+    pub(crate) fn destination(&self, request: &CopyRequest) -> Result<Destination> {
         let total = plan::check(&self.devices[..], &request.sources, request.target)?;
         if !request.checksums.is_empty() {
             let whole = request.sources.iter().all(|source| {

@@ -10,6 +10,7 @@
 //! roads by name.
 
 pub mod backend;
+mod begun;
 pub mod calibrate;
 pub mod copier;
 pub mod device_name;
@@ -44,6 +45,7 @@ mod workers;
 mod tests;
 
 pub use backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road, SourceRange, Target};
+pub use begun::BegunCopy;
 pub use copier::{Copier, CopyId, Finished, Pace};
 pub use device_name::DeviceName;
 pub use engine::{CopyEngine, CopyRequest, CopyResult, EngineConfig, RoadPreference, RouteChoice, VerifyMode};

@@ -299,7 +299,7 @@ impl Progress {
     }
 
     /// Waits for what flies behind a command that failed. Nothing of it counts.
-    fn land(&mut self, engine: &CopyEngine) {
+    pub fn land(&mut self, engine: &CopyEngine) {
         self.planned = None;
         while let Some(flight) = self.flights.pop_front() {
             let Some(ticket) = flight.ticket else { continue };

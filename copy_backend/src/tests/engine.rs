@@ -179,3 +179,40 @@ fn a_device_that_lies_about_its_limits_is_asked_for_less() {
     assert!(lab.engine.routes()[0].reason.contains("Command Size Limit Exceeded"), "{}", lab.engine.routes()[0].reason);
     assert_eq!(lab.engine.counters(IoClass::Cleaning).fallbacks["command-too-large"], 1);
 }
+
+#[test]
+fn a_copy_that_was_begun_holds_its_zone_until_it_is_over() {
+    for road in [RoadPreference::Offload, RoadPreference::Host] {
+        let lab = Lab::one(4096, EngineConfig::default());
+        let sources = scattered(&lab, 0);
+        let expected = lab.contents(&sources);
+        let target = lab.target(0, 10);
+        let begun = lab.engine.begin(lab.request(sources.clone(), target, road)).unwrap();
+        let taken = lab.engine.begin(lab.request(sources.clone(), target, road)).err().expect("taken").to_string();
+        assert!(taken.contains("another copy into zone 10"), "{taken}");
+        assert!(lab.engine.copy(lab.request(sources.clone(), target, road)).is_err());
+        // Other zones are free.
+        let other = lab.target(0, 11);
+        assert_eq!(lab.engine.copy(lab.request(sources.clone(), other, road)).unwrap().failure, None);
+        let result = begun.finish().unwrap();
+        assert_eq!((result.sources_done, result.failure, result.bytes_done), (sources.len(), None, expected.len() as u64));
+        assert!(lab.at(target, result.bytes_done) == expected);
+        // It was given back; and so it is by one that nobody waits for.
+        drop(lab.engine.begin(lab.request(vec![sources[0]], lab.target(0, 10), road)).unwrap());
+        let next = lab.engine.copy(lab.request(vec![sources[0]], lab.target(0, 10), road)).unwrap();
+        assert_eq!((next.failure, next.sources_done), (None, 1));
+        assert!(lab.drives[0].violations().is_empty(), "{:?}", lab.drives[0].violations());
+    }
+}
+
+#[test]
+fn a_copy_that_was_begun_says_what_failed() {
+    let lab = Lab::one(4096, EngineConfig::default());
+    let sources = scattered(&lab, 0);
+    assert!(lab.engine.begin(lab.request(Vec::new(), lab.target(0, 10), RoadPreference::Offload)).is_err());
+    lab.drives[0].fail_at(lab.drives[0].ops(), Fault::CopyPartial);
+    let begun = lab.engine.begin(lab.request(sources, lab.target(0, 10), RoadPreference::Offload)).unwrap();
+    let result = begun.finish().unwrap();
+    assert!(result.failure.is_some() && result.end_zone, "{result:?}");
+    assert!(lab.engine.begin(lab.request(vec![lab.source(0, 0, 0, 1)], lab.target(0, 11), RoadPreference::Host)).is_ok());
+}
