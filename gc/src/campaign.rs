@@ -54,7 +54,8 @@ pub struct CampaignReport {
 pub enum CampaignStep {
     /// Call again.
     More,
-    /// Make a checkpoint, tell [`Cleaner::checkpointed`] and [`Campaign::checkpointed`], and call again.
+    /// Make a checkpoint, tell [`Cleaner::checkpointed`] and [`Campaign::checkpointed`], and call again: at once and without waiting
+    /// for the checkpoint, unless the campaign [waits](Campaign::waits).
     Checkpoint,
     /// The goal is reached, or cannot be.
     Done,
@@ -91,6 +92,11 @@ impl Campaign {
     /// What it did so far.
     pub fn report(&self) -> &CampaignReport {
         &self.report
+    }
+
+    /// Can it not go on before the checkpoint that it asked for is over?
+    pub fn waits(&self) -> bool {
+        self.finishing || self.starved
     }
 
     /// A checkpoint that it asked for was made.

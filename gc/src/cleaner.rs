@@ -25,6 +25,9 @@ use crate::trace::{Event, Tracer};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Nobody waits for zones that a person has cleaned: so many blocks of them together share a checkpoint (128 MiB), unless users run short.
+const BY_HAND_BLOCKS: u64 = 32_768;
+
 /// How a cleaner behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct CleanerConfig {
@@ -40,6 +43,9 @@ pub struct CleanerConfig {
     pub manual_gain_permille: u32,
     /// A victim on which copies failed is left alone for this many checkpoints.
     pub retry_after_checkpoints: u64,
+    /// Chunks in one step when a person asked ([`Relocator::steps`]): few enough that a writer who has to wait for the cleaner meanwhile does not
+    /// notice.
+    pub chunks_by_hand: u32,
 }
 
 impl CleanerConfig {
@@ -57,6 +63,7 @@ impl CleanerConfig {
             background_gain_permille: 10,
             manual_gain_permille: 50,
             retry_after_checkpoints: 16,
+            chunks_by_hand: 8,
         }
     }
 }
@@ -198,6 +205,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.relocator.mover()
     }
 
+    /// Sets [`CleanerConfig::chunks_by_hand`].
+    pub fn set_chunks_by_hand(&mut self, chunks: u32) {
+        self.config.chunks_by_hand = chunks;
+    }
+
     /// How it behaves.
     pub fn config(&self) -> &CleanerConfig {
         &self.config
@@ -232,6 +244,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     fn fresh(&self) -> u32 {
         let fresh = self.emptied.values().filter(|zone| !self.made.will_give_back(zone.begun)).count();
         u32::try_from(fresh).unwrap_or(u32::MAX)
+    }
+
+    /// The same in blocks.
+    fn fresh_blocks(&self) -> u64 {
+        self.emptied.values().filter(|zone| !self.made.will_give_back(zone.begun)).map(|zone| u64::from(zone.capacity)).sum()
     }
 
     /// Blocks that checkpoints will give back: emptied zones, and of the victim in proportion to what was moved out of it.
@@ -348,7 +365,8 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         let blocked = situation.caller == Caller::Blocked || matches!(work, Work::Starved | Work::NoVictim);
         let fresh = self.fresh();
         let config = self.pacer.config();
-        let due = fresh >= config.batch.max(1) || situation.room.writable <= config.runway;
+        let enough = fresh >= config.batch.max(1) && (situation.caller != Caller::Manual || self.fresh_blocks() >= BY_HAND_BLOCKS);
+        let due = enough || situation.room.writable <= config.runway;
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;
         let waits = blocked && !self.emptied.is_empty();
         let under_way = waits && fresh == 0 && self.made.is_under_way();
@@ -430,7 +448,8 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
 
     /// One chunk.
     fn work(&mut self, caller: Caller) -> Result<Work> {
-        let step = match self.relocator.step() {
+        let chunks = if caller == Caller::Manual { self.config.chunks_by_hand } else { 1 };
+        let step = match self.relocator.steps(chunks) {
             Ok(step) => step,
             Err(CleanError::NoSpace) => {
                 if self.emptied.is_empty() {

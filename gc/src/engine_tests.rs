@@ -50,7 +50,14 @@ impl Volume {
     }
 
     fn cleaner(&self) -> Cleaner<&Self, &Self> {
-        Cleaner::new(self, self, CleanerConfig::new(Policy::Greedy, 4, ZONES, CAPACITY), Tracer::off())
+        self.cleaner_by(256, 1)
+    }
+
+    /// With chunks of so many blocks, and so many of them in a step.
+    fn cleaner_by(&self, chunk_blocks: u32, chunks_by_hand: u32) -> Cleaner<&Self, &Self> {
+        let config = CleanerConfig::new(Policy::Greedy, 4, ZONES, CAPACITY);
+        let relocator = RelocatorConfig { chunk_blocks, ..config.relocator };
+        Cleaner::new(self, self, CleanerConfig { relocator, chunks_by_hand, ..config }, Tracer::off())
     }
 
     fn checkpoint(&self) -> u32 {
@@ -101,12 +108,15 @@ impl LogSpace for Volume {
     fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
         self.model.reserve(stream, near, blocks)
     }
-    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed> {
+    fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
         if end_zone {
             let zone = self.device.geometry().zone_of(reservation.lba);
-            self.device.manage(zone, ZoneAction::Finish).map_err(|e| CleanError::Filesystem(e.to_string()))?;
+            self.device.manage(zone, ZoneAction::Finish).expect("a zone can be finished");
         }
-        self.model.commit(moves, reservation, used, end_zone)
+        self.model.copied(reservation, used, end_zone);
+    }
+    fn publish(&self, moves: &[Move], reservation: Reservation) -> Result<Committed> {
+        self.model.publish(moves, reservation)
     }
 }
 
@@ -115,13 +125,19 @@ impl Mover for Volume {
         self.engine.carrier(from, to)
     }
     fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
+        self.start(load)()
+    }
+    fn start(&self, load: Load) -> Carrying<'_> {
         let (sources, mut to) = (load.sources.clone(), load.target.lba);
-        let result = self.engine.carry(load)?;
-        for source in &sources[..result.sources_done] {
-            self.model.copied(source.lba, source.blocks.0, to);
-            to = to + source.blocks;
-        }
-        Ok(result)
+        let started = self.engine.start(load);
+        Box::new(move || {
+            let result = started()?;
+            for source in &sources[..result.sources_done] {
+                self.model.note_copy(source.lba, source.blocks.0, to);
+                to = to + source.blocks;
+            }
+            Ok(result)
+        })
     }
     fn commands(&self) -> u64 {
         self.engine.commands()
@@ -132,7 +148,7 @@ impl Mover for Volume {
 fn relocation_by_the_device_moves_no_payload_through_the_host() {
     for per_block in [1, 8] {
         let volume = Volume::new(per_block, EngineConfig::default(), 1);
-        let mut cleaner = volume.cleaner();
+        let mut cleaner = if per_block == 1 { volume.cleaner() } else { volume.cleaner_by(5, 3) };
         let report = cleaner.until_clean(|| volume.model.room(), || Ok(volume.checkpoint())).expect("clean");
         assert!(report.emptied >= 13 && report.moved > 200 * 4096, "{report:?}");
         assert_eq!((report.offloaded, report.by_host), (report.moved, 0));
@@ -186,6 +202,7 @@ proptest! {
         seed in any::<u64>(),
         (refused, partial, wrong, read, write) in (0.0..0.2, 0.0..0.2, 0.0..0.2, 0.0..0.05, 0.0..0.05),
         per_block in prop_oneof![Just(1u32), Just(8)],
+        (chunk, chunks) in (1u32..20, 1u32..6),
     ) {
         let config = EngineConfig { verify: VerifyMode::Full, ..EngineConfig::default() };
         let volume = Volume::new(per_block, config, seed >> 1);
@@ -197,7 +214,7 @@ proptest! {
             write_error: write,
             ..FaultPlan::default()
         });
-        let mut cleaner = volume.cleaner();
+        let mut cleaner = volume.cleaner_by(chunk, chunks);
         // Running out of zones to fail in is allowed; wrong payload is not.
         let _ = cleaner.until_clean(|| volume.model.room(), || Ok(volume.checkpoint()));
         drop(cleaner);

@@ -32,7 +32,7 @@ pub use checkpoints::Checkpoints;
 pub use cleaner::{Caller, Cleaner, CleanerConfig, Outcome, Situation, Work};
 pub use error::{CleanError, Result};
 pub use histogram::{Histogram, Percentiles};
-pub use mover::{Carrier, Load, Mover};
+pub use mover::{Carrier, Carrying, Load, Mover};
 pub use pacer::{Pace, Pacer, PacerConfig, Pressure, Room};
 pub use placement::{Placement, PlacementKind};
 pub use policy::{Policy, VictimPolicy};

@@ -57,6 +57,8 @@ pub struct Inner {
     heads: BTreeMap<Stream, usize>,
     dirty: BTreeSet<u64>,
     reserved: Option<(u64, usize, u32)>,
+    /// Copied and not published: id, zone, blocks.
+    unpublished: Vec<(u64, usize, u32)>,
     reservations: u64,
     now: Seq,
     value: u64,
@@ -88,6 +90,7 @@ impl Model {
             heads: BTreeMap::new(),
             dirty: BTreeSet::new(),
             reserved: None,
+            unpublished: Vec::new(),
             reservations: 0,
             now: 0,
             value: 0,
@@ -153,7 +156,7 @@ impl Model {
     }
 
     /// A real engine has copied this.
-    pub fn copied(&self, from: Lba, device_blocks: u64, to: Lba) {
+    pub fn note_copy(&self, from: Lba, device_blocks: u64, to: Lba) {
         let mut s = self.0.lock();
         let (from, to) = (s.block_at(from) as usize, s.block_at(to) as usize);
         let blocks = (device_blocks / u64::from(s.per_block)) as usize;
@@ -170,7 +173,7 @@ impl Model {
             assert_ne!(s.zones[(at / s.capacity) as usize].state, State::Empty, "block {block} lies in an empty zone");
         }
         assert_eq!(s.owners.iter().flatten().count(), s.map.len());
-        assert!(s.reserved.is_none(), "a reservation was left behind");
+        assert!(s.reserved.is_none() && s.unpublished.is_empty(), "a reservation was left behind");
     }
 
     pub fn live(&self, id: SegmentId) -> u32 {
@@ -242,7 +245,8 @@ impl Inner {
         }
         let mut freed = 0;
         for zone in 0..self.zones.len() {
-            let dead = matches!(self.zones[zone].state, State::Closed(_)) && !self.zones[zone].pinned && self.live(zone) == 0;
+            let pinned = self.zones[zone].pinned || self.unpublished.iter().any(|(_, at, _)| *at == zone);
+            let dead = matches!(self.zones[zone].state, State::Closed(_)) && !pinned && self.live(zone) == 0;
             if dead {
                 self.zones[zone] = Zone { state: State::Empty, filled: 0, written_at: 0, pinned: false };
                 let first = zone * self.capacity as usize;
@@ -366,11 +370,19 @@ impl LogSpace for Model {
         Ok(Reservation { id: s.reservations, device: DEVICE, lba, blocks })
     }
 
-    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed> {
+    fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
         let mut s = self.0.lock();
         let (id, zone, granted) = s.reserved.take().expect("a reservation");
         assert_eq!((id, granted), (reservation.id, reservation.blocks));
         assert!(used <= granted);
+        s.unpublished.push((id, zone, used));
+        s.filled(zone, used, end_zone);
+    }
+
+    fn publish(&self, moves: &[Move], reservation: Reservation) -> Result<Committed> {
+        let mut s = self.0.lock();
+        let at = s.unpublished.iter().position(|(id, ..)| *id == reservation.id).expect("copied");
+        let (_, _, used) = s.unpublished.swap_remove(at);
         assert_eq!(used, moves.iter().map(|m| m.from.blocks).sum::<u32>());
         let mut committed = Committed::default();
         let mut to = s.block_at(reservation.lba);
@@ -390,7 +402,6 @@ impl LogSpace for Model {
                 to += 1;
             }
         }
-        s.filled(zone, used, end_zone);
         Ok(committed)
     }
 }

@@ -29,6 +29,9 @@ pub struct Load {
     pub carrier: Carrier,
 }
 
+/// A load on its way: called once, it waits for the end.
+pub type Carrying<'a> = Box<dyn FnOnce() -> copy_backend::Result<CopyResult> + 'a>;
+
 /// Carries payload.
 pub trait Mover: Send + Sync {
     /// Who should carry the next load from the one device to the other, as far as is known now.
@@ -43,6 +46,11 @@ pub trait Mover: Send + Sync {
     /// Only when it could not even begin, or a device is gone; what failed half-way is told by the result.
     fn carry(&self, load: Load) -> copy_backend::Result<CopyResult>;
 
+    /// Begins to carry a load; the zone that it goes to takes nothing else before its end. Who cannot do that carries it when the end is waited for.
+    fn start(&self, load: Load) -> Carrying<'_> {
+        Box::new(move || self.carry(load))
+    }
+
     /// Commands issued for cleaning so far, on all roads.
     fn commands(&self) -> u64;
 }
@@ -55,6 +63,9 @@ macro_rules! forward {
             }
             fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
                 (**self).carry(load)
+            }
+            fn start(&self, load: Load) -> Carrying<'_> {
+                (**self).start(load)
             }
             fn commands(&self) -> u64 {
                 (**self).commands()
@@ -73,17 +84,26 @@ impl Mover for CopyEngine {
     }
 
     fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
-        let road = match load.carrier {
-            Carrier::Device => RoadPreference::Offload,
-            Carrier::Host => RoadPreference::Host,
-        };
-        let Load { sources, target, checksums, .. } = load;
-        self.copy(CopyRequest { sources, target, class: IoClass::Cleaning, checksums, road })
+        self.copy(request(load))
+    }
+
+    fn start(&self, load: Load) -> Carrying<'_> {
+        let begun = self.begin(request(load));
+        Box::new(move || begun?.finish())
     }
 
     fn commands(&self) -> u64 {
         self.counters(IoClass::Cleaning).commands
     }
+}
+
+fn request(load: Load) -> CopyRequest {
+    let road = match load.carrier {
+        Carrier::Device => RoadPreference::Offload,
+        Carrier::Host => RoadPreference::Host,
+    };
+    let Load { sources, target, checksums, .. } = load;
+    CopyRequest { sources, target, class: IoClass::Cleaning, checksums, road }
 }
 
 /// A check the relocator makes of every answer: no more done than was asked.

@@ -1,16 +1,18 @@
 //! Moves one victim, chunk by chunk.
 //!
 //! A chunk is: live extents -> a reservation -> a copy -> a commit by compare-and-swap (invariant I5). It is bounded, so whoever
-//! waits for the cleaner waits for one chunk, never for a zone. Many short extents are gathered into one copy request, long ones are
+//! waits for the cleaner waits for one chunk, never for a zone. Who has nobody waiting may ask for several in one step: then what comes next is
+//! looked up, and what has been copied is published, while a device copies. Within a step only: nothing flies, and no head is held, when it
+//! returns. Many short extents are gathered into one copy request, long ones are
 //! split to what the reservation grants.
 //!
 //! Nothing here can go on for ever: each step either moves blocks, advances through the victim, or counts as a failure, and the
 //! failures in a row are bounded. The three ways in which a victim ends early are told apart in [`VictimEnd`].
 
 use crate::error::{CleanError, Result};
-use crate::mover::{self, Carrier, Load, Mover};
+use crate::mover::{self, Carrier, Carrying, Load, Mover};
 use crate::segment::{SegmentId, SegmentInfo, Stream};
-use crate::space::{LiveExtent, LogSpace, Move, Reservation};
+use crate::space::{Committed, LiveExtent, LogSpace, Move, Reservation};
 use crate::trace::{Event, Tracer};
 use copy_backend::{CopyError, CopyResult, FailureKind, SourceRange, Target};
 use serde::Serialize;
@@ -56,6 +58,22 @@ pub struct Progress {
     /// The copy was not carried out whole; the rest will be tried again.
     #[serde(skip)]
     pub failure: Option<FailureKind>,
+}
+
+impl Progress {
+    /// This one, and a later one.
+    fn and(self, later: Self) -> Self {
+        Self {
+            moved: self.moved + later.moved,
+            lost: self.lost + later.lost,
+            offloaded: self.offloaded + later.offloaded,
+            by_host: self.by_host + later.by_host,
+            evacuated: self.evacuated + later.evacuated,
+            live_left: later.live_left,
+            zone_ended: self.zone_ended || later.zone_ended,
+            failure: later.failure,
+        }
+    }
 }
 
 /// How the cleaning of a victim ended.
@@ -210,6 +228,24 @@ struct Chunk {
     blocks: u32,
 }
 
+/// A chunk on its way.
+struct Flight<'a> {
+    chunk: Chunk,
+    carrier: Carrier,
+    reservation: Reservation,
+    begun: Instant,
+    copy: Carrying<'a>,
+}
+
+/// A chunk that was copied, whole or in part, and is not published.
+struct Landed {
+    moves: Vec<Move>,
+    reservation: Reservation,
+    progress: Progress,
+    /// With a media error, the extent that nobody can read.
+    unread: Option<LiveExtent>,
+}
+
 /// Moves one victim at a time.
 pub struct Relocator<S: LogSpace, M: Mover> {
     space: S,
@@ -269,13 +305,21 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     /// [`CleanError::NoSpace`]: the victim stays, a checkpoint may help. Anything else: the victim was released, what was published
     /// stays published.
     pub fn step(&mut self) -> Result<Step> {
+        self.steps(1)
+    }
+
+    /// Works on up to `chunks` chunks of the victim, one behind the other.
+    ///
+    /// # Errors
+    /// As [`Relocator::step`].
+    pub fn steps(&mut self, chunks: u32) -> Result<Step> {
         let Some(mut job) = self.job.take() else { return Ok(Step::Idle) };
         if job.exhausted() {
             return Ok(self.end(job, VictimEnd::Emptied));
         }
         let verdict = match job.info.stream {
             Stream::Metadata => self.evacuate(&mut job),
-            Stream::User | Stream::RelocatedByDevice | Stream::RelocatedByHost => self.relocate(&mut job),
+            Stream::User | Stream::RelocatedByDevice | Stream::RelocatedByHost => self.relocate(&mut job, chunks),
         };
         match verdict {
             Ok(Verdict::GoOn(progress)) => {
@@ -330,16 +374,62 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         Ok(Verdict::GoOn(Progress { evacuated, ..Progress::default() }))
     }
 
-    fn relocate(&self, job: &mut Job) -> Result<Verdict> {
-        if job.pending.is_empty() {
+    fn relocate(&self, job: &mut Job, chunks: u32) -> Result<Verdict> {
+        let mut total = Progress::default();
+        let mut flight = self.take_off(job)?;
+        let mut more = chunks.saturating_sub(1);
+        while let Some(flying) = flight.take() {
+            if more > 0 && self.look_up(job).is_err() {
+                // Whoever needs it next is told.
+                more = 0;
+            }
+            let landed = self.land(job, flying)?;
+            let mut failed = None;
+            if more > 0 && landed.progress.failure.is_none() && !landed.progress.zone_ended && !job.pending.is_empty() {
+                more -= 1;
+                match self.take_off(job) {
+                    Ok(next) => flight = next,
+                    Err(error) => failed = Some(error),
+                }
+            }
+            match self.publish(job, landed) {
+                Ok(Verdict::GoOn(progress)) => total = total.and(progress),
+                Ok(Verdict::End(end, progress)) => return Ok(Verdict::End(end, total.and(progress))),
+                Err(error) => {
+                    // Nobody will publish what flies: it is dead space, and the victim keeps what it has.
+                    if let Some(flying) = flight {
+                        let _ = (flying.copy)();
+                        self.space.commit(&[], flying.reservation, 0, true)?;
+                    }
+                    return Err(error);
+                }
+            }
+            match failed {
+                // After a chunk that was moved the next step finds out by itself.
+                Some(CleanError::NoSpace) | None => {}
+                Some(error) => return Err(error),
+            }
+        }
+        Ok(Verdict::GoOn(total))
+    }
+
+    /// Sees to it that extents wait for their turn, unless the next stretch of the victim has none that live.
+    fn look_up(&self, job: &mut Job) -> Result<()> {
+        if job.pending.is_empty() && job.cursor.is_some() {
             let from = job.cursor.unwrap_or(job.info.capacity);
             let run = self.space.live(job.info.id, from, self.config.chunk_blocks)?;
             job.advance_to(from, run.next)?;
             let extents = run.extents.into_iter().filter(|e| e.blocks > 0);
             job.pending.extend(extents.map(trusted));
-            if job.pending.is_empty() {
-                return Ok(Verdict::GoOn(Progress::default()));
-            }
+        }
+        Ok(())
+    }
+
+    /// Begins to copy what comes next; `None`: there was nothing in this stretch.
+    fn take_off(&self, job: &mut Job) -> Result<Option<Flight<'_>>> {
+        self.look_up(job)?;
+        if job.pending.is_empty() {
+            return Ok(None);
         }
         let device = job.info.id.device;
         let per_block = self.blocks_per_block(device)?;
@@ -348,7 +438,15 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(self.config.chunk_blocks);
         let (carrier, reservation) = self.reserve(device, wanted, job.for_host > 0)?;
         let chunk = take_chunk(job, wanted.min(reservation.blocks), most, per_block);
-        self.carry(job, chunk, carrier, reservation, per_block)
+        let source = |e: &LiveExtent| SourceRange { device: e.device, lba: e.lba, blocks: Blocks(u64::from(e.blocks) * per_block) };
+        let load = Load {
+            sources: chunk.extents.iter().map(source).collect(),
+            target: Target { device: reservation.device, lba: reservation.lba },
+            checksums: chunk.extents.iter().flat_map(|e| e.checksums.iter().copied()).collect(),
+            carrier,
+        };
+        let begun = Instant::now();
+        Ok(Some(Flight { copy: self.mover.start(load), chunk, carrier, reservation, begun }))
     }
 
     fn blocks_per_block(&self, device: DeviceId) -> Result<u64> {
@@ -392,21 +490,14 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         Ok(reservation)
     }
 
-    /// Copies a chunk and publishes what was copied.
-    fn carry(&self, job: &mut Job, chunk: Chunk, carrier: Carrier, reservation: Reservation, per_block: u64) -> Result<Verdict> {
-        let (target_device, target_lba) = (reservation.device, reservation.lba);
-        let target_per_block = self.blocks_per_block(target_device)?;
-        let source = |e: &LiveExtent| SourceRange { device: e.device, lba: e.lba, blocks: Blocks(u64::from(e.blocks) * per_block) };
-        let load = Load {
-            sources: chunk.extents.iter().map(source).collect(),
-            target: Target { device: target_device, lba: target_lba },
-            checksums: chunk.extents.iter().flat_map(|e| e.checksums.iter().copied()).collect(),
-            carrier,
-        };
-        let begun = Instant::now();
+    /// Waits for the copy of a chunk. What was not copied waits for another turn.
+    fn land(&self, job: &mut Job, flight: Flight<'_>) -> Result<Landed> {
+        let Flight { chunk, carrier, reservation, begun, copy } = flight;
+        let target_lba = reservation.lba;
         let count = chunk.extents.len();
-        let result = match self.mover.carry(load).map_err(CleanError::from).and_then(|r| mover::sane(r, count)) {
-            Ok(result) => result,
+        let landed = copy().map_err(CleanError::from).and_then(|r| mover::sane(r, count));
+        let (result, target_per_block) = match landed.and_then(|result| Ok((result, self.blocks_per_block(reservation.device)?))) {
+            Ok(landed) => landed,
             Err(error) => {
                 // A request that was refused has not touched the zone; after anything else nobody knows what lies in it (I9).
                 let untouched = matches!(error, CleanError::Copy(CopyError::NoOffload { .. } | CopyError::Invalid(_)));
@@ -418,7 +509,7 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         self.tracer.emit(|| Event::Copy {
             victim,
             target_lba: target_lba.0,
-            target_device: target_device.0,
+            target_device: reservation.device.0,
             extents: u32::try_from(count).unwrap_or(u32::MAX),
             blocks: chunk.blocks,
             road: result.road,
@@ -433,19 +524,23 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             Carrier::Host => job.for_host.saturating_sub(moves.len()),
         };
         let copied: u32 = moves.iter().map(|m| m.from.blocks).sum();
-        let committed = self.space.commit(&moves, reservation, copied, result.end_zone)?;
-        let (moved, lost) = (committed.moved, committed.lost);
-        self.tracer.emit(|| Event::Commit { victim, moved, lost, zone_ended: result.end_zone });
-        let incomplete = !rest.is_empty();
+        self.space.copied(&reservation, copied, result.end_zone);
+        let failure = (!rest.is_empty()).then(|| result.failure.unwrap_or(FailureKind::Transient));
         let unread = result.unreadable.unwrap_or(result.sources_done).checked_sub(result.sources_done).and_then(|i| rest.get(i)).cloned();
         for extent in rest.into_iter().rev() {
             job.pending.push_front(extent);
         }
         let offloaded = offloaded_blocks(&result, copied);
-        let failure = incomplete.then(|| result.failure.unwrap_or(FailureKind::Transient));
-        let progress =
-            Progress { moved, lost, offloaded, by_host: copied - offloaded, zone_ended: result.end_zone, failure, ..Progress::default() };
-        Ok(self.judge(job, progress, unread))
+        let progress = Progress { offloaded, by_host: copied - offloaded, zone_ended: result.end_zone, failure, ..Progress::default() };
+        Ok(Landed { moves, reservation, progress, unread })
+    }
+
+    /// Publishes what was copied.
+    fn publish(&self, job: &mut Job, landed: Landed) -> Result<Verdict> {
+        let Committed { moved, lost } = self.space.publish(&landed.moves, landed.reservation)?;
+        let (victim, zone_ended) = (job.info.id, landed.progress.zone_ended);
+        self.tracer.emit(|| Event::Commit { victim, moved, lost, zone_ended });
+        Ok(self.judge(job, Progress { moved, lost, ..landed.progress }, landed.unread))
     }
 
     /// Decides how a victim goes on after a copy. Which road comes next is the engine's business; what counts here is that failures

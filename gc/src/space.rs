@@ -129,12 +129,26 @@ pub trait LogSpace: Send + Sync {
     /// No zone is left for cleaning.
     fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation>;
 
-    /// Publishes moves by compare-and-swap on the old address, per run of blocks, and consumes the reservation. `used` blocks of it hold
-    /// copies; with `end_zone` the zone is ended (invariant I9), otherwise the unused rest stays available.
+    /// The copy into a reservation is over. `used` blocks of it hold copies; with `end_zone` the zone is ended (invariant I9), otherwise the unused
+    /// rest is available to the next reservation. Until [`LogSpace::publish`] the zone is not dead, whatever lives in it: it is neither reset
+    /// nor cleaned.
+    fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool);
+
+    /// Publishes moves by compare-and-swap on the old address, per run of blocks, and consumes the reservation, which was
+    /// [copied](LogSpace::copied) into.
     ///
     /// # Errors
     /// Metadata that cannot be read; nothing is lost then, the victim stays as it was.
-    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed>;
+    fn publish(&self, moves: &[Move], reservation: Reservation) -> Result<Committed>;
+
+    /// Both at once.
+    ///
+    /// # Errors
+    /// As [`LogSpace::publish`].
+    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed> {
+        self.copied(&reservation, used, end_zone);
+        self.publish(moves, reservation)
+    }
 }
 
 macro_rules! forward {
@@ -167,8 +181,11 @@ macro_rules! forward {
             fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
                 (**self).reserve(stream, near, blocks)
             }
-            fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> Result<Committed> {
-                (**self).commit(moves, reservation, used, end_zone)
+            fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
+                (**self).copied(reservation, used, end_zone)
+            }
+            fn publish(&self, moves: &[Move], reservation: Reservation) -> Result<Committed> {
+                (**self).publish(moves, reservation)
             }
         }
     )* };

@@ -15,12 +15,18 @@ use gc::cleaner::CleanerConfig;
 use gc::trace::Tracer;
 use gc::{CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, SegmentId, SegmentInfo, Seq, Stream};
 use parking_lot::MutexGuard;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use zns::{DeviceId, IoClass};
 
 /// A live block of metadata counts as so many of data when victims are compared.
 const METADATA_WEIGHT: u32 = 2;
+
+/// Relocations that are published before others may have the lock: a fraction of a millisecond.
+const PUBLISHED_AT_ONCE: usize = 32;
+
+/// Chunks in one step of cleaning that a person asked for: the device copies while the one before is published.
+const CHUNKS_BY_HAND: u32 = 8;
 
 /// The cleaner of a volume.
 pub(super) type Cleaner = gc::cleaner::Cleaner<Space, Arc<CopyEngine>>;
@@ -142,11 +148,21 @@ impl LogSpace for Space {
         Ok(Reservation { id, device: addr.device(), lba: volume.members.lba(addr), blocks })
     }
 
-    fn commit(&self, moves: &[Move], reservation: Reservation, used: u32, end_zone: bool) -> gc::Result<Committed> {
+    fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
+        if let Ok(volume) = self.volume() {
+            volume.members.mark_dirty(reservation.device);
+            let addr = volume.members.addr(reservation.device, reservation.lba);
+            // Nothing of it is mapped yet: until it is published, the zone counts as one that is being written.
+            volume.state.lock().zones.begin_write(addr);
+            volume.let_go_space(reservation.id, used, end_zone);
+        }
+    }
+
+    fn publish(&self, moves: &[Move], reservation: Reservation) -> gc::Result<Committed> {
         let volume = self.volume()?;
-        volume.members.mark_dirty(reservation.device);
         let published = volume.publish(moves, reservation.device);
-        volume.let_go_space(reservation.id, used, end_zone);
+        let addr = volume.members.addr(reservation.device, reservation.lba);
+        volume.state.lock().zones.end_write(addr);
         published.map_err(failed)
     }
 }
@@ -164,24 +180,49 @@ impl Volume {
                 to: self.members.addr(device, m.to),
             })
             .collect();
-        self.load_for_relocations(&relocations)?;
         let mut done = Committed::default();
-        for relocation in &relocations {
-            let (moved, dirtied) = self.change_for(IoClass::Cleaning, |state| {
-                extents::prepare_relocate(&state.tree, relocation)?;
-                let before = state.tree.store().dirty_blocks();
-                let State { tree, zones, .. } = state;
-                let moved = extents::relocate(tree, zones, relocation)?;
-                state.settle_released();
-                Ok((moved, state.tree.store().dirty_blocks().saturating_sub(before)))
-            })?;
-            done.moved += moved;
-            done.lost += relocation.blocks.saturating_sub(moved);
-            self.counters.gc_meta_written.fetch_add(dirtied * BLOCK as u64, Ordering::Relaxed);
+        let mut rest = &relocations[..];
+        while !rest.is_empty() {
+            let (published, missing) = self.publish_some(&rest[..rest.len().min(PUBLISHED_AT_ONCE)], &mut done)?;
+            rest = &rest[published..];
+            if let Some(missing) = missing {
+                self.load_for(&[missing], IoClass::Cleaning)?;
+                self.load_for_relocations(rest)?;
+            }
         }
         // What lost its race was copied as well.
         self.counters.relocated.fetch_add(u64::from(done.moved + done.lost) * BLOCK as u64, Ordering::Relaxed);
         Ok(done)
+    }
+
+    /// Publishes relocations until one needs a block that is not resident. Gives how many, and which block.
+    fn publish_some(&self, relocations: &[Relocation], done: &mut Committed) -> Result<(usize, Option<BlockId>)> {
+        let mut state = self.state.lock();
+        let State { tree, zones, .. } = &mut *state;
+        let before = tree.store().dirty_blocks();
+        let mut published = 0;
+        let mut ended = Ok(None);
+        for relocation in relocations {
+            match extents::relocate(tree, zones, relocation) {
+                Ok(moved) => {
+                    done.moved += moved;
+                    done.lost += relocation.blocks.saturating_sub(moved);
+                    published += 1;
+                }
+                Err(Halt::Need(id)) => {
+                    ended = Ok(Some(id));
+                    break;
+                }
+                Err(Halt::Fail(error)) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        state.settle_released();
+        let dirtied = state.tree.store().dirty_blocks().saturating_sub(before);
+        self.counters.gc_meta_written.fetch_add(dirtied * BLOCK as u64, Ordering::Relaxed);
+        Ok((published, ended?))
     }
 
     /// Brings in together what the relocations need one by one.
@@ -284,6 +325,11 @@ impl Volume {
     /// A device that fails; [`FsError::ReadOnly`].
     pub fn gc(&self, until_clean: bool) -> Result<gc::campaign::CampaignReport> {
         self.check_writable()?;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (checkpoints, freed) = (count(&self.counters.checkpoints), count(&self.counters.zones_reclaimed));
+        // Without threads everything happens in one order, which a simulation can repeat.
+        let chunks = if self.has_threads() { CHUNKS_BY_HAND } else { 1 };
+        self.with_cleaner(|cleaner| cleaner.set_chunks_by_hand(chunks));
         let mut campaign = if until_clean { gc::campaign::Campaign::until_clean() } else { gc::campaign::Campaign::one_victim() };
         loop {
             if self.is_dirty_metadata_high() {
@@ -292,6 +338,8 @@ impl Volume {
             let Some(step) = self.with_cleaner(|cleaner| campaign.step(cleaner, self.room())) else { break };
             match step {
                 Ok(gc::campaign::CampaignStep::More) => {}
+                // It takes the thread that makes checkpoints as long as cleaning a few victims.
+                Ok(gc::campaign::CampaignStep::Checkpoint) if self.has_threads() && !campaign.waits() => self.ask_for_checkpoint(),
                 Ok(gc::campaign::CampaignStep::Checkpoint) => {
                     let freed = self.checkpoint_for_cleaning()?;
                     campaign.checkpointed(freed);
@@ -301,6 +349,10 @@ impl Volume {
             }
             self.check_writable()?;
         }
-        Ok(campaign.report().clone())
+        Ok(gc::campaign::CampaignReport {
+            checkpoints: count(&self.counters.checkpoints) - checkpoints,
+            zones_freed: count(&self.counters.zones_reclaimed) - freed,
+            ..campaign.report().clone()
+        })
     }
 }

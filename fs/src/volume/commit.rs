@@ -334,7 +334,6 @@ impl Volume {
             }
             let moved = Relocation { ino: rest.ino, block: rest.block, blocks, from: rest.addr, to };
             self.change(|state| {
-                extents::prepare_relocate(&state.tree, &moved)?;
                 let State { tree, zones, .. } = state;
                 extents::relocate(tree, zones, &moved)?;
                 state.settle_released();

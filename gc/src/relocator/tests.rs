@@ -26,8 +26,13 @@ fn one_full_segment(per_block: u32) -> (Model, SegmentInfo) {
 
 /// Steps until the victim has ended; panics when that takes longer than it ever may.
 fn run(relocator: &mut Relocator<Model, Model>) -> Result<VictimReport> {
+    run_by(relocator, 1)
+}
+
+/// The same with several chunks in a step.
+fn run_by(relocator: &mut Relocator<Model, Model>, chunks: u32) -> Result<VictimReport> {
     for _ in 0..CAPACITY * 8 {
-        match relocator.step()? {
+        match relocator.steps(chunks)? {
             Step::Progress(_) => {}
             Step::VictimDone(report) => return Ok(report),
             Step::Idle => panic!("no victim"),
@@ -52,6 +57,47 @@ fn a_victim_is_moved_chunk_by_chunk_and_ends_empty() {
         model.self_check();
         assert_eq!(model.checkpoint(), 1);
     }
+}
+
+#[test]
+fn a_step_of_several_chunks_ends_with_nothing_in_flight() {
+    let (model, info) = one_full_segment(1);
+    let mut relocator = relocator(&model, 8);
+    relocator.start(info).expect("a victim");
+    let Step::Progress(first) = relocator.steps(3).expect("three chunks") else { panic!("there are four") };
+    assert_eq!((first.moved, first.offloaded, first.live_left), (24, 24, 8));
+    // Nothing is reserved, nothing unpublished.
+    model.self_check();
+    // A failure ends the step: what was copied before it is published.
+    model.with(|m| m.faults.push_back(Fault::Fail(FailureKind::Transient, 0, false)));
+    let Step::Progress(failed) = relocator.steps(3).expect("a failure is no error") else { panic!("it goes on") };
+    assert_eq!((failed.moved, failed.failure), (0, Some(FailureKind::Transient)));
+    model.self_check();
+    assert_eq!(run_by(&mut relocator, 3).expect("moved").moved, 32);
+    model.self_check();
+}
+
+#[test]
+fn a_step_that_runs_out_of_space_keeps_what_it_moved() {
+    let model = Model::new(5, 4, 1, 1);
+    (0..12).for_each(|b| assert!(model.write(b)));
+    let victims = model.segments();
+    let mut relocator = relocator(&model, 1);
+    let mut moved = 0;
+    let starved = victims.iter().find_map(|info| {
+        relocator.start(*info).expect("a victim");
+        let outcome = run_by(&mut relocator, 3);
+        model.self_check();
+        match outcome {
+            Ok(report) => {
+                moved += report.moved;
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    assert!(matches!(starved, Some(CleanError::NoSpace)), "{starved:?}");
+    assert!(moved > 0 && relocator.victim().is_some());
 }
 
 #[test]
@@ -226,7 +272,7 @@ proptest! {
         faults in proptest::collection::vec(fault(), 0..30),
         bad in proptest::collection::btree_set(0u32..320, 0..3),
         (chunk, grant, per_block) in (1u32..40, 1u32..40, prop_oneof![Just(1u32), Just(8)]),
-        (offloads, sums) in (any::<bool>(), any::<bool>()),
+        (offloads, sums, chunks) in (any::<bool>(), any::<bool>(), 1u32..6),
     ) {
         let model = Model::new(40, CAPACITY, per_block, 3);
         writes.iter().for_each(|b| assert!(model.write(*b)));
@@ -236,7 +282,7 @@ proptest! {
         let mut relocator = relocator(&model, chunk);
         for info in model.segments() {
             relocator.start(info).expect("a closed segment");
-            match run(&mut relocator) {
+            match run_by(&mut relocator, chunks) {
                 Ok(report) => {
                     prop_assert_eq!(report.offloaded + report.by_host, report.moved + report.lost);
                     match report.end {

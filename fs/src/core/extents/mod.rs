@@ -22,7 +22,7 @@ use crate::core::txn::{ItemTree, ItemView, damaged};
 use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
-use runs::{Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, replace, run_before, touch_removal};
+use runs::{Edit, Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, replace, run_before, touch_removal};
 
 /// The zone table as extents see it: how many blocks of each zone are live (I4). Runs stay within one zone.
 pub trait LiveCounts {
@@ -81,14 +81,7 @@ impl Step {
         match self {
             Self::Place { from, to, extent } => {
                 let edit = replace(&Extents(ino), tree, from, to, extent)?;
-                edit.carry_out(tree)?;
-                // The new place is counted first: a zone is never seen as dead in between when a delta is applied once more.
-                if let Some(extent) = extent {
-                    count(&extent, 1, counts, &mut change);
-                }
-                for old in &edit.replaced {
-                    count(old, -1, counts, &mut change);
-                }
+                change = place(&edit, extent, tree, counts)?;
             }
             Self::Sums { key, value: Some(value) } => tree.put(&key, &value)?,
             Self::Sums { key, value: None } => {
@@ -98,6 +91,20 @@ impl Step {
         }
         Ok(change)
     }
+}
+
+/// Carries out what puts `extent` in place of others, and counts.
+fn place(edit: &Edit<Extent>, extent: Option<Extent>, tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts) -> Planned<Change> {
+    let mut change = Change::default();
+    edit.carry_out(tree)?;
+    // The new place is counted first: a zone is never seen as dead in between when a delta is applied once more.
+    if let Some(extent) = extent {
+        count(&extent, 1, counts, &mut change);
+    }
+    for old in &edit.replaced {
+        count(old, -1, counts, &mut change);
+    }
+    Ok(change)
 }
 
 fn count(extent: &Extent, sign: i64, counts: &mut dyn LiveCounts, change: &mut Change) {
@@ -113,7 +120,7 @@ fn count(extent: &Extent, sign: i64, counts: &mut dyn LiveCounts, change: &mut C
 }
 
 /// A summary in place of what was said about its blocks when their zone was last in use.
-fn own(view: &dyn ItemView, summary: &Summary) -> Planned<runs::Edit<Summary>> {
+fn own(view: &dyn ItemView, summary: &Summary) -> Planned<Edit<Summary>> {
     let (from, to) = Summaries::bounds(summary);
     replace(&Summaries, view, from, to, Some(*summary))
 }
@@ -338,12 +345,25 @@ pub fn prepare_relocate(tree: &dyn ItemTree, moved: &Relocation) -> Planned<()> 
 }
 
 /// Publishes a relocation by compare-and-swap, run by run (I5): only what still lies at the old place moves, the rest of the copy is dead
-/// space. Returns how many blocks moved. No log record; the next checkpoint makes it durable.
+/// space. Returns how many blocks moved. No log record; the next checkpoint makes it durable. Prepares and applies in one: an error has changed
+/// nothing.
 ///
 /// # Errors
 /// As [`prepare`].
 pub fn relocate(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Relocation) -> Planned<u32> {
     let (steps, blocks) = relocation_steps(tree, moved)?;
+    // Most relocations are one run: an extent and a summary, neither of which reads what the other changes, so each is worked out once.
+    // Cleaning many short extents is little else than this.
+    if let [Step::Place { from, to, extent }, Step::Own(summary)] = steps[..] {
+        let placed = replace(&Extents(moved.ino), tree, from, to, extent)?;
+        let owned = own(tree, &summary)?;
+        placed.touch(tree)?;
+        owned.touch(tree)?;
+        place(&placed, extent, tree, counts)?;
+        owned.carry_out(tree)?;
+        return Ok(blocks);
+    }
+    touch_all(tree, moved.ino, &steps)?;
     carry_out_all(tree, counts, moved.ino, steps)?;
     Ok(blocks)
 }

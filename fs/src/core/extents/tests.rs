@@ -258,9 +258,21 @@ impl World {
             }
             Op::Commit => {
                 let moves = std::mem::take(&mut self.planned);
-                self.until_resident(|tree| moves.iter().try_for_each(|moved| prepare_relocate(tree, moved)));
+                // Those that are known together are brought in together; whether they were or not, a relocation that lacks a leaf changes nothing.
+                if moves.len().is_multiple_of(2) {
+                    self.until_resident(|tree| moves.iter().try_for_each(|moved| prepare_relocate(tree, moved)));
+                }
                 for moved in moves {
-                    let count = relocate(&mut self.tree, &mut self.counts, &moved).expect("prepared");
+                    let before = self.tree.items.clone();
+                    let count = loop {
+                        match relocate(&mut self.tree, &mut self.counts, &moved) {
+                            Ok(count) => break count,
+                            Err(halt) => {
+                                assert!(before == self.tree.items, "all or nothing");
+                                self.tree.load(halt);
+                            }
+                        }
+                    };
                     let mut expected = 0;
                     for n in 0..moved.blocks {
                         if let Some(Some((addr, _))) = self.model.get_mut(&(moved.ino.0, moved.block.0 + u64::from(n)))
