@@ -1,7 +1,8 @@
 //! What crosses the link between host and drive to absorb the same overwrites on the same zoned drives: FerryFS beside F2FS, btrfs and XFS.
 //!
 //! Each filesystem has a drive of the same model, and F2FS and XFS a plain one beside it for what they write in place. All hold the same file, 80 % of what the
-//! smallest of them offers (F2FS also keeps data on its plain drive, and is less full than the others), and the same units of it are overwritten in the same order. Counted is what the kernel's block layer read and wrote
+//! smallest of them offers (F2FS also keeps data on its plain drive, and is less full than the others; who cannot take the load so full has another
+//! attempt less full, and both are reported), and the same units of it are overwritten in the same order. Counted is what the kernel's block layer read and wrote
 //! (`/sys/block/*/stat`) from the first overwrite until all is durable; a copy that a drive carries out by itself does not come by there. All that the
 //! devices hold is lost.
 
@@ -41,54 +42,78 @@ pub struct Drives {
 
 /// A filesystem that is mounted.
 struct Peer {
-    name: &'static str,
     drives: Vec<PathBuf>,
     root: PathBuf,
     volume: Option<Volume>,
 }
 
+/// Shares of the smallest space that are tried one after the other, in percent: a filesystem that cannot take the load at the first says so in a
+/// row, and has another attempt with more room.
+const FILLS: [u64; 3] = [80, 60, 40];
+
 /// Measures. `overwrite` says that the devices may be written.
 pub fn run(drives: &Drives, overwrite: bool, quick: bool, report: &mut Report) -> Result<()> {
     ensure!(overwrite, "everything on these devices would be lost: add --overwrite if that is meant");
     let directory = tempfile::tempdir()?;
-    let mut peers = vec![ferryfs(&drives.ferryfs, directory.path())?];
-    for (name, devices) in [("btrfs", drives.btrfs.as_slice()), ("F2FS", &drives.f2fs), ("XFS", &drives.xfs)] {
-        if devices.is_empty() {
-            continue;
-        }
-        match peer(name, devices, directory.path()) {
-            Ok(peer) => peers.push(peer),
-            Err(error) => eprintln!("  {name} is left out: {error:#}"),
+    let first = std::slice::from_ref(&drives.ferryfs);
+    let all = [("FerryFS", first), ("btrfs", drives.btrfs.as_slice()), ("F2FS", &drives.f2fs), ("XFS", &drives.xfs)];
+    let mut present = Vec::new();
+    let mut least = u64::MAX;
+    for (name, devices) in all.into_iter().filter(|(_, devices)| !devices.is_empty()) {
+        match Peer::mounted(name, devices, directory.path()).and_then(|peer| space(&peer.root)) {
+            Ok(room) => {
+                report.add(Row::new(format!("{name}: space for files"), room as f64 / MIB as f64, "MiB"));
+                least = least.min(room);
+                present.push((name, devices));
+            }
+            Err(error) => report.add(Row::missing(name, format!("is left out: {}", reason(&error)))),
         }
     }
-    let measured = measure(&peers, quick, report);
-    for peer in peers.iter().filter(|peer| peer.volume.is_none()) {
-        mounts::detach_below(&peer.root);
+    for (name, devices) in present {
+        for fill in FILLS {
+            let size = least * fill / 100 / UNIT * UNIT;
+            let overwrites = if quick { size / UNIT } else { 3 * size / UNIT };
+            let load = format!("{name}, {fill} % full: {} MiB overwritten", overwrites * UNIT / MIB);
+            let peer = Peer::mounted(name, devices, directory.path())?;
+            match self::overwrite(&peer, size, overwrites) {
+                Ok((read, written)) => {
+                    let share = |bytes: u64| bytes as f64 / (overwrites * UNIT) as f64;
+                    report.add(Row::new(load, share(read + written), "bytes over the link for each"));
+                    report.add(Row::new("  of these written", share(written), ""));
+                    report.add(Row::new("  of these read", share(read), ""));
+                    break;
+                }
+                Err(error) => report.add(Row::missing(load, reason(&error))),
+            }
+        }
     }
-    measured
+    Ok(())
 }
 
-fn measure(peers: &[Peer], quick: bool, report: &mut Report) -> Result<()> {
-    let room = peers.iter().map(|peer| space(&peer.root)).collect::<Result<Vec<_>>>()?;
-    for (peer, room) in peers.iter().zip(&room) {
-        report.add(Row::new(format!("{}: space for files", peer.name), *room as f64 / MIB as f64, "MiB"));
+/// What went wrong, without the pages that some programs print then.
+fn reason(error: &anyhow::Error) -> String {
+    const LINES: usize = 3;
+    format!("{error:#}").lines().take(LINES).map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+impl Peer {
+    /// Formats and mounts one of them.
+    fn mounted(name: &'static str, drives: &[PathBuf], directory: &Path) -> Result<Peer> {
+        if name == "FerryFS" { ferryfs(&drives[0], directory) } else { peer(name, drives, directory) }
     }
-    let size = room.iter().min().context("there is a filesystem")? * 8 / 10 / UNIT * UNIT;
-    let overwrites = if quick { size / UNIT } else { 3 * size / UNIT };
-    for peer in peers {
-        match overwrite(peer, size, overwrites) {
-            Ok((read, written)) => {
-                let share = |bytes: u64| bytes as f64 / (overwrites * UNIT) as f64;
-                let what = |word: &str| format!("{}: {word} per byte overwritten", peer.name);
-                report.add(Row::new(what("bytes written to drives"), share(written), ""));
-                report.add(Row::new(what("bytes read from drives"), share(read), ""));
-                report.add(Row::new(what("bytes over the link"), share(read + written), ""));
+}
+
+impl Drop for Peer {
+    /// What a program of ours mounted, its volume unmounts.
+    fn drop(&mut self) {
+        if self.volume.is_none() {
+            // The drives are formatted again: so wait for the end of the mount, which detaching does not.
+            let ended = self.root.to_str().is_some_and(|root| call("umount", &[root]).is_ok());
+            if !ended {
+                mounts::detach_below(&self.root);
             }
-            Err(error) => eprintln!("  {} did not get through the load: {error:#}", peer.name),
         }
     }
-    eprintln!("  the load: a file of {} MiB, {} MiB overwritten in units of {} KiB", size / MIB, overwrites * UNIT / MIB, UNIT / KIB);
-    Ok(())
 }
 
 fn ferryfs(drive: &Path, directory: &Path) -> Result<Peer> {
@@ -102,7 +127,7 @@ fn ferryfs(drive: &Path, directory: &Path) -> Result<Peer> {
     volume.mount()?;
     let status = volume.status()?;
     ensure!(!status.simulated(), "{} is no drive", drive.display());
-    Ok(Peer { name: "FerryFS", drives: vec![drive.to_path_buf()], root: volume.root().to_path_buf(), volume: Some(volume) })
+    Ok(Peer { drives: vec![drive.to_path_buf()], root: volume.root().to_path_buf(), volume: Some(volume) })
 }
 
 fn call(program: &str, arguments: &[&str]) -> Result<()> {
@@ -116,7 +141,7 @@ fn peer(name: &'static str, drives: &[PathBuf], directory: &Path) -> Result<Peer
     let word = |index: usize| drives.get(index).and_then(|path| path.to_str()).context("a drive is missing");
     let kind = name.to_lowercase();
     let root = directory.join(&kind);
-    std::fs::create_dir(&root)?;
+    std::fs::create_dir_all(&root)?;
     let point = root.to_str().context("a path in UTF-8")?;
     call("modprobe", &[&kind])?;
     let zoned = word(0)?;
@@ -135,7 +160,7 @@ fn peer(name: &'static str, drives: &[PathBuf], directory: &Path) -> Result<Peer
             call("mount", &["-t", "xfs", "-o", &format!("rtdev={zoned}"), word(1)?, point])?;
         }
     }
-    Ok(Peer { name, drives: drives.to_vec(), root, volume: None })
+    Ok(Peer { drives: drives.to_vec(), root, volume: None })
 }
 
 /// Bytes that a filesystem says it has for files.
@@ -165,7 +190,7 @@ fn overwrite(peer: &Peer, size: u64, overwrites: u64) -> Result<(u64, u64)> {
     for at in (0..size).step_by(UNIT as usize) {
         file.write_all_at(&Pattern(1).bytes(at, UNIT as usize), at).with_context(|| format!("filling, at {} MiB", at / MIB))?;
     }
-    file.sync_all()?;
+    file.sync_all().context("syncing what was filled")?;
     let before = link(&peer.drives)?;
     let mut dice = Dice::new(80);
     let mut unit = Pattern(2).bytes(0, UNIT as usize);
@@ -176,7 +201,7 @@ fn overwrite(peer: &Peer, size: u64, overwrites: u64) -> Result<(u64, u64)> {
         file.write_all_at(&unit, place * UNIT).with_context(|| format!("after {} MiB of overwrites", n * UNIT / MIB))?;
         last[place as usize] = n;
         if n % SYNC_EACH == 0 {
-            file.sync_data()?;
+            file.sync_data().with_context(|| format!("syncing after {} MiB of overwrites", n * UNIT / MIB))?;
         }
     }
     file.sync_all()?;

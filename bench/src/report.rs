@@ -9,10 +9,13 @@ use std::path::Path;
 pub struct Row {
     /// What was measured.
     pub what: String,
-    /// The figure; the median where there were several rounds.
+    /// The figure; the median where there were several rounds. Null where there is none.
     pub value: f64,
     /// Its unit.
     pub unit: &'static str,
+    /// Why there is no figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
     /// Lowest and highest of the rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<(f64, f64)>,
@@ -35,7 +38,13 @@ pub struct Row {
 impl Row {
     /// A figure.
     pub fn new(what: impl Into<String>, value: f64, unit: &'static str) -> Row {
-        Row { what: what.into(), value, unit, spread: None, peer: None, ratio: None, goal: None, reached: None, simulated: false }
+        let (missing, spread, peer, ratio, goal, reached) = (None, None, None, None, None, None);
+        Row { what: what.into(), value, unit, missing, spread, peer, ratio, goal, reached, simulated: false }
+    }
+
+    /// What could not be measured, and why.
+    pub fn missing(what: impl Into<String>, reason: impl Into<String>) -> Row {
+        Row { missing: Some(reason.into()), ..Row::new(what, f64::NAN, "") }
     }
 
     /// The median of several rounds.
@@ -125,6 +134,9 @@ pub fn write(json: Option<&Path>, results: &impl Serialize) -> Result<()> {
 }
 
 fn line(row: &Row) -> String {
+    if let Some(reason) = &row.missing {
+        return format!("{:<52} {:>12} {}", row.what, "-", reason.replace('\n', "; "));
+    }
     let mut text = format!("{:<52} {:>12} {}", row.what, number(row.value), row.unit);
     if let Some((low, high)) = row.spread {
         text += &format!(" ({} to {})", number(low), number(high));
@@ -166,6 +178,10 @@ mod tests {
     fn rows_read_well() {
         let row = Row::rounds("write", &[900.0, 1000.0, 1100.0], "MiB/s").beside("ext4", 2000.0).goal("0.5", true);
         let text = line(&row);
+        let missing = Row::missing("btrfs", "no space\nleft");
+        assert!(line(&missing).ends_with("- no space; left"));
+        let json = serde_json::to_value(&missing).unwrap();
+        assert!(json["value"].is_null() && json["missing"] == "no space\nleft");
         assert!(text.contains("1000 MiB/s (900 to 1100); ext4 2000, ratio 0.50; goal 0.5: reached"), "{text}");
     }
 }
