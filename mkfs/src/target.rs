@@ -12,6 +12,7 @@ use std::sync::Arc;
 use zns::conventional::default_zone_size;
 use zns::image::{ImageDevice, ImageOptions, Layout};
 use zns::open::{Detected, OpenOptions, detect, open_device};
+use zns::permission::not_opened_io;
 use zns::{DeviceError, ZonedDevice};
 
 /// Bytes at the start of a file and at its end that are made zero on a device that had something else on it.
@@ -57,7 +58,7 @@ impl Target {
                 Self::file(path, size, false, arguments)
             }
             Detected::Image | Detected::PlainFile => {
-                let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+                let file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
                 let len = file.metadata()?.len();
                 check_unused(path)?;
                 if !arguments.force {
@@ -85,7 +86,7 @@ impl Target {
                 }
                 let zone_size = zone_size.filter(|_| !zoned);
                 if !arguments.force {
-                    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+                    let mut file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
                     let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
                     refuse_contents(path, &file, size, false)?;
                 }

@@ -21,6 +21,16 @@ pub enum DeviceError {
         /// The errno it failed with.
         errno: i32,
     },
+    /// It may not be opened by us.
+    #[error("no permission to {} {path}: {why}", if *write { "write to" } else { "read" })]
+    Denied {
+        /// The device.
+        path: PathBuf,
+        /// It was to be written.
+        write: bool,
+        /// Which permission is missing.
+        why: String,
+    },
     /// Another process holds the device.
     #[error("{path} is in use by another process: unmount it there first")]
     Busy {
@@ -81,6 +91,7 @@ impl DeviceError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::System { errno, .. } | Self::Io { errno, .. } => *errno,
+            Self::Denied { .. } => libc::EACCES,
             Self::Busy { .. } => libc::EBUSY,
             Self::BadRange { .. } => libc::EINVAL,
             Self::Unusable { .. } | Self::NotAtWritePointer { .. } | Self::Zone { .. } | Self::PowerLost => libc::EIO,

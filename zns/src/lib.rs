@@ -20,6 +20,7 @@ mod machine;
 mod media;
 pub mod native_copy;
 pub mod open;
+pub mod permission;
 mod positioned;
 pub mod raw;
 pub mod sim;

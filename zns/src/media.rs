@@ -4,6 +4,7 @@ use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::error::{DeviceError, Result};
 use crate::file_lock::{lock, system, system_io};
+use crate::permission::{not_opened, not_opened_io};
 use crate::sticky_sync::StickySync;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -45,7 +46,7 @@ impl Media {
     /// Opens `path`; `shared`: also if others use it (mounted, locked).
     pub(crate) fn open_shared(path: &Path, read_only: bool, shared: bool) -> Result<Self> {
         let unusable = |reason: String| Err(DeviceError::Unusable { path: path.to_owned(), reason });
-        let file_type = std::fs::metadata(path).map_err(|error| system_io("open", path, &error))?.file_type();
+        let file_type = std::fs::metadata(path).map_err(|error| not_opened_io(path, !read_only, &error))?.file_type();
         let block_device = file_type.is_block_device();
         if !block_device && !file_type.is_file() {
             return unusable("it is neither a block device nor a regular file".to_owned());
@@ -179,7 +180,7 @@ fn open_direct(path: &Path, read_only: bool, exclusive: bool) -> Result<(File, b
     match opened {
         Ok((fd, direct)) => Ok((File::from(fd), direct)),
         Err(Errno::BUSY) => Err(DeviceError::Busy { path: path.to_owned() }),
-        Err(errno) => Err(system("open", path, errno)),
+        Err(errno) => Err(not_opened(path, !read_only, errno)),
     }
 }
 

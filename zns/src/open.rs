@@ -3,9 +3,9 @@
 use crate::conventional::{ConventionalDevice, ConventionalOptions};
 use crate::device::ZonedDevice;
 use crate::error::{DeviceError, Result};
-use crate::file_lock::system_io;
 use crate::image::ImageDevice;
 use crate::kernel::{self, KernelDevice};
+use crate::permission::not_opened_io;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -53,7 +53,7 @@ pub fn detect(path: impl AsRef<Path>) -> Result<Detected> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Detected::Missing),
-        Err(error) => return Err(system_io("examine", path, &error)),
+        Err(error) => return Err(not_opened_io(path, false, &error)),
     };
     let file_type = metadata.file_type();
     if file_type.is_dir() {
@@ -65,7 +65,7 @@ pub fn detect(path: impl AsRef<Path>) -> Result<Detected> {
     if !file_type.is_file() {
         return Ok(Detected::Other);
     }
-    let file = File::open(path).map_err(|error| system_io("open", path, &error))?;
+    let file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
     Ok(if crate::image::has_header(&file) { Detected::Image } else { Detected::PlainFile })
 }
 

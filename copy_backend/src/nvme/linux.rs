@@ -49,10 +49,11 @@ impl Port for LinuxPort {
             // The node may be missing where the block device's is not.
             Err(first) => match open(&device.path) {
                 Ok(file) => (file, None),
-                Err(_) if first.kind() == io::ErrorKind::PermissionDenied => {
-                    return Err(format!("{character}: no permission to open it for reading and writing").into());
+                Err(second) => {
+                    let why = |path: &Path, error| zns::permission::not_opened_io(path, true, error);
+                    let (first, second) = (why(Path::new(&character), &first), why(&device.path, &second));
+                    return Err(format!("{first}; {second}").into());
                 }
-                Err(error) => return Err(format!("{character}: {first}; {}: {error}", device.path.display()).into()),
             },
         };
         let ioctls = Workers::new("copy-nvme", THREADS);

@@ -196,7 +196,8 @@ impl Places {
     /// The disks of this computer. Nothing is opened yet.
     pub fn new(devices: Arc<[Arc<dyn ZonedDevice>]>, topology: Arc<Topology>) -> Self {
         let open = |device: &RealDevice| {
-            let opened = SgDevice::open(&device.path, false).map_err(|error| format!("{}: {error}", device.path.display()))?;
+            let opened = SgDevice::open(&device.path, false);
+            let opened = opened.map_err(|error| zns::permission::not_opened_io(&device.path, true, &error).to_string())?;
             Ok(Arc::new(opened) as Arc<dyn ScsiTransport>)
         };
         Self::with_opener(devices, topology, Box::new(open))

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use std::fs::Metadata;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use zns::raw::{RawOptions, open_raw};
@@ -38,34 +38,12 @@ pub(super) fn are_same(a: &Path, b: &Path) -> bool {
 
 /// Opens a device.
 pub(super) fn open(path: &Path, read_only: bool, shared: bool) -> Result<Arc<dyn ZonedDevice>> {
-    open_raw(path, &RawOptions { read_only, shared }).map_err(|error| explained(path, read_only, &error))
-}
-
-fn explained(path: &Path, read_only: bool, error: &DeviceError) -> anyhow::Error {
-    let purpose = if read_only { "read" } else { "write to" };
-    match error {
-        DeviceError::System { errno: libc::EACCES | libc::EPERM, .. } => {
-            anyhow!("no permission to {purpose} {}: {}", path.display(), owner(path))
-        }
+    open_raw(path, &RawOptions { read_only, shared }).map_err(|error| match error {
         DeviceError::Busy { .. } => anyhow!(
             "{} is in use (mounted, part of another device, or locked by another program): end that use first, or use --force for \
              a device or file that is no drive image",
             path.display()
         ),
         _ => anyhow!("{error}"),
-    }
-}
-
-/// Who may open it, for one who may not.
-fn owner(path: &Path) -> String {
-    let uid = rustix::process::geteuid().as_raw();
-    match std::fs::metadata(path) {
-        Ok(found) => format!(
-            "it belongs to user {} and group {} with mode {:04o}, and you are user {uid}: run as root, or as a member of that group",
-            found.uid(),
-            found.gid(),
-            found.permissions().mode() & 0o7777
-        ),
-        Err(error) => format!("a directory above it cannot be searched by user {uid} ({error})"),
-    }
+    })
 }

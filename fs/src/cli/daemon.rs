@@ -70,6 +70,7 @@ fn check_device(path: &Path) -> CommandResult<PathBuf> {
     let found = path.canonicalize();
     found.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Failure::new(MOUNT_FAILED, format!("device {} does not exist", path.display())),
+        std::io::ErrorKind::PermissionDenied => Failure::new(MOUNT_USAGE, zns::permission::not_opened_io(path, true, &error)),
         _ => Failure::new(MOUNT_FAILED, format!("device {}: {error}", path.display())),
     })
 }

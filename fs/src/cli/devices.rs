@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zns::open::{Detected, OpenOptions, detect, open_device};
+use zns::permission::not_opened_io;
 use zns::{DeviceError, ZonedDevice};
 
 /// How long to wait where nobody is expected to hold a device: the kernel lets go of the files of a process that was
@@ -74,7 +75,11 @@ pub fn patiently<T>(path: &Path, patience: Duration, open: impl Fn() -> zns::err
 
 /// A device that cannot be opened is a matter between people and their command line, not an I/O error.
 fn plain(error: DeviceError) -> FsError {
-    FsError::Volume(error.to_string())
+    match error {
+        // Exit statuses tell it apart.
+        DeviceError::Denied { .. } => FsError::Device(error),
+        _ => FsError::Volume(error.to_string()),
+    }
 }
 
 /// Where `device` is mounted as a FerryFS, if it is.
@@ -92,7 +97,7 @@ fn is_mounted(device: &Path) -> bool {
 /// The zone size that the volume on a device without zones has; an error if there is no volume.
 fn software_zone_size(path: &Path) -> Result<Option<u64>> {
     let unreadable = |error: std::io::Error| FsError::Volume(format!("read {}: {error}", path.display()));
-    let file = File::open(path).map_err(unreadable)?;
+    let file = File::open(path).map_err(|error| plain(not_opened_io(path, false, &error)))?;
     let mut ring = vec![0; RING_SLOTS as usize * BLOCK];
     let len = read_some(&file, 0, &mut ring).map_err(unreadable)?;
     let newest = ring[..len].chunks_exact(BLOCK).filter_map(|block| Superblock::decode(block).ok()).max_by_key(|found| found.generation);

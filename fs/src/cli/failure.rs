@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-/// Something was asked for wrongly (mount(8) and umount(8)).
+/// Something was asked for wrongly, or by somebody who may not (mount(8) and umount(8)).
 pub const MOUNT_USAGE: u8 = 1;
 /// The system stood in the way (mount(8)).
 pub const MOUNT_SYSTEM: u8 = 2;

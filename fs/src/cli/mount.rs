@@ -133,12 +133,15 @@ fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
     Ok(volume)
 }
 
-/// A device that is in use by a mount of ours: say which.
+/// A device that cannot be opened; if it is in use by a mount of ours: say which.
 fn in_use(plan: &Plan, error: &FsError) -> Failure {
     let mounted = plan.devices.iter().find_map(|device| Some((device, mountpoint_of(device)?)));
     match mounted {
         Some((device, at)) => Failure::new(MOUNT_FAILED, format!("{} is in use: it is mounted on {}", device.display(), at.display())),
-        None => Failure::new(MOUNT_FAILED, error),
+        None => match error {
+            FsError::Device(zns::DeviceError::Denied { .. }) => Failure::new(MOUNT_USAGE, error),
+            _ => Failure::new(MOUNT_FAILED, error),
+        },
     }
 }
 

@@ -2,11 +2,13 @@
 
 use crate::brief::{self, PLAIN, ZONED, by_device};
 use crate::copied::{copy_within, road};
-use crate::raw::fill;
+use crate::raw::{copies, fill, open};
+use crate::tool;
 use guest::{Kernel, Machine, Namespace};
 use std::path::Path;
 use tests::guest::fabrics::{Transport, connect};
 use tests::guest::in_guest;
+use zns::{ZoneAction, ZoneId};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
@@ -26,5 +28,27 @@ fn over_fabrics_by_loop_and_by_tcp_the_drive_copies() {
         by_device(&status, "nvme");
         assert_eq!(status.text("volume/devices/0/kind").unwrap(), "zns");
         assert_eq!(road(&zoned, "none").0, "nvme");
+    });
+}
+
+/// The tool on zones, all of which are emptied first.
+fn zones_by_ferrycopy(zoned: &Path) {
+    let device = open(zoned);
+    (0..device.geometry().zones).for_each(|zone| device.manage(ZoneId(zone), ZoneAction::Reset).unwrap());
+    drop(device);
+    fill(zoned, 6, 0, 3 * MIB);
+    let said = copies(zoned, &[(4096, MIB), (2 * MIB, MIB / 2)], zoned, 8 * MIB, &["--route", "offload"]);
+    tool::by_device(&said, MIB + MIB / 2, "nvme");
+}
+
+#[test]
+fn under_the_new_kernel_too() {
+    let zones = Namespace::zoned("z").size(40 * 4 * MIB).zones(4 * MIB, 4 * MIB);
+    let devices = Machine::new(Kernel::New7_3).device(Namespace::conventional("c").size(SIZE)).device(zones);
+    in_guest(devices, &["busybox"], || {
+        let plain = connect(Transport::Loop, Path::new("/dev/vm/cn1"));
+        fill(&plain, 5, 0, SIZE);
+        copy_within(&plain, SIZE, "none", "nvme");
+        zones_by_ferrycopy(&connect(Transport::Tcp, Path::new("/dev/vm/zn1")));
     });
 }

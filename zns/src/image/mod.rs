@@ -27,6 +27,7 @@ use crate::file_lock::{lock, system, system_io};
 use crate::geometry::Geometry;
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::native_copy::NativeCopy;
+use crate::permission::not_opened_io;
 use crate::sticky_sync::StickySync;
 use crate::tickets::Tickets;
 use crate::units::{Lba, ZoneId};
@@ -76,7 +77,7 @@ impl ImageDevice {
         let (file, fresh) = match open(true) {
             Ok(file) => (file, true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                (open(false).map_err(|error| system_io("open", path, &error))?, false)
+                (open(false).map_err(|error| not_opened_io(path, true, &error))?, false)
             }
             Err(error) => return Err(system_io("create", path, &error)),
         };
@@ -126,7 +127,7 @@ impl ImageDevice {
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> Result<Self> {
         let path = path.as_ref();
         let file = OpenOptions::new().read(true).write(!read_only).open(path);
-        let file = file.map_err(|error| system_io("open", path, &error))?;
+        let file = file.map_err(|error| not_opened_io(path, !read_only, &error))?;
         lock(&file, path, read_only)?;
         Self::load(file, path, read_only)
     }

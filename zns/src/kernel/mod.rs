@@ -21,11 +21,12 @@ use crate::file_lock::{system, system_io};
 use crate::geometry::Geometry;
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::media::Media;
+use crate::permission::not_opened;
 use crate::tickets::Tickets;
 use crate::units::{Blocks, Lba, ZoneId};
 use crate::uring::Outcome;
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
-use report::{Sectors, explain, geometry_from, zone_info};
+use report::{MIN_ZONES, Sectors, explain, geometry_from, zone_info};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -127,10 +128,15 @@ impl KernelDevice {
         let properties = properties.map_err(|error| from_zoned("read the properties of", path, &error))?;
         // O_DIRECT here too: the kernel may refuse to open a zoned device for buffered writing.
         let zones = if read_only { zoned::ZonedDevice::open(path) } else { zoned::ZonedDevice::open_direct(path) };
-        let zones = zones.map_err(|error| from_zoned("open", path, &error))?;
+        let zones = zones.map_err(|error| match from_zoned("open", path, &error) {
+            DeviceError::System { errno, .. } => not_opened(path, !read_only, Errno::from_raw_os_error(errno)),
+            other => other,
+        })?;
         let report = report_all(&zones, properties.geometry.nr_zones).map_err(|error| from_zoned("report the zones of", path, &error))?;
         let granularity = write_granularity(&name).unwrap_or(media.block_size).max(media.block_size);
-        let (geometry, sectors) = geometry_from(&name, &properties, granularity, &report).map_err(unusable)?;
+        // A volume needs so many; who only copies bytes does not.
+        let least = if raw { 1 } else { MIN_ZONES };
+        let (geometry, sectors) = geometry_from(&name, &properties, granularity, &report, least).map_err(unusable)?;
         let conventional: Vec<bool> = report.iter().take(geometry.zones as usize).map(|zone| zone.write_pointer.is_none()).collect();
         let anywhere = if raw { conventional.clone() } else { Vec::new() };
         let software = (conventional.contains(&true) && !raw).then(|| SoftwareZones::new(conventional, &geometry));

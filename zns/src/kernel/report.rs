@@ -10,7 +10,7 @@ use crate::units::{Blocks, Lba, ZoneId};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use zoned::{DeviceProperties, SECTOR_SIZE, Sector, Zone, ZoneCondition};
 
-const MIN_ZONES: usize = 24;
+pub(super) const MIN_ZONES: usize = 24;
 const MAX_IO_BYTES: u64 = 1 << 20;
 
 /// The kernel's unit of 512 bytes, for addresses of zones.
@@ -34,6 +34,7 @@ pub(super) fn geometry_from(
     properties: &DeviceProperties,
     granularity: u32,
     report: &[Zone],
+    least_zones: usize,
 ) -> Result<(Geometry, Sectors), String> {
     if !matches!(granularity, 512 | 4096) {
         return Err(format!("its blocks of {granularity} bytes are neither 512 nor 4096"));
@@ -44,8 +45,8 @@ pub(super) fn geometry_from(
     if zone_size == 0 || !zone_size.is_multiple_of(per_block) || whole + 1 < report.len() {
         return Err("its zones are not all of one size".to_owned());
     }
-    if whole < MIN_ZONES {
-        return Err(format!("it is too small: it has {whole} zones, and a device has at least {MIN_ZONES}"));
+    if whole < least_zones {
+        return Err(format!("it is too small: it has {whole} zones, and at least {least_zones} are needed"));
     }
     let zones = &report[..whole];
     let mut capacities = zones.iter().filter(|zone| zone.write_pointer.is_some()).map(|zone| zone.capacity.raw());
@@ -191,34 +192,36 @@ mod tests {
     #[test]
     fn the_geometry_counts_in_blocks_of_the_write_granularity() {
         for (granularity, per_block) in [(512, 1), (4096, 8)] {
-            let (geometry, sectors) = geometry_from("nvme0n1", &properties(30), granularity, &zones(30)).unwrap();
+            let (geometry, sectors) = geometry_from("nvme0n1", &properties(30), granularity, &zones(30), MIN_ZONES).unwrap();
             assert_eq!((geometry.kind, geometry.zones, geometry.block_size), (DeviceKind::Zns, 30, granularity));
             assert_eq!((geometry.zone_size, geometry.zone_capacity), (Blocks(2048 / per_block), Blocks(1536 / per_block)));
             assert_eq!((geometry.max_open, geometry.max_active), (6, 0));
             assert_eq!(geometry.max_io_bytes, 124 << 10);
             assert_eq!(sectors.of_zone(ZoneId(3)), Sector::new(6144));
         }
-        assert_eq!(geometry_from("sda", &properties(30), 4096, &zones(30)).unwrap().0.kind, DeviceKind::Zoned);
+        assert_eq!(geometry_from("sda", &properties(30), 4096, &zones(30), MIN_ZONES).unwrap().0.kind, DeviceKind::Zoned);
     }
 
     #[test]
     fn a_small_last_zone_is_left_out_and_odd_shapes_are_refused() {
         let mut report = zones(31);
         report[30].len = Sector::new(100);
-        assert_eq!(geometry_from("sda", &properties(31), 512, &report).unwrap().0.zones, 30);
+        assert_eq!(geometry_from("sda", &properties(31), 512, &report, MIN_ZONES).unwrap().0.zones, 30);
         report[7].len = Sector::new(100);
-        assert!(geometry_from("sda", &properties(31), 512, &report).unwrap_err().contains("one size"));
+        assert!(geometry_from("sda", &properties(31), 512, &report, MIN_ZONES).unwrap_err().contains("one size"));
         let mut report = zones(31);
         report[7].capacity = Sector::new(1000);
-        assert!(geometry_from("sda", &properties(31), 512, &report).unwrap_err().contains("one capacity"));
-        assert!(geometry_from("sda", &properties(23), 512, &zones(23)).unwrap_err().contains("too small"));
-        assert!(geometry_from("sda", &properties(0), 512, &[]).unwrap_err().contains("too small"));
-        assert!(geometry_from("sda", &properties(30), 8192, &zones(30)).unwrap_err().contains("8192"));
+        assert!(geometry_from("sda", &properties(31), 512, &report, MIN_ZONES).unwrap_err().contains("one capacity"));
+        assert!(geometry_from("sda", &properties(23), 512, &zones(23), MIN_ZONES).unwrap_err().contains("too small"));
+        assert!(geometry_from("sda", &properties(0), 512, &[], MIN_ZONES).unwrap_err().contains("too small"));
+        // Who copies bytes needs no more than one.
+        assert_eq!(geometry_from("sda", &properties(23), 512, &zones(23), 1).unwrap().0.zones, 23);
+        assert!(geometry_from("sda", &properties(30), 8192, &zones(30), MIN_ZONES).unwrap_err().contains("8192"));
     }
 
     #[test]
     fn every_condition_is_understood_and_no_pointer_underflows() {
-        let geometry = geometry_from("nvme0n1", &properties(30), 4096, &zones(30)).unwrap().0;
+        let geometry = geometry_from("nvme0n1", &properties(30), 4096, &zones(30), MIN_ZONES).unwrap().0;
         let cases = [
             (ZoneCondition::Empty, Some(0), ZoneState::Empty, 0),
             (ZoneCondition::ImplicitlyOpen, Some(80), ZoneState::ImplicitOpen, 10),
