@@ -54,6 +54,12 @@ fn compare(heading: &str, block: &[u8], expected: &[(&str, &[u8])]) -> usize {
 }
 
 #[test]
+fn the_page_is_about_the_version_that_the_code_writes() {
+    let version = format!("Version {}. ", fs::format::superblock::VERSION);
+    assert!(include_str!("../FORMAT.md").lines().any(|line| line.starts_with(&version)));
+}
+
+#[test]
 fn superblock() {
     let member = Member { uuid: [0xa1; 16], block_size: 512, zones: 0x0102, zone_blocks: 0x0a0b_0c0d, zone_capacity: 0x0906 };
     let record = Superblock {

@@ -7,6 +7,7 @@ use fs::cli::devices::{Access, open_devices};
 use fs::cli::size::show_size;
 use fs::volume::{Clock, FormatOptions, MountOptions, Volume};
 use std::fmt::Write;
+use zns::claim::is_same_storage;
 use zns::{DeviceKind, ZonedDevice};
 
 /// Formats, and returns what to tell the user.
@@ -16,7 +17,11 @@ use zns::{DeviceKind, ZonedDevice};
 pub fn make(arguments: &Arguments) -> Result<String> {
     ensure!(arguments.label.len() <= 64, "the label is {} bytes long, 64 are possible", arguments.label.len());
     for (i, path) in arguments.devices.iter().enumerate() {
-        ensure!(!arguments.devices[..i].contains(path), "{} is named twice", path.display());
+        let is_same = |other: &std::path::PathBuf| other == path || is_same_storage(other, path);
+        if let Some(other) = arguments.devices[..i].iter().find(|other| is_same(other)) {
+            ensure!(other != path, "{} is named twice", path.display());
+            anyhow::bail!("{} and {} are the same storage", other.display(), path.display());
+        }
     }
     let targets: Vec<Target> = arguments.devices.iter().map(|path| Target::examine(path, arguments)).collect::<Result<_>>()?;
     let mut made = MadeFiles::default();
@@ -37,7 +42,8 @@ pub fn make(arguments: &Arguments) -> Result<String> {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
     };
-    Volume::format(devices, &options)?;
+    let names = || arguments.devices.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    Volume::format(devices, &options).with_context(|| format!("write to {}", names()))?;
     let space = read_back(arguments)?;
     made.keep();
     let label = if arguments.label.is_empty() { String::new() } else { format!(" \"{}\"", arguments.label) };

@@ -3,12 +3,13 @@
 use crate::arguments::{Arguments, Profile};
 use crate::signature;
 use anyhow::{Context, Result, bail, ensure};
-use fs::cli::devices::{SHORT_PATIENCE, SOFTWARE_ZONE_SHIFTS, patiently};
+use fs::cli::devices::{SHORT_PATIENCE, SOFTWARE_ZONE_SHIFTS, mount_of, patiently};
 use fs::cli::size::show_size;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zns::claim::{Claim, check_unused};
 use zns::conventional::default_zone_size;
 use zns::image::{ImageDevice, ImageOptions, Layout};
 use zns::open::{Detected, OpenOptions, detect, open_device};
@@ -60,7 +61,7 @@ impl Target {
             Detected::Image | Detected::PlainFile => {
                 let file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
                 let len = file.metadata()?.len();
-                check_unused(path)?;
+                refuse_used(path)?;
                 if !arguments.force {
                     refuse_contents(path, &file, len, true)?;
                 }
@@ -85,6 +86,7 @@ impl Target {
                     bail!("{} has zones of its own: --zone-size cannot change them", path.display());
                 }
                 let zone_size = zone_size.filter(|_| !zoned);
+                refuse_used(path)?;
                 if !arguments.force {
                     let mut file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
                     let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
@@ -156,11 +158,7 @@ impl Target {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path);
         let file = file.with_context(|| format!("create {}", self.path.display()))?;
         made.note(self);
-        patiently(&self.path, SHORT_PATIENCE, || match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(DeviceError::Busy { path: self.path.clone() }),
-            Err(errno) => Err(DeviceError::System { action: "lock", path: self.path.clone(), errno: errno.raw_os_error() }),
-        })?;
+        let _claim = patiently(&self.path, SHORT_PATIENCE, || Claim::take(&file, &self.path, false))?;
         file.set_len(0).and_then(|()| file.set_len(size)).with_context(|| format!("set the length of {}", self.path.display()))
     }
 
@@ -232,6 +230,14 @@ fn check_shape(path: &Path, size: u64, zone_size: u64) -> Result<()> {
     Ok(())
 }
 
+/// Storage that somebody uses, by whichever name.
+fn refuse_used(path: &Path) -> Result<()> {
+    patiently(path, SHORT_PATIENCE, || check_unused(path)).map_err(|error| match (&error, mount_of(path)) {
+        (DeviceError::Busy { .. }, Some(mounted)) => anyhow::anyhow!("{} is in use: it is {mounted}", path.display()),
+        _ => error.into(),
+    })
+}
+
 /// A filesystem, a partition table, or, in a file, anything at all.
 fn refuse_contents(path: &Path, file: &File, size: u64, is_file: bool) -> Result<()> {
     let unreadable = || format!("read {}", path.display());
@@ -239,18 +245,6 @@ fn refuse_contents(path: &Path, file: &File, size: u64, is_file: bool) -> Result
     ensure!(found.is_empty(), "{} holds {}: --force overwrites it", path.display(), found.join(" and "));
     if is_file && signature::holds_data(file, size).with_context(unreadable)? {
         bail!("{} is a file with something in it: --force overwrites it", path.display());
-    }
-    Ok(())
-}
-
-/// A file that is mounted through a loop device has no lock of ours.
-fn check_unused(path: &Path) -> Result<()> {
-    let Ok(path) = path.canonicalize() else { return Ok(()) };
-    for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-        let Ok(backing) = std::fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
-        if Path::new(backing.trim_end_matches('\n')) == path {
-            bail!("{} is in use: it is behind /dev/{}", path.display(), entry.file_name().display());
-        }
     }
     Ok(())
 }

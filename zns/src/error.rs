@@ -2,7 +2,7 @@
 
 use crate::native_copy::NvmeStatus;
 use crate::units::{Lba, ZoneId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Result of a device operation.
@@ -31,11 +31,13 @@ pub enum DeviceError {
         /// Which permission is missing.
         why: String,
     },
-    /// Another process holds the device.
-    #[error("{path} is in use by another process: unmount it there first")]
+    /// Somebody uses the device.
+    #[error("{path} is in use {}: unmount it there first", user(through.as_deref()))]
     Busy {
-        /// The device.
+        /// The device, as it was named.
         path: PathBuf,
+        /// The name under which it is used, where it is another one that stands on the same storage.
+        through: Option<PathBuf>,
     },
     /// The device cannot carry a volume or its header is damaged.
     #[error("{path}: {reason}")]
@@ -84,6 +86,10 @@ pub enum DeviceError {
     /// The simulated device has lost power: nothing works until it is power-cycled.
     #[error("the simulated device has lost power")]
     PowerLost,
+}
+
+fn user(through: Option<&Path>) -> String {
+    through.map_or("by another process".to_owned(), |name| format!("as {}, which is the same storage", name.display()))
 }
 
 impl DeviceError {

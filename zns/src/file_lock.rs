@@ -1,4 +1,4 @@
-//! One user of a device or image at a time: flock, and a clear word about who is refused.
+//! The lock of one file or device node: flock, and a clear word about who is refused. What makes one user of a piece of storage is [`crate::claim`].
 
 use crate::error::{DeviceError, Result};
 use rustix::fs::{FlockOperation, flock};
@@ -13,7 +13,7 @@ pub(crate) fn lock(file: impl AsFd, path: &Path, read_only: bool) -> Result<()> 
         match flock(file.as_fd(), operation) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) => return Err(DeviceError::Busy { path: path.to_owned() }),
+            Err(Errno::WOULDBLOCK) => return Err(DeviceError::Busy { path: path.to_owned(), through: None }),
             Err(errno) => return Err(system("lock", path, errno)),
         }
     }

@@ -8,6 +8,7 @@
 pub mod backing;
 pub mod buffer;
 pub mod checksum;
+pub mod claim;
 pub mod conventional;
 pub mod device;
 mod disk;

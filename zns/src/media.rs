@@ -2,18 +2,18 @@
 
 use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
+use crate::claim::{ATTEMPTS_TO_OWN, Claim, patiently};
 use crate::error::{DeviceError, Result};
-use crate::file_lock::{lock, system, system_io};
+use crate::file_lock::{system, system_io};
 use crate::permission::{not_opened, not_opened_io};
 use crate::sticky_sync::StickySync;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// An open device or file.
 #[derive(Debug)]
@@ -35,10 +35,12 @@ pub(crate) struct Media {
     /// Bytes in a logical block: 512 or 4096.
     pub block_size: u32,
     sync: StickySync,
+    /// Last: it ends when the descriptor is closed.
+    _claim: Option<Claim>,
 }
 
 impl Media {
-    /// Opens and locks `path`: for writing alone, for reading together with other readers.
+    /// Opens and claims `path`: for writing alone, for reading together with other readers.
     pub(crate) fn open(path: &Path, read_only: bool) -> Result<Self> {
         Self::open_shared(path, read_only, false)
     }
@@ -46,14 +48,17 @@ impl Media {
     /// Opens `path`; `shared`: also if others use it (mounted, locked).
     pub(crate) fn open_shared(path: &Path, read_only: bool, shared: bool) -> Result<Self> {
         let unusable = |reason: String| Err(DeviceError::Unusable { path: path.to_owned(), reason });
-        let file_type = std::fs::metadata(path).map_err(|error| not_opened_io(path, !read_only, &error))?.file_type();
+        let metadata = std::fs::metadata(path).map_err(|error| not_opened_io(path, !read_only, &error))?;
+        let file_type = metadata.file_type();
         let block_device = file_type.is_block_device();
         if !block_device && !file_type.is_file() {
             return unusable("it is neither a block device nor a regular file".to_owned());
         }
-        let (mut file, direct) = open_direct(path, read_only, block_device && !read_only && !shared)?;
-        if !shared {
-            lock_patiently(&file, path, read_only, block_device)?;
+        let exclusive = block_device && !read_only && !shared;
+        let (mut file, direct) = patiently(if exclusive { ATTEMPTS_TO_OWN } else { 0 }, || open_direct(path, read_only, exclusive))?;
+        let claim = if shared { None } else { Some(Claim::take(&file, path, read_only)?) };
+        if exclusive && is_write_protected(&metadata) {
+            return unusable("the device is write-protected: it can only be read (mount it with -o ro)".to_owned());
         }
         let in_memory = !block_device && lives_in_memory(&file);
         let block_size = if block_device {
@@ -65,7 +70,18 @@ impl Media {
             return unusable(format!("its logical block of {block_size} bytes is neither 512 nor 4096"));
         }
         let size = file.seek(SeekFrom::End(0)).map_err(|error| system_io("read the size of", path, &error))?;
-        Ok(Self { path: path.to_owned(), file, direct, block_device, in_memory, read_only, size, block_size, sync: StickySync::default() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            direct,
+            block_device,
+            in_memory,
+            read_only,
+            size,
+            block_size,
+            sync: StickySync::default(),
+            _claim: claim,
+        })
     }
 
     /// The same bytes in as few slices as possible, each of which the device can take as it is: with O_DIRECT every slice
@@ -145,17 +161,10 @@ impl Media {
     }
 }
 
-/// Locks a block device that we hold exclusively. What else may lock it for a moment is udev, which looks at a device whenever
-/// somebody has closed it: worth a second of patience.
-fn lock_patiently(file: &File, path: &Path, read_only: bool, block_device: bool) -> Result<()> {
-    let attempts = if block_device && !read_only { 50 } else { 0 };
-    for _ in 0..attempts {
-        match lock(file, path, read_only) {
-            Err(DeviceError::Busy { .. }) => std::thread::sleep(Duration::from_millis(20)),
-            other => return other,
-        }
-    }
-    lock(file, path, read_only)
+/// Does the kernel refuse writes to this block device? It lets one open it for writing all the same.
+fn is_write_protected(metadata: &Metadata) -> bool {
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// Is this a file of tmpfs or ramfs?
@@ -179,7 +188,7 @@ fn open_direct(path: &Path, read_only: bool, exclusive: bool) -> Result<(File, b
     };
     match opened {
         Ok((fd, direct)) => Ok((File::from(fd), direct)),
-        Err(Errno::BUSY) => Err(DeviceError::Busy { path: path.to_owned() }),
+        Err(Errno::BUSY) => Err(DeviceError::Busy { path: path.to_owned(), through: None }),
         Err(errno) => Err(not_opened(path, !read_only, errno)),
     }
 }

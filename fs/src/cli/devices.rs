@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use zns::claim::{file_behind, is_same_storage};
 use zns::open::{Detected, OpenOptions, detect, open_device};
 use zns::permission::not_opened_io;
 use zns::{DeviceError, ZonedDevice};
@@ -49,8 +50,12 @@ pub fn open_devices(paths: &[PathBuf], access: Access) -> Result<Vec<Arc<dyn Zon
 }
 
 fn open_one(path: &Path, access: Access) -> Result<Arc<dyn ZonedDevice>> {
-    let zone_size = match detect(path).map_err(plain)? {
-        Detected::ConventionalBlock | Detected::PlainFile => software_zone_size(path)?,
+    let found = detect(path).map_err(plain)?;
+    let zone_size = match found {
+        Detected::ConventionalBlock | Detected::PlainFile => {
+            refuse_drive_image(path, found)?;
+            software_zone_size(path)?
+        }
         _ => None,
     };
     let options = OpenOptions { read_only: access.read_only, zone_size, discard: access.discard };
@@ -82,16 +87,47 @@ fn plain(error: DeviceError) -> FsError {
     }
 }
 
-/// Where `device` is mounted as a FerryFS, if it is.
-pub fn mountpoint_of(device: &Path) -> Option<PathBuf> {
+/// Where a device is mounted. Shown as "mounted on MOUNTPOINT".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// The mount point.
+    pub at: PathBuf,
+    /// The name that was given to the mount, if it is another one.
+    pub under: Option<PathBuf>,
+}
+
+impl std::fmt::Display for Mounted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "mounted on {}", self.at.display())?;
+        self.under.as_ref().map_or(Ok(()), |name| write!(f, " as {}", name.display()))
+    }
+}
+
+/// Where `device`, or what is the same storage under another name, is mounted as a FerryFS, if it is.
+pub fn mount_of(device: &Path) -> Option<Mounted> {
     use crate::fuse::mountpoint::{FILESYSTEM_TYPE, mounts};
-    let device = device.canonicalize().ok()?;
-    let line = mounts().ok()?.into_iter().rfind(|line| line.kind == FILESYSTEM_TYPE && Path::new(&line.source) == device)?;
-    Some(line.path)
+    let is_ours = |source: &Path| is_same_storage(source, device);
+    let line = mounts().ok()?.into_iter().rfind(|line| line.kind == FILESYSTEM_TYPE && is_ours(Path::new(&line.source)))?;
+    let source = PathBuf::from(line.source);
+    let is_another_name = device.canonicalize().is_ok_and(|device| device != source);
+    Some(Mounted { at: line.path, under: is_another_name.then_some(source) })
+}
+
+/// A drive image where no drive is seen must not be taken for a plain disk, whose blocks lie elsewhere.
+fn refuse_drive_image(path: &Path, found: Detected) -> Result<()> {
+    if !zns::image::is_at(path).map_err(plain)? {
+        return Ok(());
+    }
+    let advice = match (found, file_behind(path)) {
+        (Detected::PlainFile, _) => "both copies of the header of the drive image are damaged: restore the file from a backup".to_owned(),
+        (_, Some(file)) => format!("it holds a drive image, which works as a file only: name {} itself", file.display()),
+        (_, None) => "it holds a drive image, which works as a file only: copy it to a file".to_owned(),
+    };
+    Err(FsError::Volume(format!("{}: {advice}", path.display())))
 }
 
 fn is_mounted(device: &Path) -> bool {
-    mountpoint_of(device).is_some()
+    mount_of(device).is_some()
 }
 
 /// The zone size that the volume on a device without zones has; an error if there is no volume.
@@ -132,4 +168,24 @@ fn read_some(file: &File, offset: u64, out: &mut [u8]) -> std::io::Result<usize>
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zns::image::{ImageDevice, ImageOptions};
+
+    #[test]
+    fn an_image_that_has_lost_its_header_is_not_taken_for_a_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        drop(ImageDevice::create(&path, &ImageOptions { size: 64 << 20, zone_size: 1 << 20, ..ImageOptions::default() }).unwrap());
+        let file = File::options().write(true).open(&path).unwrap();
+        let open = || open_devices(std::slice::from_ref(&path), Access::read_only()).map(drop);
+        file.write_all_at(b"?", 0).unwrap();
+        assert!(open().is_ok(), "the other copy is sound");
+        file.write_all_at(b"?", 64 << 10).unwrap();
+        let said = open().unwrap_err().to_string();
+        assert!(said.contains("header of the drive image") && said.contains(path.to_str().unwrap()), "{said}");
+    }
 }

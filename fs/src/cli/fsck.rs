@@ -1,6 +1,6 @@
 //! `fsck.ferryfs`: the checker of [`crate::check`] with the exit status of fsck(8).
 
-use super::devices::{Access, mountpoint_of, open_devices};
+use super::devices::{Access, SHORT_PATIENCE, mount_of, open_devices};
 use crate::check::{CheckOptions, Progress, check};
 use crate::error::Result;
 use crate::volume::assemble::{Assembled, assemble};
@@ -82,8 +82,8 @@ fn could_not_run(error: impl std::fmt::Display) -> u8 {
 
 fn run(line: Line) -> u8 {
     for device in &line.devices {
-        if let Some(at) = mountpoint_of(device) {
-            return could_not_run(format!("{} is mounted on {}: unmount it first", device.display(), at.display()));
+        if let Some(mounted) = mount_of(device) {
+            return could_not_run(format!("{} is in use: it is {mounted}: unmount it first", device.display()));
         }
     }
     let devices = match open_devices(&line.devices, Access::read_only()) {
@@ -118,7 +118,8 @@ fn run(line: Line) -> u8 {
 
 /// Mounts and unmounts, which is all that a sound volume needs after a crash.
 fn finish(devices: &[PathBuf]) -> Result<()> {
-    let volume = Volume::open(open_devices(devices, Access::default())?, MountOptions::default())?;
+    let access = Access { patience: SHORT_PATIENCE, ..Access::default() };
+    let volume = Volume::open(open_devices(devices, access)?, MountOptions::default())?;
     volume.shutdown()
 }
 

@@ -1,7 +1,7 @@
 //! `ferryfs mount`, also as the helper that mount(8) calls.
 
 use super::daemon::{self, Plan};
-use super::devices::{Access, mountpoint_of, open_devices};
+use super::devices::{Access, mount_of, open_devices};
 use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_USAGE, OrFail};
 use super::options::MountSettings;
 use crate::error::FsError;
@@ -135,9 +135,9 @@ fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
 
 /// A device that cannot be opened; if it is in use by a mount of ours: say which.
 fn in_use(plan: &Plan, error: &FsError) -> Failure {
-    let mounted = plan.devices.iter().find_map(|device| Some((device, mountpoint_of(device)?)));
+    let mounted = plan.devices.iter().find_map(|device| Some((device, mount_of(device)?)));
     match mounted {
-        Some((device, at)) => Failure::new(MOUNT_FAILED, format!("{} is in use: it is mounted on {}", device.display(), at.display())),
+        Some((device, mounted)) => Failure::new(MOUNT_FAILED, format!("{} is in use: it is {mounted}", device.display())),
         None => match error {
             FsError::Device(zns::DeviceError::Denied { .. }) => Failure::new(MOUNT_USAGE, error),
             _ => Failure::new(MOUNT_FAILED, error),

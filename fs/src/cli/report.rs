@@ -1,7 +1,7 @@
 //! `ferryfs status|zones|map|gc`: asks the daemon, or opens a volume that is not mounted, and prints.
 
 use super::client::Client;
-use super::devices::{Access, mountpoint_of, open_devices};
+use super::devices::{Access, mount_of, open_devices};
 use super::failure::{CommandResult, FAILED, Failure, OrFail, USAGE};
 use super::size::show_size;
 use crate::fuse::control::Request;
@@ -40,7 +40,7 @@ fn target(paths: &[PathBuf]) -> CommandResult<Target> {
     if !kind.is_file() && !kind.is_block_device() {
         return Err(Failure::new(FAILED, format!("{} is not a directory, a block device or a regular file", first.display())));
     }
-    Ok(mountpoint_of(first).map_or_else(|| Target::Devices(paths.to_vec()), Target::Mount))
+    Ok(mount_of(first).map_or_else(|| Target::Devices(paths.to_vec()), |mounted| Target::Mount(mounted.at)))
 }
 
 fn ask(path: &Path, request: Request) -> CommandResult<serde_json::Value> {

@@ -81,7 +81,7 @@ fn find(path: &Path) -> CommandResult<(PathBuf, MountLine)> {
     let mounts = mountpoint::mounts().map_err(|error| Failure::new(MOUNT_FAILED, format!("read /proc/self/mountinfo: {error}")))?;
     let lookup = |path: &Path| mounts.iter().rfind(|line| line.path == path).cloned();
     let absolute = absolute(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::new(MOUNT_USAGE, format!("{} does not exist", path.display())),
+        std::io::ErrorKind::NotFound => Failure::new(MOUNT_FAILED, format!("{} does not exist", path.display())),
         _ => Failure::new(MOUNT_FAILED, format!("{}: {error}", path.display())),
     })?;
     // A device is as good a name as the mount point, if it is mounted once.
@@ -148,7 +148,11 @@ mod tests {
     #[test]
     fn what_is_not_mounted_is_not_unmounted() {
         let directory = tempfile::tempdir().unwrap();
-        let text = |path: &Path| umount(path, false).unwrap_err().text;
+        let text = |path: &Path| {
+            let failure = umount(path, false).unwrap_err();
+            assert_eq!(failure.status, MOUNT_FAILED, "{failure:?}");
+            failure.text
+        };
         assert!(text(directory.path()).contains("is not a mounted FerryFS"));
         assert!(text(&directory.path().join("absent")).contains("does not exist"));
         assert!(text(Path::new("/proc")).contains("is a mounted proc"));

@@ -21,6 +21,7 @@ pub(super) fn dump(devices: &[Arc<dyn ZonedDevice>], all: bool, emit: Emit<'_>) 
                     continue;
                 }
             };
+            let mut foreign = Vec::new();
             for (slot, block) in (0u32..).zip(bytes.chunks_exact(BLOCK)) {
                 match Superblock::decode(block) {
                     Ok(found) if all => emit(record(&label, zone, slot, &found))?,
@@ -29,10 +30,19 @@ pub(super) fn dump(devices: &[Arc<dyn ZonedDevice>], all: bool, emit: Emit<'_>) 
                     }
                     Ok(_) => {}
                     Err(SuperblockError::NotOne) if block.iter().all(|&byte| byte == 0) => {}
+                    Err(SuperblockError::NotOne) => foreign.push(slot),
                     Err(error) => {
                         emit(json!({ "kind": "superblock", "device": label, "zone": zone, "slot": slot, "error": error.to_string() }))?;
                     }
                 }
+            }
+            // A line for all of them: in a zone of somebody else's data it is every slot.
+            if let (Some(first), Some(last)) = (foreign.first(), foreign.last()) {
+                let error = SuperblockError::NotOne.to_string();
+                emit(json!({
+                    "kind": "superblock-ring", "device": label, "zone": zone, "first_slot": first, "last_slot": last,
+                    "slots": foreign.len(), "error": error,
+                }))?;
             }
         }
         if let Some((zone, slot, found)) = newest {

@@ -75,6 +75,10 @@ fn damage_is_shown_where_it_is() {
         drive.poke(Lba(zone * 256), &vec![0x55; 40 * 4096]);
     }
     let values = all(&drive);
-    assert!(of(&values, "superblock").iter().all(|value| value.get("error").is_some()));
+    assert!(of(&values, "superblock").is_empty());
+    let rings = of(&values, "superblock-ring");
+    assert_eq!(rings.len(), 2, "one line a zone: {rings:?}");
+    let whole = |ring: &Value| ring["first_slot"] == 0 && ring["slots"].as_u64() == ring["last_slot"].as_u64().map(|last| last + 1);
+    assert!(rings.iter().all(|ring| ring["slots"].as_u64() > Some(1) && whole(ring) && ring.get("error").is_some()), "{rings:?}");
     assert!(of(&values, "volume").iter().all(|value| value.get("error").is_some()));
 }

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_busy_device_is_an_io_error_to_a_program() {
-        let busy = FsError::Device(zns::DeviceError::Busy { path: "/dev/x".into() });
+        let busy = FsError::Device(zns::DeviceError::Busy { path: "/dev/x".into(), through: None });
         assert_eq!(errno(&busy), libc::EIO);
     }
 }

@@ -118,6 +118,25 @@ fn a_foreign_filesystem_is_not_overwritten_without_force() {
 }
 
 #[test]
+fn a_full_filesystem_below_is_told_by_the_name_of_the_file() {
+    if let Some(reason) = tests::skip::no_mounts() {
+        return tests::skip::skip(reason);
+    }
+    let directory = place();
+    let point = directory.path().join("mnt");
+    let tmpfs = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&point).status();
+    assert!(tmpfs.is_ok_and(|status| status.success()));
+    let file = point.join("disk.img");
+    let outcome =
+        run("mkfs.ferryfs", &["--profile", "conventional", "--size", "96M"].map(Path::new).into_iter().chain([&*file]).collect::<Vec<_>>());
+    let left = file.exists();
+    harness::mounts::detach_below(&point);
+    refused(&outcome, &["no space left"]);
+    assert!(outcome.stderr.contains(file.to_str().unwrap()), "{outcome}");
+    assert!(!left, "what was begun is removed");
+}
+
+#[test]
 fn two_mounts_of_one_volume_are_refused() {
     let Some((directory, mut volume)) = Builder::default().create() else {
         return;

@@ -17,12 +17,17 @@ pub struct Loop(PathBuf);
 impl Loop {
     /// `None` after noting a skip where there are none.
     pub fn new(file: &Path, bytes: u64) -> Option<Loop> {
+        File::create(file).unwrap().set_len(bytes).unwrap();
+        Loop::over(file, &[])
+    }
+
+    /// A loop device over what is there, with further arguments of losetup(8). `None` as above.
+    pub fn over(backing: &Path, arguments: &[&str]) -> Option<Loop> {
         if let Some(reason) = no_mounts() {
             skip(reason);
             return None;
         }
-        File::create(file).unwrap().set_len(bytes).unwrap();
-        match run(Command::new("losetup").args(["--find", "--show"]).arg(file), LIMIT) {
+        match run(Command::new("losetup").args(["--find", "--show"]).args(arguments).arg(backing), LIMIT) {
             Ok(outcome) if outcome.success() => Some(Loop(outcome.stdout.trim().into())),
             other => {
                 skip(&format!("no loop device: {other:?}"));
@@ -97,6 +102,47 @@ fn a_device_that_another_filesystem_uses_is_left_alone() {
     let outcome = run(mkfs.arg("--force").arg(&device.0), LIMIT).unwrap();
     harness::mounts::detach_below(&point);
     in_use(&outcome);
+}
+
+#[test]
+fn a_write_protected_device_is_mounted_with_ro_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let (disk, point) = (directory.path().join("disk"), directory.path().join("mnt"));
+    fs::create_dir(&point).unwrap();
+    let ferryfs = |arguments: &[&str], device: &Path| {
+        let mut command = programs().command("ferryfs").unwrap();
+        run(command.args(arguments).arg(device).arg(&point), LIMIT).unwrap()
+    };
+    let mut mkfs = programs().command("mkfs.ferryfs").unwrap();
+    run(mkfs.args(["--profile", "conventional", "--size", "96M"]).arg(&disk), LIMIT).unwrap().ok().unwrap();
+    let Some(device) = Loop::over(&disk, &["--read-only"]) else { return };
+    let refused = ferryfs(&["mount"], device.path());
+    assert_eq!(refused.code, Some(32), "{refused}");
+    assert!(refused.stderr.contains("write-protected") && refused.stderr.contains("-o ro"), "{refused}");
+    let mut mkfs = programs().command("mkfs.ferryfs").unwrap();
+    let refused = run(mkfs.arg("--force").arg(device.path()), LIMIT).unwrap();
+    assert!(!refused.success() && refused.stderr.contains("write-protected"), "{refused}");
+    ferryfs(&["mount", "-o", "ro"], device.path()).ok().unwrap();
+    let mut command = programs().command("ferryfs").unwrap();
+    run(command.arg("umount").arg(&point), LIMIT).unwrap().ok().unwrap();
+}
+
+#[test]
+fn a_drive_image_behind_a_loop_device_is_refused_by_the_name_of_its_file() {
+    let Some((directory, volume)) = Builder::default().create() else { return };
+    let Some(device) = Loop::over(volume.device(), &[]) else { return };
+    for (program, arguments) in [("ferryfs", &["mount"][..]), ("ferryfs", &["mount", "-o", "ro"]), ("fsck.ferryfs", &["-n"])] {
+        let mut command = programs().command(program).unwrap();
+        command.args(arguments).arg(device.path());
+        if program == "ferryfs" {
+            command.arg(volume.root());
+        }
+        let outcome = run(&mut command, LIMIT).unwrap();
+        let said = &outcome.stderr;
+        assert!(!outcome.success() && said.contains("drive image"), "{outcome}");
+        assert!(said.contains(volume.device().to_str().unwrap()), "{outcome}");
+    }
+    drop((device, directory));
 }
 
 #[test]

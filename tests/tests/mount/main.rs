@@ -11,6 +11,7 @@ mod full;
 mod locks;
 mod names;
 mod nodes;
+mod one_user;
 mod options;
 mod programs;
 mod reflink;

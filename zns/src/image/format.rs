@@ -245,6 +245,13 @@ pub(super) fn encode_table(index: u32, sequence: u64, zones: &[Snapshot]) -> [u8
     block
 }
 
+/// Is this, whole and unharmed, a table block with this index?
+pub(super) fn is_table(block: &[u8; META_BLOCK], index: u32) -> bool {
+    TableHead::ref_from_prefix(block).is_ok_and(|(head, _)| {
+        head.magic == TABLE_MAGIC && head.index.get() == index && head.checksum.get() == checksum(block, TABLE_CHECKSUM)
+    })
+}
+
 /// Reads table block `index` from `slot`; it must describe `zones` zones of `capacity` blocks.
 pub(super) fn decode_table(block: &[u8], index: u32, slot: usize, zones: usize, capacity: u64) -> TableRead {
     if block.iter().all(|&byte| byte == 0) {

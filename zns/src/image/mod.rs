@@ -21,9 +21,10 @@ mod tests;
 pub use layout::{ImageOptions, Layout, MAX_ZONE_BYTES, MAX_ZONES, MIN_IMAGE_BYTES, MIN_ZONE_BYTES, MIN_ZONES};
 
 use crate::buffer::{AlignedBuf, BufSlice};
+use crate::claim::Claim;
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
 use crate::error::{DeviceError, Result};
-use crate::file_lock::{lock, system, system_io};
+use crate::file_lock::{system, system_io};
 use crate::geometry::Geometry;
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::native_copy::NativeCopy;
@@ -54,6 +55,7 @@ pub struct ImageDevice {
     read_only: bool,
     copied: AtomicU64,
     repairs: Vec<String>,
+    _claim: Claim,
 }
 
 /// Does one of the header places of this file carry the mark of an image? A damaged image still does.
@@ -62,6 +64,17 @@ pub(crate) fn has_header(file: &File) -> bool {
         let mut magic = [0; 8];
         matches!(rustix::io::pread(file, &mut magic, offset), Ok(8)) && magic == format::MAGIC
     })
+}
+
+/// Does a block device or file hold a drive image, be it one whose header has lost its mark? Then the zone table tells it.
+///
+/// # Errors
+/// A path that cannot be opened for reading.
+pub fn is_at(path: &Path) -> Result<bool> {
+    let file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
+    let mut block = [0; META_BLOCK];
+    let read = crate::positioned::read_at(&file, format::TABLE_OFFSET, &mut block);
+    Ok(has_header(&file) || (read == Ok(META_BLOCK) && format::is_table(&block, 0)))
 }
 
 impl ImageDevice {
@@ -86,17 +99,16 @@ impl ImageDevice {
             // Best effort: the error that is reported matters more than this one.
             let _ = std::fs::remove_file(path);
         }
-        made?;
-        Self::load(file, path, false)
+        Self::load(file, path, false, made?)
     }
 
-    fn fill(file: &File, path: &Path, layout: &Layout, overwrite: bool) -> Result<()> {
+    fn fill(file: &File, path: &Path, layout: &Layout, overwrite: bool) -> Result<Claim> {
         let metadata = file.metadata().map_err(|error| system_io("examine", path, &error))?;
         if !metadata.is_file() {
             let reason = "a drive image must be a regular file".to_owned();
             return Err(DeviceError::Unusable { path: path.to_owned(), reason });
         }
-        lock(file, path, false)?;
+        let claim = Claim::take(file, path, false)?;
         if metadata.len() > 0 {
             if !overwrite {
                 return Err(system("create", path, Errno::EXIST));
@@ -116,7 +128,8 @@ impl ImageDevice {
         for offset in HEADER_OFFSETS {
             write(offset, &encode_header(layout))?;
         }
-        StickySync::default().attempt(|| backing.sync()).map_err(|errno| system("sync", path, errno))
+        StickySync::default().attempt(|| backing.sync()).map_err(|errno| system("sync", path, errno))?;
+        Ok(claim)
     }
 
     /// Opens an image; for writing alone, for reading together with other readers.
@@ -128,12 +141,12 @@ impl ImageDevice {
         let path = path.as_ref();
         let file = OpenOptions::new().read(true).write(!read_only).open(path);
         let file = file.map_err(|error| not_opened_io(path, !read_only, &error))?;
-        lock(&file, path, read_only)?;
-        Self::load(file, path, read_only)
+        let claim = Claim::take(&file, path, read_only)?;
+        Self::load(file, path, read_only, claim)
     }
 
-    /// Reads header and table of a locked file.
-    fn load(file: File, path: &Path, read_only: bool) -> Result<Self> {
+    /// Reads header and table of a claimed file.
+    fn load(file: File, path: &Path, read_only: bool, claim: Claim) -> Result<Self> {
         let length = file.metadata().map_err(|error| system_io("examine", path, &error))?.len();
         let backing = Backing::new(file);
         let failed = |action| move |errno| system(action, path, errno);
@@ -178,7 +191,7 @@ impl ImageDevice {
         }
         let tickets = Tickets::default();
         let copied = AtomicU64::new(0);
-        Ok(Self { path: path.to_owned(), layout, geometry, backing, machine, table, tickets, read_only, copied, repairs })
+        Ok(Self { path: path.to_owned(), layout, geometry, backing, machine, table, tickets, read_only, copied, repairs, _claim: claim })
     }
 
     /// What was damaged when the image was opened, in sentences; empty for a sound one. Opened for writing, it has been repaired.
