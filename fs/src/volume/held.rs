@@ -32,6 +32,10 @@ impl State {
         self.zones.end_write(held.addr);
         if end_zone {
             self.zones.end_zone(held.addr);
+            if used < held.blocks {
+                // All that the zone had left may have been held: then it was closed before it was written, and is active on its device still.
+                self.zones.finish_again(held.addr);
+            }
         } else {
             self.zones.give_back(held.addr, used, held.blocks);
         }

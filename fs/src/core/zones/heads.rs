@@ -339,7 +339,9 @@ impl ZoneTable {
 
     /// A closed zone that the device still counts as active.
     pub fn finish_again(&mut self, addr: Addr) {
-        self.to_finish.push(addr.zone_base());
+        if !self.to_finish.contains(&addr.zone_base()) {
+            self.to_finish.push(addr.zone_base());
+        }
     }
 
     /// Forgets those of the zones to be finished that need not be.
