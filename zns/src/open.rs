@@ -49,11 +49,15 @@ pub struct OpenOptions {
 /// # Errors
 /// A path that cannot be examined or a file that cannot be read (no permission).
 pub fn detect(path: impl AsRef<Path>) -> Result<Detected> {
-    let path = path.as_ref();
+    detect_for(path.as_ref(), false)
+}
+
+/// [`detect`] on the way to an open, for writing or not: so much permission is named if some is missing.
+pub(crate) fn detect_for(path: &Path, write: bool) -> Result<Detected> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Detected::Missing),
-        Err(error) => return Err(not_opened_io(path, false, &error)),
+        Err(error) => return Err(not_opened_io(path, write, &error)),
     };
     let file_type = metadata.file_type();
     if file_type.is_dir() {
@@ -65,7 +69,7 @@ pub fn detect(path: impl AsRef<Path>) -> Result<Detected> {
     if !file_type.is_file() {
         return Ok(Detected::Other);
     }
-    let file = File::open(path).map_err(|error| not_opened_io(path, false, &error))?;
+    let file = File::open(path).map_err(|error| not_opened_io(path, write, &error))?;
     Ok(if crate::image::has_header(&file) { Detected::Image } else { Detected::PlainFile })
 }
 
@@ -79,7 +83,7 @@ pub fn detect(path: impl AsRef<Path>) -> Result<Detected> {
 pub fn open_device(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Arc<dyn ZonedDevice>> {
     let path = path.as_ref();
     let unusable = |reason: &str| DeviceError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
-    match detect(path)? {
+    match detect_for(path, !options.read_only)? {
         Detected::Image => Ok(Arc::new(ImageDevice::open(path, options.read_only)?)),
         Detected::ZonedBlock => Ok(Arc::new(KernelDevice::open(path, options.read_only)?)),
         Detected::ConventionalBlock | Detected::PlainFile => {

@@ -15,7 +15,7 @@ use crate::image::ImageDevice;
 use crate::kernel::KernelDevice;
 use crate::media::Media;
 use crate::native_copy::NvmeStatus;
-use crate::open::{Detected, detect};
+use crate::open::{Detected, detect_for};
 use crate::tickets::Tickets;
 use crate::units::{Blocks, Lba, ZoneId};
 use crate::uring::Outcome;
@@ -46,7 +46,7 @@ pub fn open_raw(path: impl AsRef<Path>, options: &RawOptions) -> Result<Arc<dyn 
     let path = path.as_ref();
     let unusable = |reason: &str| DeviceError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
     let RawOptions { read_only, shared } = *options;
-    match detect(path)? {
+    match detect_for(path, !read_only)? {
         Detected::Image => Ok(Arc::new(ImageDevice::open(path, read_only)?)),
         Detected::ZonedBlock => Ok(Arc::new(KernelDevice::open_raw(path, read_only, shared)?)),
         Detected::ConventionalBlock | Detected::PlainFile => Ok(Arc::new(RawDevice::open(path, options)?)),
