@@ -82,10 +82,12 @@ impl Volume {
         Ok(volume)
     }
 
-    /// A step of a mount that found damage has made the volume read-only: then the mount goes on, as one that shows what there is.
+    /// A step of a mount that found damage has made the volume read-only: then the mount goes on, as one that shows what there is. Whatever
+    /// else forbids writing is worth a refusal: it can be mended.
     fn unless_read_only(&self, step: Result<()>) -> Result<()> {
+        let damaged = || !self.is_writable() && self.state.lock().zones.is_incomplete();
         match step {
-            Err(FsError::Corrupt { .. } | FsError::ReadOnly(_)) if !self.is_writable() => Ok(()),
+            Err(FsError::Corrupt { .. } | FsError::ReadOnly(_)) if damaged() => Ok(()),
             step => step,
         }
     }

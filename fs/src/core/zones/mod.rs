@@ -286,6 +286,11 @@ impl ZoneTable {
         self.incomplete = true;
     }
 
+    /// Was part of what it is made from lost?
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
     /// Ends loading: sets what the superblock knows, logical time and preallocated blocks.
     pub fn loaded(&mut self, clock: u64, unwritten: u64) {
         self.total = self.compute_total();
