@@ -153,6 +153,46 @@ fn damage_at_the_end_of_a_log_zone_is_not_the_end_of_the_log() {
     }
 }
 
+/// A batch that goes on in another zone is there or not, as a whole: damage in its second part is no end, when its flush is known of.
+#[test]
+fn damage_in_a_part_of_a_large_batch_is_not_the_end_of_the_log() {
+    for config in [SimConfig::zoned(64, 1), SimConfig::conventional(64, 1)] {
+        let original = SimDrive::new(config);
+        format(&[&original]);
+        let volume = mount(&[&original], 2).expect("mounts");
+        (0..240).for_each(|number| keep(&volume, number));
+        let caller = Caller::default();
+        let name = |number: u32| format!("one of many {number}");
+        let many = 0..1000;
+        for number in many.clone() {
+            let make = |number: u32| {
+                let name = name(number);
+                volume.run(Cost::METADATA, |txn| ops::mknod(txn, Ino::ROOT, name.as_bytes(), libc::S_IFREG | 0o644, 0, &caller))
+            };
+            make(number).expect("made");
+        }
+        volume.sync().expect("synced");
+        (240..243).for_each(|number| keep(&volume, number));
+        drop(volume);
+        let is_log = |zone: u32| log::peek_blocks(&block(&original, zone, 0)).is_some();
+        let zones: Vec<u32> = (2..64).filter(|zone| is_log(*zone)).collect();
+        assert!(zones.len() > 1, "the batch goes on in another zone");
+        for zone in zones {
+            let written: Vec<u32> = (0..256).filter(|slot| block(&original, zone, *slot).iter().any(|byte| *byte != 0)).collect();
+            // What nothing behind it knows to be flushed cannot be told from what was torn: the last batch, that is.
+            let known = if written.len() == 256 { &written[236..] } else { &written[..written.len() - 1] };
+            for slot in known {
+                let drive = original.fork();
+                flip(&drive, zone, *slot, 100);
+                let volume = mount(&[&drive], 3).expect("mounts");
+                let found = |number: u32| volume.run(Cost::NOTHING, |txn| ops::lookup(txn, Ino::ROOT, name(number).as_bytes())).is_ok();
+                let all = || many.clone().all(found) && (0..242).all(|number| is_kept(&volume, number));
+                assert!(!volume.is_writable() || all(), "writable, and not all there: zone {zone}, slot {slot}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_old_copy_of_a_device_is_found_out() {
     for config in kinds() {

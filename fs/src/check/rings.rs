@@ -12,7 +12,6 @@ use zns::ZonedDevice;
 struct Slot {
     slot: u32,
     content: Result<u64, String>,
-    torn: bool,
 }
 
 /// One zone of the ring of one device.
@@ -56,18 +55,13 @@ fn read_one(index: u8, device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Ring {
                     Err(_) if kind == ring::Slot::Blank => return None,
                     Err(error) => Err(error.to_string()),
                 };
-                Some(Slot { slot: slot as u32, content, torn: is_torn(block) })
+                Some(Slot { slot: slot as u32, content })
             });
             slots.collect()
         });
         zones.push(RingZone { zone, content, slots: total });
     }
-    Ring { device: number, zones, newer_lost: ring::is_newer_lost([&all[0], &all[1]], mirrored) }
-}
-
-/// Was only the beginning of the record written? A whole one has something in the sectors of the header and of the device table.
-fn is_torn(block: &[u8]) -> bool {
-    [0..512, 1024..1536].into_iter().any(|sector| block[sector].iter().all(|&byte| byte == 0))
+    Ring { device: number, zones, newer_lost: ring::is_newer_lost([&all[0], &all[1]], mirrored, device.geometry().software_zones) }
 }
 
 /// Judges what was read. `newest`: the generation in use.
@@ -99,11 +93,10 @@ pub(super) fn judge(rings: &[Ring], newest: u64, report: &mut CheckReport) {
             for (i, slot) in slots.iter().enumerate() {
                 let Err(reason) = &slot.content else { continue };
                 let (slot_number, reason) = (slot.slot, reason.clone());
-                report.add(match (newest_here.is_none_or(|last| i > last), slot.torn && !ring.newer_lost) {
-                    (false, _) => Finding::OldSuperblock { device, zone, slot: slot_number, reason },
-                    (true, true) => Finding::TornSuperblock { device, zone, slot: slot_number },
-                    (true, false) if goes_on_here => Finding::NewestSuperblock { device, zone, slot: slot_number, reason },
-                    (true, false) => Finding::OldSuperblock { device, zone, slot: slot_number, reason },
+                report.add(match newest_here.is_none_or(|last| i > last) && (goes_on_here || !ring.newer_lost) {
+                    true if ring.newer_lost => Finding::NewestSuperblock { device, zone, slot: slot_number, reason },
+                    true => Finding::TornSuperblock { device, zone, slot: slot_number },
+                    false => Finding::OldSuperblock { device, zone, slot: slot_number, reason },
                 });
             }
         }

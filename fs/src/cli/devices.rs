@@ -132,17 +132,24 @@ fn is_mounted(device: &Path) -> bool {
 
 /// The zone size that the volume on a device without zones has; an error if there is no volume.
 fn software_zone_size(path: &Path) -> Result<Option<u64>> {
-    let unreadable = |error: std::io::Error| FsError::Volume(format!("read {}: {error}", path.display()));
     let file = File::open(path).map_err(|error| plain(not_opened_io(path, false, &error)))?;
     let mut ring = vec![0; RING_SLOTS as usize * BLOCK];
-    let len = read_some(&file, 0, &mut ring).map_err(unreadable)?;
+    // A bad block must not hide the records around it; what cannot be read at all is refused when it is opened.
+    let len = read_some(&file, 0, &mut ring).unwrap_or_else(|_| {
+        (0_u64..).zip(ring.chunks_exact_mut(BLOCK)).for_each(|(n, block)| {
+            if file.read_exact_at(block, n * BLOCK as u64).is_err() {
+                block.fill(0);
+            }
+        });
+        ring.len()
+    });
     let newest = ring[..len].chunks_exact(BLOCK).filter_map(|block| Superblock::decode(block).ok()).max_by_key(|found| found.generation);
     if let Some(size) = newest.as_ref().and_then(zone_size_of) {
         return Ok(Some(size));
     }
     for shift in SOFTWARE_ZONE_SHIFTS {
         let mut block = vec![0; BLOCK];
-        let len = read_some(&file, 1 << shift, &mut block).map_err(unreadable)?;
+        let len = read_some(&file, 1 << shift, &mut block).unwrap_or(0);
         let found = Superblock::decode(&block[..len]).ok().and_then(|found| zone_size_of(&found));
         if found == Some(1 << shift) {
             return Ok(found);

@@ -148,7 +148,8 @@ struct Disk {
     label_len: u8,
     map_levels: u8,
     members: U16,
-    reserved: U16,
+    copy: u8,
+    reserved: u8,
     epoch: U64,
     secret: [u8; 32],
     hash_key: [u8; 16],
@@ -211,8 +212,33 @@ fn age(version: u32) -> &'static str {
     if version > VERSION { "a newer" } else { "an older" }
 }
 
+/// The second copy of a record.
+pub fn second_copy(first: &[u8; BLOCK]) -> Box<[u8; BLOCK]> {
+    let mut block = Box::new(*first);
+    block[COPY] = 1;
+    block[CHECKSUM].fill(0);
+    let checksum = crc32c::crc32c(&block[..]);
+    block[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+    block
+}
+
+/// Is this the second copy of a record, as far as can be seen? The block need not be whole.
+pub fn is_second_copy(block: &[u8]) -> bool {
+    block.get(COPY) == Some(&1)
+}
+
+/// The generation of a record, as far as can be seen. The block need not be whole.
+pub fn generation_of(block: &[u8]) -> u64 {
+    block.get(GENERATION).map_or(0, |bytes| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+const CHECKSUM: std::ops::Range<usize> = 12..16;
+const GENERATION: std::ops::Range<usize> = 120..128;
+const COPY: usize = std::mem::offset_of!(Disk, copy);
+const _: () = assert!(std::mem::offset_of!(Disk, generation) == GENERATION.start && std::mem::offset_of!(Disk, checksum) == CHECKSUM.start);
+
 impl Superblock {
-    /// The record.
+    /// The record, as its first copy.
     pub fn encode(&self) -> Box<[u8; BLOCK]> {
         let mut label = [0; 64];
         label[..self.label.len()].copy_from_slice(self.label.as_bytes());
@@ -231,7 +257,8 @@ impl Superblock {
             label_len: self.label.len() as u8,
             map_levels: self.roots.map_levels,
             members: (self.members.len() as u16).into(),
-            reserved: 0.into(),
+            copy: 0,
+            reserved: 0,
             epoch: self.epoch.into(),
             secret: self.secret,
             hash_key: self.hash_key,

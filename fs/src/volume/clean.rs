@@ -186,8 +186,13 @@ impl Volume {
             let (published, missing) = self.publish_some(&rest[..rest.len().min(PUBLISHED_AT_ONCE)], &mut done)?;
             rest = &rest[published..];
             if let Some(missing) = missing {
+                // Where nothing is written any more no checkpoint makes room for what is loaded.
+                self.check_writable()?;
                 self.load_for(&[missing], IoClass::Cleaning)?;
-                self.load_for_relocations(rest)?;
+                // One by one until the first is published: in a cache that is full of what is dirty, many that are loaded drive one another out.
+                if published > 0 {
+                    self.load_for_relocations(rest)?;
+                }
             }
         }
         // What lost its race was copied as well.
@@ -319,6 +324,13 @@ impl Volume {
         done
     }
 
+    /// How many chunks follow one another before dirty metadata is looked at again. Without threads everything happens in one order, which a
+    /// simulation can repeat.
+    fn chunks_by_hand(&self) -> u32 {
+        let dirty = self.state.lock().tree.store().dirty_blocks();
+        if self.has_threads() && dirty < self.cleaning_dirty_limit / 2 { CHUNKS_BY_HAND } else { 1 }
+    }
+
     /// Cleans one victim, or until nothing worth cleaning is left.
     ///
     /// # Errors
@@ -327,15 +339,17 @@ impl Volume {
         self.check_writable()?;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (checkpoints, freed) = (count(&self.counters.checkpoints), count(&self.counters.zones_reclaimed));
-        // Without threads everything happens in one order, which a simulation can repeat.
-        let chunks = if self.has_threads() { CHUNKS_BY_HAND } else { 1 };
-        self.with_cleaner(|cleaner| cleaner.set_chunks_by_hand(chunks));
         let mut campaign = if until_clean { gc::campaign::Campaign::until_clean() } else { gc::campaign::Campaign::one_victim() };
         loop {
             if self.is_dirty_metadata_high() {
                 self.checkpoint_for_cleaning()?;
             }
-            let Some(step) = self.with_cleaner(|cleaner| campaign.step(cleaner, self.room())) else { break };
+            let chunks = self.chunks_by_hand();
+            let step = self.with_cleaner(|cleaner| {
+                cleaner.set_chunks_by_hand(chunks);
+                campaign.step(cleaner, self.room())
+            });
+            let Some(step) = step else { break };
             match step {
                 Ok(gc::campaign::CampaignStep::More) => {}
                 // It takes the thread that makes checkpoints as long as cleaning a few victims.

@@ -40,10 +40,12 @@ impl Promised {
     fn note(&mut self, deltas: &[Delta]) {
         for delta in deltas {
             let Delta::Map { addr, checksums, .. } = delta else { continue };
-            let Some(sum) = checksums.first() else { continue };
             let last = self.last.entry(addr.device()).or_default();
-            last.push_back((*addr, *sum));
-            if last.len() > SAMPLES {
+            let ends = [0, checksums.len().saturating_sub(1)];
+            for at in &ends[..checksums.len().min(2)] {
+                last.push_back((addr.plus(*at as u32), checksums[*at]));
+            }
+            while last.len() > SAMPLES {
                 last.pop_front();
             }
         }
@@ -86,7 +88,14 @@ impl Volume {
             if found.fragment.first {
                 body.clear();
             }
-            let bytes = self.read_fragment(found.addr, found.fragment.blocks)?;
+            let bytes = match self.read_again(|| self.read_fragment(found.addr, found.fragment.blocks)) {
+                Ok(bytes) => bytes,
+                Err(error) if self.lost_power(&error) => return Err(error),
+                Err(error) => {
+                    damage = damage.or_else(|| Some(unreadable(found.addr, &error)));
+                    break;
+                }
+            };
             let Some((_, _, piece)) = log::decode(&bytes, &self.identity.secret) else {
                 // It was whole when the chain was followed: the log goes on behind it.
                 damage = damage.or_else(|| Some(format!("the log at {} reads differently each time", found.addr)));
@@ -168,7 +177,9 @@ impl Volume {
             addr = addr.plus(fragment.blocks);
             chain.push(Found { addr: Addr(addr.0 - u64::from(fragment.blocks)), fragment });
         }
-        let damage = self.acknowledged_behind(addr, next_zone, sequence, chain.last().map_or(start.batch, |f| f.fragment.batch));
+        // A batch of which the end is missing is not there: what is known of its flush is known of a loss.
+        let whole = chain.iter().rev().find(|found| found.fragment.last).map_or(start.batch, |found| found.fragment.batch);
+        let damage = self.acknowledged_behind(addr, next_zone, sequence, whole);
         Ok((chain, flushed, damage))
     }
 
@@ -330,7 +341,8 @@ impl Volume {
                     Err(_) => true,
                 };
             }
-            if let (false, Some((addr, _))) = (any, blocks.back()) {
+            // One alone could be damaged by chance.
+            if let (false, true, Some((addr, _))) = (any, blocks.len() > 1, blocks.back()) {
                 return Ok(Some(not_there(&self.members.device(addr.device()).label(), *addr)));
             }
         }
@@ -404,7 +416,7 @@ fn note_written(state: &mut State, delta: &Delta) -> Planned<()> {
     Ok(())
 }
 
-/// Blocks of a device that tell whether it is an old copy: one could be damaged by chance.
+/// Blocks of a device that tell whether it is an old copy.
 const SAMPLES: usize = 4;
 
 fn not_there(label: &str, addr: Addr) -> String {

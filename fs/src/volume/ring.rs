@@ -11,7 +11,7 @@
 use crate::BLOCK;
 use crate::addr::Addr;
 use crate::error::{FsError, Result};
-use crate::format::superblock::{RING_SLOTS, RING_ZONES, Superblock, SuperblockError};
+use crate::format::superblock::{self, MAGIC, RING_SLOTS, RING_ZONES, Superblock, SuperblockError};
 use crate::volume::Volume;
 use crate::volume::members::Members;
 use std::sync::Arc;
@@ -64,47 +64,94 @@ impl RingCursor {
     }
 }
 
-/// What stands for each byte that cannot be read.
-const UNREADABLE: u8 = 0xff;
-
 /// What a slot of the ring holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// Nothing was written there.
     Blank,
-    /// A record of this generation.
-    Whole(u64),
-    /// A record that is damaged, or was not written to its end, or cannot be read.
-    Bad,
+    /// A record.
+    Whole(Copy),
+    /// A record that is damaged or was not written to its end, as far as can be seen.
+    Bad(Copy),
+    /// It cannot be read.
+    Unreadable,
     /// Something else: what a write pointer that jumped in a power cut leaves behind it.
     Foreign,
 }
 
+/// Which copy of which record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Copy {
+    pub generation: u64,
+    pub second: bool,
+}
+
 impl Slot {
-    /// What a block is.
+    /// What a block is. A drive may give zeros or ones for what was never written.
     pub(crate) fn of(block: &[u8]) -> (Self, std::result::Result<Superblock, SuperblockError>) {
         let decoded = Superblock::decode(block);
+        let all = |value: u8| block.iter().all(|&byte| byte == value);
+        let copy = Copy { generation: superblock::generation_of(block), second: superblock::is_second_copy(block) };
         let slot = match &decoded {
-            Ok(found) => Self::Whole(found.generation),
-            Err(SuperblockError::NotOne) if block.iter().all(|&byte| byte == 0) => Self::Blank,
-            Err(SuperblockError::NotOne) if block.iter().any(|&byte| byte != UNREADABLE) => Self::Foreign,
-            Err(_) => Self::Bad,
+            Ok(_) => Self::Whole(copy),
+            Err(SuperblockError::NotOne) if all(0) || all(0xff) => Self::Blank,
+            Err(SuperblockError::NotOne) => Self::Foreign,
+            Err(_) if *block == unreadable() => Self::Unreadable,
+            Err(_) => Self::Bad(copy),
         };
         (slot, decoded)
     }
+
+    /// May this be a copy of a record that is newer than `known`, and cannot be had?
+    fn is_lost(self, known: Option<u64>) -> bool {
+        match self {
+            Self::Unreadable => true,
+            Self::Bad(copy) => known.is_none_or(|known| copy.generation > known),
+            Self::Blank | Self::Whole(_) | Self::Foreign => false,
+        }
+    }
 }
 
-/// The slot behind the newest record of a zone; behind the last one follows the first.
-fn next_of(zone: &[Slot]) -> usize {
-    let generation = |slot: usize| if let Slot::Whole(generation) = zone[slot] { Some(generation) } else { None };
-    let newest = (0..zone.len()).filter(|slot| generation(*slot).is_some()).max_by_key(|slot| (generation(*slot), *slot));
-    newest.map_or(0, |slot| if slot + 1 < zone.len() { slot + 1 } else { 0 })
+/// What stands for a block that cannot be read: no record, and not nothing.
+fn unreadable() -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..MAGIC.len()].copy_from_slice(MAGIC);
+    block
 }
 
-/// Was the second copy of a record begun that is newer than all that can be read?
-pub(crate) fn is_newer_lost(zones: [&[Slot]; RING_ZONES as usize], mirrored: bool) -> bool {
-    let bad = |zone: usize, behind: usize| zones[zone].get(next_of(zones[zone]) + behind) == Some(&Slot::Bad);
-    if mirrored { bad(0, 0) && bad(1, 0) } else { (bad(0, 0) && bad(0, 1)) || (bad(1, 0) && bad(1, 1)) }
+/// The newest generation of a zone, and the last slot that has it.
+fn newest_in(zone: &[Slot]) -> Option<(u64, usize)> {
+    let generation = |(at, slot): (usize, &Slot)| if let Slot::Whole(copy) = slot { Some((copy.generation, at)) } else { None };
+    zone.iter().enumerate().filter_map(generation).max()
+}
+
+/// The slot behind the newest record of a zone. `wraps`: behind the last one follows the first, where older records are written over.
+fn next_of(zone: &[Slot], wraps: bool) -> usize {
+    newest_in(zone).map_or(0, |(_, slot)| if wraps && slot + 1 == zone.len() { 0 } else { slot + 1 })
+}
+
+/// Was the second copy of a record begun that is newer than all that can be read? Looks where the next copies go: behind the newest record of each zone,
+/// and, in turns, at the begin of the zone that does not hold the newest one. `wraps`: see [`next_of`].
+pub(crate) fn is_newer_lost(zones: [&[Slot]; RING_ZONES as usize], mirrored: bool, wraps: bool) -> bool {
+    let newest = zones.map(newest_in);
+    let known = newest.iter().flatten().map(|(generation, _)| *generation).max();
+    let places: [(usize, usize); 2] = if mirrored {
+        [(0, next_of(zones[0], wraps)), (1, next_of(zones[1], wraps))]
+    } else {
+        let holder = usize::from(newest[1] > newest[0]);
+        let at = next_of(zones[holder], wraps);
+        let begun = |zone: usize, at: usize| [(zone, at), (zone, at + 1)];
+        let is_used =
+            |places: [(usize, usize); 2]| places.iter().all(|(zone, at)| zones[*zone].get(*at).is_some_and(|slot| slot.is_lost(known)));
+        if is_used(begun(holder, at)) { begun(holder, at) } else { begun(1 - holder, 0) }
+    };
+    let slots = places.map(|(zone, at)| zones[zone].get(at).copied().filter(|slot| slot.is_lost(known)));
+    match slots {
+        [Some(Slot::Unreadable), Some(_)] | [Some(_), Some(Slot::Unreadable)] => true,
+        // Two first copies are what a write that failed and one that was torn leave.
+        [Some(Slot::Bad(a)), Some(Slot::Bad(b))] => a.generation == b.generation && (a.second || b.second),
+        _ => false,
+    }
 }
 
 /// Reads the whole ring of a device. `mirrored`: the copies of a record are in the two zones.
@@ -144,11 +191,10 @@ pub fn probe(device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Result<Probe> {
                 Err(other) => worst = other,
             }
         }
-        let next = next_of(&all[zone]);
-        cursor.torn[zone] = matches!(all[zone].get(next), Some(Slot::Bad | Slot::Foreign));
-        let any = all[zone].iter().any(|slot| matches!(slot, Slot::Whole(_)));
+        let next = next_of(&all[zone], g.software_zones);
+        cursor.torn[zone] = matches!(all[zone].get(next), Some(Slot::Bad(_) | Slot::Unreadable | Slot::Foreign));
         // Behind the last slot there is no other one before the zone is reset.
-        let by_content = if any && next == 0 { cursor.slots } else { next as u32 };
+        let by_content = next_of(&all[zone], false) as u32;
         let written = reports[zone].written.0 * u64::from(g.block_size);
         // Behind a record that was written in part no other one fits: such a zone is full.
         let by_pointer = if written.is_multiple_of(BLOCK as u64) { (written / BLOCK as u64) as u32 } else { cursor.slots };
@@ -156,18 +202,19 @@ pub fn probe(device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Result<Probe> {
     }
     match (newest, failure) {
         (Some(superblock), _) => {
-            let copies = |zone: &Vec<Slot>| zone.iter().filter(|slot| **slot == Slot::Whole(superblock.generation)).count();
+            let is_newest = |slot: &&Slot| matches!(slot, Slot::Whole(copy) if copy.generation == superblock.generation);
+            let second = |slot: &Slot| matches!(slot, Slot::Whole(copy) if copy.second);
             cursor.generation = superblock.generation;
-            cursor.holds = [copies(&all[0]) > 0, copies(&all[1]) > 0];
-            let complete = all.iter().map(copies).sum::<usize>() > 1;
-            Ok(Probe { superblock, cursor, complete, newer_lost: is_newer_lost([&all[0], &all[1]], mirrored) })
+            cursor.holds = [all[0].iter().any(|slot| is_newest(&slot)), all[1].iter().any(|slot| is_newest(&slot))];
+            let complete = all.iter().flatten().filter(is_newest).any(second);
+            Ok(Probe { superblock, cursor, complete, newer_lost: is_newer_lost([&all[0], &all[1]], mirrored, g.software_zones) })
         }
         (None, Some(error)) => Err(error),
         (None, None) => Err(FsError::Volume(format!("{}: {worst}", device.label()))),
     }
 }
 
-/// Reads all slots of zone `zone` of a device's ring; those that were never written are zeros, those that cannot be read are all ones.
+/// Reads all slots of zone `zone` of a device's ring; those that were never written are zeros, those that cannot be read are damaged records.
 ///
 /// # Errors
 /// The device's.
@@ -210,7 +257,7 @@ fn read_slots(device: &Arc<dyn ZonedDevice>, start: Lba, total: usize) -> Result
                     match buf {
                         Ok(buf) => content.extend_from_slice(&buf),
                         // Nobody knows what it is: not nothing.
-                        Err(_) => content.resize(content.len() + BLOCK, UNREADABLE),
+                        Err(_) => content.extend_from_slice(&unreadable()),
                     }
                 }
             }
@@ -329,7 +376,7 @@ impl Volume {
             settle_first(members, DeviceId(*d as u8), &mut rings[*d], *zone, mirrored);
         }
         for (d, _, record) in &firsts {
-            write_second(members, DeviceId(*d as u8), &mut rings[*d], record, mirrored);
+            write_second(members, DeviceId(*d as u8), &mut rings[*d], &superblock::second_copy(record), mirrored);
         }
         Ok(())
     }
@@ -339,48 +386,79 @@ impl Volume {
 mod tests {
     use super::*;
 
-    /// `.`: blank, `x`: damaged, `?`: foreign, digits: generations.
+    /// `.`: blank, `?`: foreign, `x`: unreadable; first and second copies of generation 1 to 9: `a` to `i` and `A` to `I` whole, damaged with `!`
+    /// behind them.
     fn slots(text: &str) -> Vec<Slot> {
-        let slot = |letter: char| match letter {
-            '.' => Slot::Blank,
-            'x' => Slot::Bad,
-            '?' => Slot::Foreign,
-            digit => Slot::Whole(u64::from(digit.to_digit(10).expect("a digit"))),
-        };
-        text.chars().map(slot).collect()
+        let mut slots = Vec::new();
+        for letter in text.chars() {
+            let copy = Copy { generation: u64::from(letter.to_ascii_lowercase()).wrapping_sub(96), second: letter.is_ascii_uppercase() };
+            let slot = match (letter, slots.last().copied()) {
+                ('.', _) => Slot::Blank,
+                ('?', _) => Slot::Foreign,
+                ('x', _) => Slot::Unreadable,
+                ('!', Some(Slot::Whole(copy))) => {
+                    slots.pop();
+                    Slot::Bad(copy)
+                }
+                _ => Slot::Whole(copy),
+            };
+            slots.push(slot);
+        }
+        slots
     }
 
-    fn lost(mirrored: bool, zones: [&str; 2]) -> bool {
-        is_newer_lost([&slots(zones[0]), &slots(zones[1])], mirrored)
-    }
-
-    #[test]
-    fn a_mirror_has_lost_a_record_when_both_copies_were_begun() {
-        for zones in
-            [["123.", "123."], ["123x", "123."], ["123.", "123x"], ["1234", "123x"], ["12x3", "1x3."], ["123?", "123?"], ["....", "...."]]
-        {
-            assert!(!lost(true, zones), "{zones:?}");
-        }
-        for zones in [["123x", "123x"], ["x567", "x567"], ["123x", "x..."]] {
-            assert!(lost(true, zones), "{zones:?}");
-        }
+    fn lost(mirrored: bool, wraps: bool, zones: [&str; 2]) -> bool {
+        is_newer_lost([&slots(zones[0]), &slots(zones[1])], mirrored, wraps)
     }
 
     #[test]
-    fn zones_in_turns_have_lost_a_record_when_both_slots_of_it_were_begun() {
-        for zones in [
-            ["1122..", "......"],
-            ["1122x.", "......"],
-            ["112x..", "......"],
-            ["112233", "x....."],
-            ["1xx22.", "......"],
-            ["1122xx", "33...."],
-        ] {
-            let expected = zones[0] == "1122xx";
-            assert_eq!(lost(false, zones), expected, "{zones:?}");
+    fn a_mirror_has_lost_a_record_when_the_second_copy_was_begun() {
+        for wraps in [false, true] {
+            let sound = [
+                ["abc.", "ABC."],
+                ["abcd!", "ABC."],
+                ["abc.", "ABCd!"],
+                ["abcd", "ABCD!"],
+                ["ab!c", "AC!"],
+                ["abc?", "ABC?"],
+                ["....", "...."],
+            ];
+            // Behind a second copy that failed, a first copy that was torn; two first copies, of which one failed.
+            for zones in sound.into_iter().chain([["abcd!", "ABC!."], ["abcd!", "ABCd!"], ["abcx", "ABC."], ["abcd!", "ABCE!"]]) {
+                assert!(!lost(true, wraps, zones), "{zones:?}");
+            }
+            for zones in [["abcd!", "ABCD!"], ["abcD!", "ABCd!"], ["abcx", "ABCD!"], ["abcx", "ABCx"], ["abcd!", "D!..."]] {
+                assert!(lost(true, wraps, zones), "{zones:?}");
+            }
         }
-        for zones in [["1122xx", "......"], ["112233", "xx...."], ["xx1122", "334455"]] {
-            assert!(lost(false, zones), "{zones:?}");
+        // Where a zone begins anew over what it had, the first slot follows the last; else it is a torn record of long ago.
+        assert!(lost(true, true, ["h!efg", "EFGH!"]));
+        assert!(!lost(true, false, ["h!efg", "EFGH!"]) && !lost(true, true, ["d!efg", "EFGH!"]));
+    }
+
+    #[test]
+    fn zones_in_turns_have_lost_a_record_when_its_second_copy_was_begun() {
+        for wraps in [false, true] {
+            let sound = [["aAbB..", "......"], ["aAbBc!.", "......"], ["aAbB!..", "......"], ["aAbBcC", "d!....."], ["aa!A!bB.", "......"]];
+            for zones in
+                sound.into_iter().chain([["aAbBc!C!", "dD...."], ["aAbB??", "......"], ["aAbBc!?", "dD...."], ["aAbBc!D!", "......"]])
+            {
+                assert!(!lost(false, wraps, zones), "{zones:?}");
+            }
+            for zones in
+                [["aAbBc!C!", "......"], ["aAbBcC", "d!D!...."], ["aAbBxx", "......"], ["aAbBcC", "d!D!aAbB"], ["aAbBc!x", "......"]]
+            {
+                assert!(lost(false, wraps, zones), "{zones:?}");
+            }
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_nothing() {
+        assert_eq!(Slot::of(&unreadable()).0, Slot::Unreadable);
+        assert_eq!(
+            (Slot::of(&[0; BLOCK]).0, Slot::of(&[0xff; BLOCK]).0, Slot::of(&[7; BLOCK]).0),
+            (Slot::Blank, Slot::Blank, Slot::Foreign)
+        );
     }
 }
