@@ -382,7 +382,7 @@ impl Progress {
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::Transient if offload => {
-                engine.routes.lock().failed(from, to, self.road, words);
+                engine.routes.lock().failed(from, to, self.road, done, words);
                 self.leave_to_host(engine, &command.sources[done..]);
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
@@ -392,7 +392,7 @@ impl Progress {
                 self.count(engine, |counters| counters.fell_back(kind.reason()));
             }
             FailureKind::DestinationMedia if offload => {
-                let closed = engine.routes.lock().failed(from, to, self.road, words);
+                let closed = engine.routes.lock().failed(from, to, self.road, done, words);
                 if closed {
                     self.count(engine, |counters| counters.fell_back(kind.reason()));
                 }
@@ -426,7 +426,7 @@ impl Progress {
             }
         }
         if self.road.is_offload() {
-            engine.routes.lock().failed(command.sources[0].device, command.target.device, self.road, words);
+            engine.routes.lock().failed(command.sources[0].device, command.target.device, self.road, done, words);
             self.leave_to_host(engine, &command.sources[done..]);
             self.count(engine, |counters| counters.fell_back(FailureKind::SourceMedia.reason()));
         }

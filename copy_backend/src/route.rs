@@ -171,9 +171,10 @@ impl Routes {
     }
 
     /// A command failed; too often in a row, and the road is closed. Says whether it was.
-    pub fn failed(&mut self, from: DeviceId, to: DeviceId, road: Road, reason: &str) -> bool {
+    /// `done`: ranges that were copied before, which show that the road leads somewhere.
+    pub fn failed(&mut self, from: DeviceId, to: DeviceId, road: Road, done: usize, reason: &str) -> bool {
         let pair = self.pairs.entry((from, to)).or_default();
-        pair.failures_in_a_row += 1;
+        pair.failures_in_a_row = if done > 0 { 1 } else { pair.failures_in_a_row + 1 };
         let enough = pair.failures_in_a_row >= PATIENCE;
         if enough {
             self.close(from, to, road, &format!("failed {PATIENCE} times in a row, last: {reason}"));

@@ -167,7 +167,8 @@ fn a_signal_unmounts_and_waits_for_open_files() {
     file.write_all(b" and after").unwrap();
     assert!(daemon.try_wait().unwrap().is_none(), "a program still has a file open");
     drop(file);
-    assert!(daemon.wait().unwrap().success());
+    let ended = daemon.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}: {}", ended.status, says(&ended));
     succeeds(&place.ferryfs(&["mount", "image", "mnt"]));
     assert_eq!(std::fs::read(place.path("f")).unwrap(), b"before and after");
 }

@@ -58,7 +58,7 @@ impl Media {
         let (mut file, direct) = patiently(if exclusive { ATTEMPTS_TO_OWN } else { 0 }, || open_direct(path, read_only, exclusive))?;
         let claim = if shared { None } else { Some(Claim::take(&file, path, read_only)?) };
         if exclusive && is_write_protected(&metadata) {
-            return unusable("the device is write-protected: it can only be read (mount it with -o ro)".to_owned());
+            return unusable("the device is read-only (write-protected): it can be mounted with -o ro".to_owned());
         }
         let in_memory = !block_device && lives_in_memory(&file);
         let block_size = if block_device {

@@ -68,11 +68,11 @@ fn failures_that_the_host_makes_good_are_in_a_row_all_the_same() {
     let lab = Lab::one(4096, EngineConfig::default());
     for zone in 10..14 {
         assert_eq!(lab.engine.road_for(D, D).unwrap(), RoadPreference::Offload);
-        // A copy that cannot read what the host can.
-        lab.drives[0].fail_at(lab.drives[0].ops() + 1, Fault::ReadError);
+        // A copy that cannot read what the host can, from its first range on.
+        lab.drives[0].fail_at(lab.drives[0].ops(), Fault::ReadError);
         let result = lab.engine.copy(lab.request(list(&lab), lab.target(0, zone), RoadPreference::Offload)).unwrap();
-        assert_eq!((result.failure, result.for_host), (Some(FailureKind::Transient), 2), "{result:?}");
-        let rest = lab.request(list(&lab)[1..3].to_vec(), lab.target(0, 20), RoadPreference::Host);
+        assert_eq!((result.failure, result.sources_done, result.for_host), (Some(FailureKind::Transient), 0, 3), "{result:?}");
+        let rest = lab.request(list(&lab)[..3].to_vec(), lab.target(0, 20), RoadPreference::Host);
         assert_eq!(lab.engine.copy(rest).unwrap().failure, None);
     }
     assert!(lab.engine.routes()[0].reason.contains("4 times in a row"));

@@ -96,6 +96,11 @@ impl Mounted {
     /// The error with which the session ended.
     pub fn wait(mut self) -> std::io::Result<()> {
         match self.thread.take().map(JoinHandle::join) {
+            // The kernel may say that it has let go in these words, too, when a thread comes for a request while the last user leaves.
+            Some(Ok(Err(error))) if error.raw_os_error() == Some(libc::ECONNABORTED) => {
+                tracing::debug!("the FUSE connection ended as aborted");
+                Ok(())
+            }
             Some(Ok(ended)) => ended,
             Some(Err(_)) => Err(std::io::Error::other("a thread of the FUSE session panicked")),
             None => Ok(()),

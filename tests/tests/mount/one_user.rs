@@ -3,7 +3,6 @@
 use crate::devices::Loop;
 use harness::{Outcome, Pattern, Volume, VolumeSpec, run};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -147,60 +146,6 @@ fn the_next_mount_may_use_another_name_at_once() {
         daemons.push(volume);
     }
     drop(daemons);
-}
-
-#[test]
-fn partitions_of_one_file_are_two_things_and_each_has_one_user() {
-    if let Some(reason) = no_mounts() {
-        return skip(reason);
-    }
-    let directory = TempDir::new().unwrap();
-    let (file, spare) = (directory.path().join("disk.img"), directory.path().join("spare"));
-    fs::create_dir(&spare).unwrap();
-    let disk = File::create(&file).unwrap();
-    disk.set_len(200 * MIB).unwrap();
-    let mut table = [0; 66];
-    for (entry, start) in [(0, MIB), (1, 100 * MIB)] {
-        let sectors = |bytes: u64| ((bytes / 512) as u32).to_le_bytes();
-        table[entry * 16 + 4] = 0x83;
-        table[entry * 16 + 8..][..4].copy_from_slice(&sectors(start));
-        table[entry * 16 + 12..][..4].copy_from_slice(&sectors(96 * MIB));
-    }
-    table[64..].copy_from_slice(&[0x55, 0xaa]);
-    disk.write_all_at(&table, 446).unwrap();
-    let Some(whole) = Loop::over(&file, &["--partscan"]) else { return };
-    let offset = (100 * MIB).to_string();
-    let Some(part) = Loop::over(&file, &["--offset", &offset, "--sizelimit", "100663296"]) else { return };
-    let partition = |number: u32| PathBuf::from(format!("{}p{number}", whole.path().display()));
-    let (first, second) = (partition(1), partition(2));
-    if !first.exists() || !second.exists() {
-        return skip("the kernel shows no partitions of a loop device");
-    }
-    let format = ["--zone-size", "1M"];
-    command("mkfs.ferryfs", &format, &[&first]).ok().unwrap();
-    let mut one = volume_on(directory.path(), &first);
-    one.mount().unwrap();
-    write_and_sync(&one, "f", 1);
-    command("mkfs.ferryfs", &format, &[&second]).ok().unwrap();
-    let mut two = volume_on(directory.path(), &second);
-    two.mount().unwrap();
-    write_and_sync(&two, "f", 2);
-    for name in [whole.path(), &file] {
-        let outcome = command("mkfs.ferryfs", &["--force"], &[name]);
-        assert!(!outcome.success() && outcome.stderr.contains("in use"), "{outcome}");
-    }
-    all_refuse(part.path(), &second, &spare);
-    is_whole(&one, "f", 1);
-    two.umount().unwrap();
-    // The other way round, and the first partition is nobody's obstacle.
-    let mut two = volume_on(directory.path(), part.path());
-    two.mount().unwrap();
-    is_whole(&two, "f", 2);
-    all_refuse(&second, part.path(), &spare);
-    two.umount().unwrap();
-    one.umount().unwrap();
-    assert_clean(&one);
-    assert_clean(&two);
 }
 
 #[test]
