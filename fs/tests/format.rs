@@ -82,7 +82,7 @@ fn superblock() {
         log: LogStart { addr: Addr(0x71), next_zone: Addr(0x72), sequence: 0x73, previous: 0x74, batch: 0x75 },
         members: vec![member, member],
     };
-    let block = record.encode();
+    let block = fs::format::superblock::second_copy(&record.encode());
     let word = |n: u64| n.to_le_bytes();
     let half = |n: u32| n.to_le_bytes();
     let mut label = [0; 64];
@@ -104,6 +104,7 @@ fn superblock() {
             ("label_len", &[7]),
             ("map_levels", &[4]),
             ("members", &[2, 0]),
+            ("copy", &[1]),
             ("epoch", &word(0x32)),
             ("secret", &[0x33; 32]),
             ("hash_key", &[0x34; 16]),
