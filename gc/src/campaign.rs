@@ -43,9 +43,9 @@ pub struct CampaignReport {
     pub by_host: u64,
     /// Copy commands on all roads.
     pub commands: u64,
-    /// Checkpoints that were asked for.
+    /// Checkpoints made meanwhile, by whomever.
     pub checkpoints: u64,
-    /// Zones that those checkpoints freed.
+    /// Zones that they freed.
     pub zones_freed: u64,
 }
 

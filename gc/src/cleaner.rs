@@ -1,8 +1,8 @@
 //! The cleaner: policy, pacer and relocator as one step machine.
 //!
 //! It owns no thread and no clock. The background thread, a writer that has to help, and `ferryfs gc` all call [`Cleaner::poll`], which
-//! does at most one chunk of work and tells what a checkpoint would bring. Whoever holds the cleaner's lock waits for one
-//! chunk at most.
+//! does at most one chunk of work and tells what a checkpoint would bring; by hand it does as many as [`Cleaner::set_chunks_by_hand`]
+//! says, one behind the other. Whoever wants the cleaner's lock waits for that much.
 //!
 //! Zones that were emptied are given back by the next checkpoint only. So the cleaner counts them as coming, does not choose them
 //! again, and asks for a checkpoint when enough have gathered or users have little left to write ([`crate::PacerConfig`]), or when someone

@@ -53,7 +53,8 @@ pub enum Event {
         road: copy_backend::Road,
         /// Payload bytes that were copied.
         bytes: u64,
-        /// How long it took.
+        /// From its start until its end was asked for, in microseconds: where chunks follow one another that includes the look-up of the
+        /// next and the publication of the last.
         us: u64,
         /// Why not everything was copied.
         #[serde(skip_serializing_if = "Option::is_none")]
