@@ -16,6 +16,8 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// Tests that did not run, with the reason.
     pub skipped: Vec<(String, String)>,
+    /// Tests that failed and passed when they were run again, by name; they count as passed.
+    pub unsteady: Vec<String>,
     /// Tests that take minutes and are left for a second run of the same program.
     pub slow: Vec<(String, String)>,
 }
@@ -26,7 +28,16 @@ impl Tally {
         self.passed += other.passed;
         self.failed.extend(other.failed);
         self.skipped.extend(other.skipped);
+        self.unsteady.extend(other.unsteady);
         self.slow.extend(other.slow);
+    }
+
+    /// What `again`, a second run of exactly the tests that failed, says of them.
+    pub fn steady(&mut self, again: &Tally) {
+        if again.passed == self.failed.len() && again.failed.is_empty() && again.skipped.is_empty() {
+            self.passed += again.passed;
+            self.unsteady.append(&mut self.failed);
+        }
     }
 
     /// The line of counts that people and scripts look for.
@@ -184,6 +195,16 @@ mod tests {
         assert_eq!(parse("running 2 tests\ntest a ... ok", true).failed.len(), 1);
         assert_eq!(parse("", false).failed.len(), 1);
         assert_eq!(parse("running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored", true).line(), "0 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
+    fn what_passes_on_the_second_run_is_named() {
+        let failed = Tally { passed: 3, failed: vec!["a".into(), "b".into()], ..Tally::default() };
+        let mut tally = failed.clone();
+        tally.steady(&Tally { passed: 1, failed: vec!["a".into()], ..Tally::default() });
+        assert_eq!(tally, failed);
+        tally.steady(&Tally { passed: 2, ..Tally::default() });
+        assert_eq!((tally.line().as_str(), tally.unsteady.len()), ("5 passed, 0 failed, 0 skipped", 2));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use harness::run;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -25,18 +26,28 @@ pub fn load(module: &str, options: &[String]) {
     call("modprobe", std::iter::once(module).chain(options.iter().map(String::as_str)));
 }
 
-/// Waits until `path` is there: devices appear some time after what made them returned.
+/// Waits until `path` is there and can be opened: devices appear some time after what made them returned.
 ///
 /// # Panics
 /// It does not appear.
 pub fn appears(path: &Path) {
     for _ in 0..500 {
-        if path.exists() {
+        if is_ready(path) {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     panic!("{} does not appear", path.display());
+}
+
+/// The kernel makes the node of a disk a moment before the disk itself can be found: it is ENXIO until then.
+fn is_ready(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.file_type().is_block_device() => {
+            !File::open(path).is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()))
+        }
+        found => found.is_ok(),
+    }
 }
 
 /// A zoned device in memory. Sizes in MiB.
