@@ -16,6 +16,8 @@ const LINGER: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Foreground {
     reading: AtomicU32,
+    /// Reads that ever began.
+    begun: AtomicU64,
     begin: Instant,
     /// Microseconds after `begin` until which it is active without a read; 0: there was none yet.
     until: AtomicU64,
@@ -23,7 +25,7 @@ pub struct Foreground {
 
 impl Default for Foreground {
     fn default() -> Self {
-        Self { reading: AtomicU32::new(0), begin: Instant::now(), until: AtomicU64::new(0) }
+        Self { reading: AtomicU32::new(0), begun: AtomicU64::new(0), begin: Instant::now(), until: AtomicU64::new(0) }
     }
 }
 
@@ -35,7 +37,13 @@ impl Foreground {
     /// A read begins.
     pub fn read(&self) -> Reading<'_> {
         self.reading.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Reading(self)
+    }
+
+    /// How many reads ever began.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Does a user read, or did one a moment ago?

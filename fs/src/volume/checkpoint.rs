@@ -188,7 +188,7 @@ impl Volume {
     }
 
     fn forget_dead_zone(&self, zone: Addr) -> std::result::Result<(), Unmet> {
-        while self.try_change(IoClass::Foreground, |state| {
+        while self.try_change(IoClass::Log, |state| {
             extents::prepare_forget_zone(&state.tree, zone, FORGET_STEP)?;
             let more = extents::forget_zone(&mut state.tree, zone, FORGET_STEP)?;
             state.settle_released();

@@ -126,7 +126,7 @@ impl Volume {
 
     fn copy_once(&self, src: Ino, src_offset: u64, dst: Ino, dst_offset: u64, len: u64) -> Result<u64> {
         let len = len.min(CALL_BYTES).min(MAX_FILE_SIZE.saturating_sub(src_offset));
-        self.ask(|state| regular_file(&state.tree, dst))?;
+        self.ask_for(IoClass::Copy, |state| regular_file(&state.tree, dst))?;
         let last = src_offset.saturating_add(len);
         // What is on a device needs no host: dirty blocks go there first.
         let (first, end) = (FileBlock(src_offset / B), FileBlock(last.div_ceil(B)));
@@ -134,7 +134,7 @@ impl Volume {
         if has_pages {
             self.commit_now(false)?;
         }
-        let source = self.snapshot(src, |inode| first.0..last.min(inode.size).div_ceil(B))?;
+        let source = self.snapshot(src, IoClass::Copy, |inode| first.0..last.min(inode.size).div_ceil(B))?;
         let len = last.min(source.inode.size).saturating_sub(src_offset);
         if src == dst && src_offset < dst_offset.saturating_add(len) && dst_offset < src_offset + len {
             return Err(FsError::Invalid("the ranges of a copy within one file overlap"));
@@ -319,7 +319,7 @@ impl Volume {
         self.pay(blocks);
         self.admit(Cost::METADATA)?;
         let to = FileBlock(first.0 + blocks);
-        let fits = self.ask(|state| {
+        let fits = self.ask_for(IoClass::Copy, |state| {
             let new = blocks - taken(&state.tree, &state.pages, dst, first, to, usize::MAX)?.0;
             Ok(new == 0 || new <= state.admissible())
         })?;
@@ -338,7 +338,7 @@ impl Volume {
                 Some(_) => self.bound_metadata()?,
                 None => self.admit(Cost::METADATA)?,
             }
-            let attempt = self.change(|state| {
+            let attempt = self.change_for(IoClass::Copy, |state| {
                 let mut inode = regular_file(&state.tree, dst)?;
                 let (mut blocks, mut end) = (publication.blocks, publication.end);
                 if !end.is_multiple_of(B) && end < inode.size {

@@ -130,9 +130,9 @@ impl Volume {
     /// # Errors
     /// What cannot be had, after it was tried again; then the volume is read-only.
     pub(super) fn load_or_fail(&self, ids: &[BlockId]) -> Result<()> {
-        let Err(error) = self.read_again(|| self.load_many(ids)) else { return Ok(()) };
+        let Err(error) = self.read_again(|| self.load_for(ids, IoClass::Log)) else { return Ok(()) };
         if !self.lost_power(&error) {
-            let missing = ids.iter().copied().find(|id| self.load(*id).is_err());
+            let missing = ids.iter().copied().find(|id| self.load_for(&[*id], IoClass::Log).is_err());
             self.lose(&Unmet { block: missing.or(ids.first().copied()), error: error.clone() });
         }
         Err(error)

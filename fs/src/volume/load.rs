@@ -35,18 +35,13 @@ impl Volume {
     /// # Errors
     /// A device that fails, or a block that is not what it must be.
     pub(super) fn load(&self, id: BlockId) -> Result<()> {
-        self.load_many(&[id])
+        self.load_for(&[id], IoClass::Foreground)
     }
 
-    /// Makes all of `ids` resident, with as few waits as the map has levels.
+    /// Makes all of `ids` resident on account of `class`, with as few waits as the map has levels.
     ///
     /// # Errors
     /// A device that fails, or a block that is not what it must be.
-    pub(super) fn load_many(&self, ids: &[BlockId]) -> Result<()> {
-        self.load_for(ids, IoClass::Foreground)
-    }
-
-    /// [`Volume::load_many`] on account of `class`.
     pub(super) fn load_for(&self, ids: &[BlockId], class: IoClass) -> Result<()> {
         let mut brought: BTreeSet<BlockId> = BTreeSet::new();
         loop {
@@ -72,7 +67,11 @@ impl Volume {
                 }
             }
             let runs: Vec<_> = fetches.iter().map(|f| (f.addr, 1)).collect();
-            let read = self.members.read_runs(&runs, class);
+            let read = {
+                // Copies keep short while somebody waits for names, attributes and extents, too.
+                let _reading = (class == IoClass::Foreground).then(|| self.engine.foreground().read());
+                self.members.read_runs(&runs, class)
+            };
             self.counters.node_reads.fetch_add(runs.len() as u64, Ordering::Relaxed);
             if class == IoClass::Cleaning {
                 self.counters.gc_meta_read.fetch_add((runs.len() * BLOCK) as u64, Ordering::Relaxed);

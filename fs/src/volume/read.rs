@@ -90,7 +90,7 @@ impl Volume {
         let mut planned_again = false;
         loop {
             let end = offset.saturating_add(len.into());
-            let snapshot = self.snapshot(ino, |inode| offset / B..end.min(inode.size).div_ceil(B))?;
+            let snapshot = self.snapshot(ino, IoClass::Foreground, |inode| offset / B..end.min(inode.size).div_ceil(B))?;
             let end = end.min(snapshot.inode.size);
             if offset >= end {
                 return Ok(ReadData { buf: AlignedBuf::zeroed(0), range: 0..0 });
@@ -129,8 +129,8 @@ impl Volume {
     }
 
     /// The state of a range of blocks (which may depend on the inode), pinned.
-    pub(super) fn snapshot(&self, ino: Ino, range: impl Fn(&Inode) -> Range<u64>) -> Result<Snapshot<'_>> {
-        let (inode, parts, zones) = self.change(|state| {
+    pub(super) fn snapshot(&self, ino: Ino, class: IoClass, range: impl Fn(&Inode) -> Range<u64>) -> Result<Snapshot<'_>> {
+        let (inode, parts, zones) = self.change_for(class, |state| {
             let inode = regular_file(&state.tree, ino)?;
             let range = range(&inode);
             state.lost.check(ino, &range)?;

@@ -205,7 +205,7 @@ impl Volume {
 
     /// What a block holds now, and the means to tell whether it still does later.
     pub(super) fn edge(&self, ino: Ino, block: u64) -> Result<(Edge, AlignedBuf)> {
-        let snapshot = self.snapshot(ino, |_| block..block + 1)?;
+        let snapshot = self.snapshot(ino, IoClass::Foreground, |_| block..block + 1)?;
         let bytes = self.fetch(ino, &snapshot.parts, IoClass::Foreground).inspect_err(|error| {
             if let FsError::DataChecksum { .. } = error {
                 self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use crate::core::ops;
 use crate::format::item::Timestamp;
 use crate::volume::{Clock, FormatOptions, MountOptions};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 use zns::ZonedDevice;
@@ -102,4 +103,31 @@ fn a_checkpoint_goes_on_without_a_zone_that_cannot_be_forgotten() {
     assert!(left > 0, "all could be forgotten: this tests nothing");
     volume.write(file, 0, &[8; 4096], &WriteOptions::default()).expect("written");
     volume.sync().expect("synced");
+}
+
+/// Copies keep short while users wait for metadata; the metadata of a copy itself is no reason to.
+#[test]
+fn who_waits_for_metadata_is_told_of_and_a_copy_is_not() {
+    let drive = SimDrive::new(SimConfig::zoned(64, 1));
+    let first = formatted(&drive);
+    // More than a leaf that the mount has looked at.
+    let files: Vec<Ino> = (0..400).map(|n| make(&first, &format!("file {n}"))).collect();
+    let (from, to) = (files[200], files[399]);
+    fill(&first, from, 200, 1);
+    first.sync().expect("synced");
+    first.shutdown().expect("shut down");
+    drop(first);
+    let told = |volume: &Volume| (volume.counters.node_reads.load(Ordering::Relaxed), volume.engine.foreground().begun());
+    let cold = volume(&drive);
+    let before = told(&cold);
+    assert_eq!(cold.copy_file_range(from, 0, to, 0, 100 * B).expect("copied"), 100 * B);
+    let after = told(&cold);
+    assert!(after.0 > before.0, "its metadata had to be read");
+    assert_eq!(after.1, before.1);
+    drop(cold);
+    let cold = volume(&drive);
+    let before = told(&cold);
+    cold.ask(|state| regular_file(&state.tree, from)).expect("it is there");
+    let after = told(&cold);
+    assert!(after.0 > before.0 && after.1 > before.1, "{before:?} {after:?}");
 }
