@@ -253,14 +253,18 @@ impl ZoneMachine {
     /// Moves the write pointer over `blocks` that were written; the zone becomes full at its capacity.
     pub(crate) fn advance(&self, writer: &Writer<'_>, blocks: u64) {
         let zone = writer.zone;
-        self.update(zone, |pair| Snapshot { written: (pair.written + blocks).min(self.capacity), ..pair });
-        if self.snapshot(zone).written == self.capacity {
-            let mut resources = self.resources.lock();
-            // The zone may have been closed for want of open slots while its last blocks were on their way.
-            if self.snapshot(zone).state.is_active() {
-                self.set_state(&mut resources, zone, ZoneState::Full);
-            }
+        // Only the writer moves the pointer.
+        let written = (self.snapshot(zone).written + blocks).min(self.capacity);
+        if written < self.capacity {
+            self.update(zone, |pair| Snapshot { written, ..pair });
+            return;
         }
+        // Both at once: an active zone without room is in no table of zones that may be read. It may have been closed for want of open slots while its
+        // last blocks were on their way.
+        let mut resources = self.resources.lock();
+        let state = self.snapshot(zone).state;
+        let state = if state.is_active() { ZoneState::Full } else { state };
+        self.set(&mut resources, zone, state, Some(written));
     }
 
     /// Takes the write pointer back to `written` where it is beyond: the write that moved it there failed.

@@ -223,7 +223,8 @@ impl Volume {
     /// Ends the mount: threads stop, everything is made durable by a last checkpoint. Nothing can be changed afterwards.
     ///
     /// # Errors
-    /// A device that fails; then what was acknowledged and synced is still in the log.
+    /// A device that fails; then what was acknowledged and synced is still in the log. [`FsError::ReadOnly`] if the volume had become read-only before
+    /// all that was acknowledged was durable.
     pub fn shutdown(&self) -> Result<()> {
         self.wake.set(|flags| flags.stop = true);
         if let Some(Background(threads)) = self.background.lock().take() {
@@ -234,7 +235,12 @@ impl Volume {
             }
         }
         if !self.is_writable() {
-            return Ok(());
+            let kept = {
+                let state = self.state.lock();
+                state.newest_batch() <= state.flushed
+            };
+            // Whoever unmounts is the last one who can be told.
+            return if kept { Ok(()) } else { self.check_writable() };
         }
         self.with_cleaner(|cleaner| cleaner.abandon());
         // What cannot be freed now is freed by a mount: it must not keep what was acknowledged from becoming durable.
@@ -244,5 +250,29 @@ impl Volume {
         self.checkpoint_as(CheckpointKind { clean: true })?;
         self.fail_quietly("it was unmounted");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::FsError;
+    use crate::volume::WriteOptions;
+    use crate::volume::rig::{formatted, make};
+    use zns::sim::{SimConfig, SimDrive};
+
+    #[test]
+    fn the_end_of_a_volume_that_failed_tells_whether_anything_is_lost() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let file = make(&volume, "a");
+        volume.sync().expect("synced");
+        volume.fail("for this test".into());
+        volume.shutdown().expect("all of it is there");
+
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        assert_eq!(make(&volume, "a"), file);
+        volume.write(file, 0, &[1; 4096], &WriteOptions::default()).expect("written");
+        volume.fail("for this test".into());
+        let ended = volume.shutdown();
+        assert!(matches!(ended, Err(FsError::ReadOnly(_))), "{ended:?}");
     }
 }

@@ -253,7 +253,11 @@ impl Volume {
     fn cut_checkpoint(&self, kind: CheckpointKind) -> Result<(Batch, CheckpointCut)> {
         loop {
             // A statement of its own: in the head of the match the lock would be held while the arms write.
-            let cut = self.try_cut(&mut self.state.lock(), kind);
+            let cut = {
+                let mut state = self.state.lock();
+                let cut = self.try_cut(&mut state, kind);
+                cut.map_err(|NoSnapshot { batch, why }| NoSnapshot { batch, why: why.known_to(&state) })
+            };
             let (batch, missing) = match cut {
                 Ok(cut) => return Ok(cut),
                 Err(NoSnapshot { batch, why: NoCut::Need(ids) }) => (batch, ids),
@@ -263,6 +267,12 @@ impl Volume {
                         self.write_batch(*batch)?;
                     }
                     return Err(self.cannot_cut(error));
+                }
+                Err(NoSnapshot { batch, why: NoCut::Damaged(unmet) }) => {
+                    if let Some(batch) = batch {
+                        self.write_batch(*batch)?;
+                    }
+                    return Err(self.lost(unmet));
                 }
                 Err(NoSnapshot { why: NoCut::NoZone | NoCut::LogFull, .. }) => return Err(self.no_zone()),
             };
@@ -305,7 +315,13 @@ impl Volume {
         places.dedup();
         places.iter().for_each(|addr| zones.begin_write(*addr));
         if exhausted {
-            places.iter().for_each(|addr| zones.end_write(*addr));
+            for addr in &places {
+                zones.end_write(*addr);
+                // What was allocated there will not be written: what follows it would lie behind a gap.
+                zones.end_zone(*addr);
+                zones.finish_again(*addr);
+            }
+            zones.dirty_all_pages();
             tree.store_mut().cut_done(false);
             return Err(failed(batch, "the checkpoint reserve was too small"));
         }
@@ -380,8 +396,20 @@ impl Volume {
 
     /// Step 5.
     fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
-        let resettable = |addr: &&Addr| self.state.lock().zones.is_resettable(**addr);
-        dead.iter().filter(resettable).map(|addr| u32::from(self.reset_zone(*addr))).sum()
+        let mut freed = 0;
+        for addr in dead {
+            {
+                let mut state = self.state.lock();
+                if !state.zones.is_resettable(*addr) {
+                    continue;
+                }
+                // Until it is reset it is nobody's victim.
+                state.zones.begin_write(*addr);
+            }
+            freed += u32::from(self.reset_zone(*addr));
+            self.state.lock().zones.end_write(*addr);
+        }
+        freed
     }
 
     /// Resets zones that hold nothing; what cannot be reset is retired.

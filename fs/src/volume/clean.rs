@@ -215,7 +215,7 @@ impl Volume {
                     published += 1;
                 }
                 Err(Halt::Need(id)) => {
-                    ended = Ok(Some(id));
+                    ended = tree.store().fetch_for(id).map(|_| Some(id));
                     break;
                 }
                 Err(Halt::Fail(error)) => {

@@ -52,12 +52,27 @@ pub(super) enum Landed {
 pub(super) enum NoCut {
     /// These must be resident first.
     Need(Vec<crate::core::BlockId>),
+    /// One that must be resident does not exist.
+    Damaged(Unmet),
     /// The log zones are full: a checkpoint must come first.
     LogFull,
     /// No zone for the data: cleaning must come first.
     NoZone,
     /// An error.
     Fail(FsError),
+}
+
+impl NoCut {
+    /// Tells a block that is to be loaded from one that cannot be had. To be asked under the lock under which it was found to be needed: as soon as
+    /// that is let go, the block may be freed.
+    pub(super) fn known_to(self, state: &State) -> Self {
+        let Self::Need(ids) = self else { return self };
+        let unknown = ids.iter().find_map(|id| Some((*id, state.tree.store().fetch_for(*id).err()?)));
+        match unknown {
+            Some((id, error)) => Self::Damaged(Unmet { block: Some(id), error }),
+            None => Self::Need(ids),
+        }
+    }
 }
 
 impl From<Halt> for NoCut {
@@ -124,13 +139,18 @@ impl Volume {
     /// Cuts and writes one batch. `false`: the log is full. The caller holds the commit lock.
     fn append_batch(&self) -> Result<bool> {
         loop {
-            let cut = self.cut_batch(&mut self.state.lock(), true);
+            let cut = {
+                let mut state = self.state.lock();
+                let cut = self.cut_batch(&mut state, true);
+                cut.map_err(|why| why.known_to(&state))
+            };
             match cut {
                 Ok(batch) => {
                     self.write_batch(batch)?;
                     return Ok(true);
                 }
                 Err(NoCut::Need(ids)) => self.load_or_fail(&ids)?,
+                Err(NoCut::Damaged(unmet)) => return Err(self.lost(unmet)),
                 Err(NoCut::LogFull) => return Ok(false),
                 Err(NoCut::NoZone) => return Err(self.no_zone()),
                 Err(NoCut::Fail(error)) => return Err(self.cannot_cut(error)),
@@ -223,7 +243,11 @@ impl Volume {
             }
             blocks_cut += u64::from(blocks);
             let delta = Delta::Map { ino, block, addr, checksums };
-            state.apply(&delta)?;
+            // What was taken out cannot be put back: nothing may be logged behind a batch that is not there (I7).
+            if let Err(halt) = state.apply(&delta) {
+                self.fail(format!("a change that was prepared could not be applied: {halt:?}"));
+                return Err(NoCut::Fail(FsError::Internal("a change that was prepared could not be applied")));
+            }
             deltas.push(delta);
             data.push(DataRun { ino, block, addr, data: slices, blocks });
         }

@@ -125,6 +125,12 @@ impl Volume {
         self.fail(format!("{sentence}; copy away what can be read, fsck.ferryfs -n tells what is lost"));
     }
 
+    /// [`Volume::lose`], and the error for whoever needed it.
+    pub(super) fn lost(&self, unmet: Unmet) -> FsError {
+        self.lose(&unmet);
+        unmet.error
+    }
+
     /// Makes blocks resident that a commit or a checkpoint cannot do without.
     ///
     /// # Errors

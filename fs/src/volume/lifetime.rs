@@ -95,13 +95,25 @@ impl Volume {
         Ok(false)
     }
 
+    /// [`Volume::free_steps`], but an inode whose metadata cannot be had is left to the next mount: others, and what was acknowledged, must not wait
+    /// for it.
+    fn free_or_leave(&self, ino: Ino, steps: u32) -> Result<bool> {
+        self.free_steps(ino, steps).or_else(|error| match &error {
+            FsError::Corrupt { .. } | FsError::Device(_) if self.is_writable() && !self.lost_power(&error) => {
+                tracing::error!("inode {ino}, which has no name any more, keeps its space until the next mount: {error}");
+                Ok(true)
+            }
+            _ => Err(error),
+        })
+    }
+
     /// Some steps of freeing what waits to be freed. Returns whether there was anything.
     ///
     /// # Errors
     /// Those of loading; the volume is read-only.
     pub(crate) fn free_some(&self) -> Result<bool> {
         let Some(ino) = self.state.lock().to_free.pop() else { return Ok(false) };
-        if !self.free_steps(ino, STEPS_AT_ONCE)? {
+        if !self.free_or_leave(ino, STEPS_AT_ONCE)? {
             self.state.lock().to_free.push(ino);
         }
         Ok(true)
@@ -116,7 +128,7 @@ impl Volume {
         loop {
             let Some(ino) = self.state.lock().to_free.pop() else { return Ok(any) };
             any = true;
-            while !self.free_steps(ino, 64)? {}
+            while !self.free_or_leave(ino, 64)? {}
         }
     }
 

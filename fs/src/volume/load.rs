@@ -30,7 +30,9 @@ impl Cost {
 }
 
 impl Volume {
-    /// Makes `id` resident: reads it, and the map pages on the way to it.
+    /// Makes `id` resident: reads it, and the map pages on the way to it. A node that was freed since it was found to be needed is nothing to read:
+    /// whoever needed it plans again. So whether the tree names a node that does not exist, which is damage, is asked under the lock under which it was
+    /// found to be needed ([`NodeStore::fetch_for`](crate::core::nodes::NodeStore::fetch_for)).
     ///
     /// # Errors
     /// A device that fails, or a block that is not what it must be.
@@ -50,7 +52,11 @@ impl Volume {
                 let state = self.state.lock();
                 let mut seen = BTreeSet::new();
                 for id in ids {
-                    if let Some(fetch) = state.tree.store().fetch_for(*id)?
+                    let fetch = match state.tree.store().fetch_for(*id) {
+                        Err(_) if state.tree.store().is_gone(*id) => continue,
+                        found => found?,
+                    };
+                    if let Some(fetch) = fetch
                         && seen.insert(fetch.id)
                     {
                         if !state.zones.contains(fetch.addr, 1) {
@@ -108,10 +114,13 @@ impl Volume {
     /// [`Volume::ask`] on account of `class`.
     pub(super) fn ask_for<T>(&self, class: IoClass, question: impl Fn(&State) -> Planned<T>) -> Result<T> {
         loop {
-            let missing = match question(&self.state.lock()) {
-                Ok(answer) => return Ok(answer),
-                Err(Halt::Fail(error)) => return Err(error),
-                Err(Halt::Need(id)) => id,
+            let missing = {
+                let state = self.state.lock();
+                match question(&state) {
+                    Ok(answer) => return Ok(answer),
+                    Err(Halt::Fail(error)) => return Err(error),
+                    Err(Halt::Need(id)) => state.tree.store().fetch_for(id).map(|_| id)?,
+                }
             };
             self.load_for(&[missing], class)?;
         }
@@ -136,12 +145,15 @@ impl Volume {
     /// As [`Volume::change`].
     pub(super) fn try_change<T>(&self, class: IoClass, mut change: impl FnMut(&mut State) -> Planned<T>) -> std::result::Result<T, Unmet> {
         loop {
-            let missing = match change(&mut self.state.lock()) {
-                Ok(answer) => return Ok(answer),
-                Err(Halt::Fail(error)) => return Err(Unmet { block: None, error }),
-                Err(Halt::Need(id)) => id,
+            let (missing, known) = {
+                let mut state = self.state.lock();
+                match change(&mut state) {
+                    Ok(answer) => return Ok(answer),
+                    Err(Halt::Fail(error)) => return Err(Unmet { block: None, error }),
+                    Err(Halt::Need(id)) => (id, state.tree.store().fetch_for(id)),
+                }
             };
-            self.load_for(&[missing], class).map_err(|error| Unmet { block: Some(missing), error })?;
+            known.and_then(|_| self.load_for(&[missing], class)).map_err(|error| Unmet { block: Some(missing), error })?;
         }
     }
 
@@ -205,5 +217,63 @@ impl Volume {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Addr;
+    use crate::format::record::Delta;
+    use crate::ids::{FileBlock, Ino};
+    use crate::volume::WriteOptions;
+    use crate::volume::commit::NoCut;
+    use crate::volume::rig::{formatted, make, open};
+    use zns::sim::{SimConfig, SimDrive};
+
+    /// Somebody needs a node, lets go of the lock to load it, and another frees it: that is no damage.
+    #[test]
+    fn what_was_freed_before_it_could_be_loaded_is_no_damage() {
+        let drive = SimDrive::new(SimConfig::zoned(64, 1));
+        let first = formatted(&drive);
+        let old = make(&first, "old");
+        // Content that makes several leaves of checksums.
+        for block in 0..6000 {
+            first.write(old, block * BLOCK as u64, &[7; BLOCK], &WriteOptions::default()).expect("written");
+        }
+        first.shutdown().expect("an orderly end");
+        drop(first);
+
+        let volume = open(&drive);
+        // What a commit needs to map the first block of a new file: its place is behind the last leaf of the old one.
+        let next = volume.state.lock().next_ino;
+        let map =
+            Delta::Map { ino: Ino(next), block: FileBlock(0), addr: Addr::new(zns::DeviceId(0), zns::ZoneId(40), 0), checksums: vec![0] };
+        let mut needed = Vec::new();
+        loop {
+            let prepared = volume.state.lock().prepare(&map);
+            match prepared {
+                Ok(()) => break,
+                Err(Halt::Need(id)) => {
+                    volume.load(id).expect("read");
+                    needed.push(id);
+                }
+                Err(Halt::Fail(error)) => panic!("{error}"),
+            }
+        }
+        volume.unlink(Ino::ROOT, b"old").expect("removed");
+        volume.forget(old);
+        volume.free_waiting().expect("freed");
+        let gone: Vec<BlockId> = needed.into_iter().filter(|id| volume.state.lock().tree.store().is_gone(*id)).collect();
+        assert!(!gone.is_empty(), "none of what was needed was freed: this tests nothing");
+
+        volume.load_many(&gone).expect("nothing to load");
+        volume.load_or_fail(&gone).expect("nothing to load");
+        assert!(volume.is_writable(), "{:?}", volume.read_only_reason());
+        // Who needs it now, and not some time ago, has met damage.
+        let needed = volume.ask(|_| Err::<(), _>(Halt::Need(gone[0])));
+        assert!(matches!(needed, Err(FsError::Corrupt { .. })), "{needed:?}");
+        let unmet = NoCut::Need(gone.clone()).known_to(&volume.state.lock());
+        assert!(matches!(&unmet, NoCut::Damaged(unmet) if unmet.block == Some(gone[0])), "not told from what can be loaded");
     }
 }

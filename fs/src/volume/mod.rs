@@ -28,6 +28,8 @@ pub mod read;
 mod recovery;
 mod report;
 mod resize;
+#[cfg(test)]
+mod rig;
 pub mod ring;
 pub(crate) mod room;
 pub mod state;

@@ -88,6 +88,16 @@ impl NodeStore {
         }
     }
 
+    /// Is there no such node (any more)? Whoever found out under the lock that it is needed, and let go of the lock to load it, must expect that: it
+    /// may have been freed since. `false` also where only a map page that is missing could tell.
+    pub fn is_gone(&self, id: BlockId) -> bool {
+        let BlockId::Node(node) = id else { return false };
+        if !self.is_possible(id) || self.suspects.lock().contains_key(&node.0) {
+            return false;
+        }
+        self.freed.contains(&node.0) || (!self.is_resident(id) && self.mapped(id).is_some_and(|entry| !matches!(entry, Entry::At(..))))
+    }
+
     /// Take a block that was read as `fetch` said; the caller has verified its checksum. Bytes that are no longer wanted (the
     /// block is resident, has moved or is gone) are ignored.
     pub fn install(&mut self, fetch: &Fetch, bytes: &[u8; BLOCK]) -> Result<()> {

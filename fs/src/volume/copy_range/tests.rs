@@ -1,34 +1,11 @@
 //! What happens between the steps of a copy when there is nothing left to clean into.
 
 use super::*;
-use crate::core::ops;
-use crate::format::item::Timestamp;
-use crate::volume::{Clock, FormatOptions, MountOptions};
-use std::sync::Arc;
+use crate::volume::rig::{formatted, make, open};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
-use zns::ZonedDevice;
 use zns::sim::{SimConfig, SimDrive};
-
-fn volume(drive: &SimDrive) -> Arc<Volume> {
-    let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
-    let options = MountOptions { clock, secret: Some([2; 32]), ..MountOptions::default() };
-    Volume::open(vec![drive.open() as Arc<dyn ZonedDevice>], options).expect("mounts")
-}
-
-fn formatted(drive: &SimDrive) -> Arc<Volume> {
-    let created = Timestamp { sec: 1_700_000_000, nsec: 0 };
-    let format = FormatOptions { label: "held".into(), uuid: [7; 16], created, secret: [1; 32], uid: 0, gid: 0 };
-    Volume::format(vec![drive.open() as Arc<dyn ZonedDevice>], &format).expect("formatted");
-    volume(drive)
-}
-
-fn make(volume: &Volume, name: &str) -> Ino {
-    let mode = libc::S_IFREG | 0o644;
-    let made = volume.run(Cost::METADATA, |txn| ops::mknod(txn, Ino::ROOT, name.as_bytes(), mode, 0, &crate::volume::Caller::default()));
-    made.expect("made").ino
-}
 
 fn fill(volume: &Volume, ino: Ino, blocks: u64, step: u64) {
     for block in (0..blocks).step_by(step as usize) {
@@ -46,8 +23,8 @@ fn a_copy_that_holds_its_head_does_not_clean() {
     fill(&volume, from, 5000, 3);
     volume.sync().expect("synced");
     // A head into which data could be relocated is open.
-    let (open, ..) = volume.hold_space(Role::RelocatedByDevice, DeviceId(0), 8).expect("there is room");
-    volume.let_go_space(open, 8, false);
+    let (head, ..) = volume.hold_space(Role::RelocatedByDevice, DeviceId(0), 8).expect("there is room");
+    volume.let_go_space(head, 8, false);
     let (held, addr, blocks) = volume.hold_space(Role::CopiedByDevice, DeviceId(0), 16).expect("there is room");
     {
         let mut state = volume.state.lock();
@@ -86,7 +63,7 @@ fn a_checkpoint_goes_on_without_a_zone_that_cannot_be_forgotten() {
     });
     first.shutdown().expect("an orderly end");
     drop(first);
-    let volume = volume(&drive);
+    let volume = open(&drive);
     fill(&volume, file, 2500, 1);
     volume.commit_now(true).expect("committed");
     let metadata: Vec<Addr> = {
@@ -118,14 +95,14 @@ fn who_waits_for_metadata_is_told_of_and_a_copy_is_not() {
     first.shutdown().expect("shut down");
     drop(first);
     let told = |volume: &Volume| (volume.counters.node_reads.load(Ordering::Relaxed), volume.engine.foreground().begun());
-    let cold = volume(&drive);
+    let cold = open(&drive);
     let before = told(&cold);
     assert_eq!(cold.copy_file_range(from, 0, to, 0, 100 * B).expect("copied"), 100 * B);
     let after = told(&cold);
     assert!(after.0 > before.0, "its metadata had to be read");
     assert_eq!(after.1, before.1);
     drop(cold);
-    let cold = volume(&drive);
+    let cold = open(&drive);
     let before = told(&cold);
     cold.ask(|state| regular_file(&state.tree, from)).expect("it is there");
     let after = told(&cold);
