@@ -267,7 +267,7 @@ mod tests {
         let gone: Vec<BlockId> = needed.into_iter().filter(|id| volume.state.lock().tree.store().is_gone(*id)).collect();
         assert!(!gone.is_empty(), "none of what was needed was freed: this tests nothing");
 
-        volume.load_many(&gone).expect("nothing to load");
+        volume.load_for(&gone, IoClass::Foreground).expect("nothing to load");
         volume.load_or_fail(&gone).expect("nothing to load");
         assert!(volume.is_writable(), "{:?}", volume.read_only_reason());
         // Who needs it now, and not some time ago, has met damage.
