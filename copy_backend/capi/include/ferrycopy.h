@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* The version of this interface: what ferrycopy_abi() says of the library that was loaded. */
-#define FERRYCOPY_ABI 1
+#define FERRYCOPY_ABI 2
 
 /* What calls return. Where it is negative, ferrycopy_last_error() says more. */
 #define FERRYCOPY_OK 0
@@ -60,6 +60,10 @@ typedef struct ferrycopy_options {
     uint32_t verify;
     uint32_t flags;
     uint32_t reserved; /* 0 */
+    /* Optional: the file that "ferrycopy caps --calibrate --profile FILE" wrote. Commands are then as long, as wide and as many at once as was
+     * best on these devices, and copies too small for the device to be faster go through the host. A profile that cannot be used stops
+     * nothing: see ferrycopy_profile_used. */
+    const char *profile;
 } ferrycopy_options;
 
 /* Bytes of a device; devices count from 0 in the order in which they were opened. */
@@ -109,6 +113,10 @@ void ferrycopy_close(ferrycopy *copier);
 int32_t ferrycopy_device_size(const ferrycopy *copier, uint32_t device, uint64_t *bytes, uint32_t *block);
 
 int32_t ferrycopy_road_between(const ferrycopy *copier, uint32_t from, uint32_t to, ferrycopy_road *road);
+
+/* Are copies from one device to the other cut and paced by the profile of the options? FERRYCOPY_OK: yes. FERRYCOPY_NOTHING: no, and
+ * ferrycopy_last_error() says why: none was given, it cannot be read, is damaged, or is of other devices or other firmware. */
+int32_t ferrycopy_profile_used(const ferrycopy *copier, uint32_t from, uint32_t to);
 
 /* Starts a copy of the sources to the target, one behind the other. rate: bytes per second at most, 0 for no limit. */
 int32_t ferrycopy_submit(const ferrycopy *copier, const ferrycopy_range *sources, size_t count, uint32_t target_device,

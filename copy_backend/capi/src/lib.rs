@@ -8,14 +8,17 @@ pub use types::*;
 
 use copy_backend::topology::OffloadBelow;
 use copy_backend::{
-    BytePosition, ByteRange, Copier, CopyError, CopyId, CopyReport, Ending, EngineConfig, Pace, RangeCopy, RouteChoice, VerifyMode,
+    BytePosition, ByteRange, Copier, CopyError, CopyId, CopyReport, Ending, EngineConfig, GivenProfile, Pace, RangeCopy, RouteChoice,
+    VerifyMode,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use zns::raw::{RawOptions, open_raw};
 use zns::{DeviceId, ZonedDevice};
@@ -97,6 +100,14 @@ unsafe fn place<T>(room: *mut T, value: T) {
     }
 }
 
+/// Devices that were opened.
+fn known(this: &ferrycopy, devices: [u32; 2]) -> Result<[DeviceId; 2], Failure> {
+    for device in devices {
+        this.devices.get(device as usize).ok_or_else(|| invalid(format!("there is no device {device}")))?;
+    }
+    Ok([device_id(devices[0])?, device_id(devices[1])?])
+}
+
 fn device_id(device: u32) -> Result<DeviceId, Failure> {
     u8::try_from(device).map(DeviceId).map_err(|_| invalid(format!("there is no device {device}")))
 }
@@ -130,15 +141,16 @@ pub unsafe extern "C" fn ferrycopy_open(
             return Err(invalid(format!("{} devices were named: from 1 to 256 are possible", named.len())));
         }
         // SAFETY: optional, else valid.
-        let config = unsafe { options.as_ref() }.map_or(Ok(EngineConfig::default()), config)?;
+        let options = unsafe { options.as_ref() };
+        // SAFETY: the string that they name is valid, too.
+        let config = options.map_or(Ok(EngineConfig::default()), |options| unsafe { config(options) })?;
         let mut opened = Vec::with_capacity(named.len());
         for device in named {
             if device.path.is_null() {
                 return Err(invalid("a path is NULL"));
             }
             // SAFETY: not NULL, and a C string as the caller says.
-            let path = unsafe { CStr::from_ptr(device.path) };
-            let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path.to_bytes()));
+            let path = unsafe { path(device.path) };
             let options = RawOptions { read_only: device.flags & FERRYCOPY_READ_ONLY != 0, shared: device.flags & FERRYCOPY_SHARED != 0 };
             opened.push(open_raw(path, &options).map_err(|error| (FERRYCOPY_DEVICE, error.to_string()))?);
         }
@@ -150,7 +162,16 @@ pub unsafe extern "C" fn ferrycopy_open(
     })
 }
 
-fn config(options: &ferrycopy_options) -> Result<EngineConfig, Failure> {
+/// # Safety
+/// It points to a C string that nobody changes meanwhile.
+unsafe fn path<'a>(name: *const c_char) -> &'a Path {
+    // SAFETY: the caller says so.
+    Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()))
+}
+
+/// # Safety
+/// `options.profile` is NULL or points to a C string.
+unsafe fn config(options: &ferrycopy_options) -> Result<EngineConfig, Failure> {
     let route = match options.route {
         FERRYCOPY_ROUTE_AUTO => RouteChoice::Auto,
         FERRYCOPY_ROUTE_OFFLOAD => RouteChoice::Offload,
@@ -165,7 +186,9 @@ fn config(options: &ferrycopy_options) -> Result<EngineConfig, Failure> {
     };
     let dm = options.flags & FERRYCOPY_OFFLOAD_BELOW_DM != 0;
     let md = options.flags & FERRYCOPY_OFFLOAD_BELOW_MD != 0;
-    Ok(EngineConfig { route, verify, offload_below: OffloadBelow { dm, md }, ..EngineConfig::default() })
+    // SAFETY: not NULL, and a C string as the caller says.
+    let profile = (!options.profile.is_null()).then(|| GivenProfile::load(unsafe { path(options.profile) }));
+    Ok(EngineConfig { route, verify, offload_below: OffloadBelow { dm, md }, profile })
 }
 
 /// Closes a copier.
@@ -211,10 +234,8 @@ pub unsafe extern "C" fn ferrycopy_road_between(this: *const ferrycopy, from: u3
     guarded(|| {
         // SAFETY: the caller says so.
         let this = unsafe { copier(this) }?;
-        for device in [from, to] {
-            this.devices.get(device as usize).ok_or_else(|| invalid(format!("there is no device {device}")))?;
-        }
-        let route = this.copier.engine().route(device_id(from)?, device_id(to)?);
+        let [from, to] = known(this, [from, to])?;
+        let route = this.copier.engine().route(from, to);
         let mut name = [0; 20];
         // One byte stays zero.
         for (place, byte) in name[..19].iter_mut().zip(route.road.name().bytes()) {
@@ -234,6 +255,24 @@ pub unsafe extern "C" fn ferrycopy_road_between(this: *const ferrycopy, from: u3
         // SAFETY: not NULL, else valid.
         unsafe { place(road, found) };
         Ok(FERRYCOPY_OK)
+    })
+}
+
+/// Is the profile used between two devices?
+///
+/// # Safety
+/// As the header says: pointers are valid for the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ferrycopy_profile_used(this: *const ferrycopy, from: u32, to: u32) -> i32 {
+    guarded(|| {
+        // SAFETY: the caller says so.
+        let this = unsafe { copier(this) }?;
+        let [from, to] = known(this, [from, to])?;
+        let found = this.copier.engine().profile_use(from, to);
+        if found.in_use {
+            return Ok(FERRYCOPY_OK);
+        }
+        Err((FERRYCOPY_NOTHING, found.reason.unwrap_or_else(|| "no profile was given".to_owned())))
     })
 }
 

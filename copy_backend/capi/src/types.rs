@@ -13,7 +13,7 @@ macro_rules! constants {
 
 constants! {
     /// The version of this interface.
-    FERRYCOPY_ABI: u32 = 1;
+    FERRYCOPY_ABI: u32 = 2;
     /// Success.
     FERRYCOPY_OK: i32 = 0;
     /// Nothing has ended yet.
@@ -89,6 +89,8 @@ structures! {
         flags: u32,
         /// 0.
         reserved: u32,
+        /// A C string or NULL: the file that `ferrycopy caps --calibrate` wrote.
+        profile: *const c_char,
     }
     /// Bytes of a device.
     ferrycopy_range {

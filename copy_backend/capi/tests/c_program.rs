@@ -1,7 +1,12 @@
 //! The header against the definitions in Rust, and a C program that uses the library on files.
 
+use copy_backend::profile::{Profile, RoadProfile};
+use copy_backend::sizes::{Measured, Sample};
+use copy_backend::{DeviceName, Road};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use zns::raw::{RawOptions, open_raw};
 
 fn include() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("include")
@@ -78,11 +83,29 @@ fn the_header_names_what_the_library_has() {
     }
 }
 
+/// Two profiles as a calibration writes them: of the files that the program will use (it keeps them, and overwrites what is in them), and of others. By both,
+/// 64 KiB are enough.
+fn profiles(directory: &Path) {
+    let name = |file: &str| {
+        let path = directory.join(file);
+        File::create(&path).unwrap().set_len(8 << 20).unwrap();
+        DeviceName::of(&*open_raw(&path, &RawOptions::default()).unwrap())
+    };
+    for (file, from, to) in [("profile", "from", "to"), ("other", "one", "two")] {
+        let sample = |bytes| Sample { bytes, ranges: 1, in_flight: 1, latency_us: bytes as f64 / 1e3, bytes_per_second: 1e9 };
+        let measured = Measured { by_bytes: [64 << 10, 1 << 20].map(sample).into(), ..Measured::default() };
+        let mut profile = Profile::default();
+        profile.put(RoadProfile { from: name(from), to: name(to), road: Road::Host, simulated: false, measured });
+        profile.save(&directory.join(file)).unwrap();
+    }
+}
+
 #[test]
 fn a_c_program_copies_waits_cancels_and_is_told_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
     compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program.c"), &program, &[library()]);
+    profiles(directory.path());
     let output = Command::new(&program).current_dir(directory.path()).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("all is well"), "{said}");

@@ -104,6 +104,10 @@ int main(void) {
     CHECK(ferrycopy_submit(copier, &source, 1, 1, 0, 0, &id) == FERRYCOPY_INVALID);
     CHECK(ferrycopy_submit(copier, NULL, 1, 1, 0, 0, &id) == FERRYCOPY_INVALID);
 
+    /* No profile was given to this one. */
+    CHECK(ferrycopy_profile_used(copier, 0, 1) == FERRYCOPY_NOTHING && strstr(ferrycopy_last_error(), "no profile was given"));
+    CHECK(ferrycopy_profile_used(copier, 0, 9) == FERRYCOPY_INVALID && ferrycopy_profile_used(NULL, 0, 0) == FERRYCOPY_INVALID);
+
     /* Closing ends what is under way. */
     CHECK(ferrycopy_submit(copier, &slow, 1, 1, 7 * MIB, 1, &id) == FERRYCOPY_OK);
     while (ferrycopy_progress(copier, id, &bytes) == FERRYCOPY_OK && bytes == 0) {
@@ -111,6 +115,27 @@ int main(void) {
     ferrycopy_close(copier);
     ferrycopy_close(NULL);
     memcpy(to + 7 * MIB, from + 2 * MIB, 65536);
+
+    /* With a profile commands are as long as was measured to be enough on these devices; one that cannot be used stops nothing. */
+    struct { const char *file; int32_t used; uint64_t commands; const char *why; } profiles[] = {
+        {"profile", FERRYCOPY_OK, 16, ""},
+        {"other", FERRYCOPY_NOTHING, 1, "of other devices"},
+        {"to", FERRYCOPY_NOTHING, 1, "no profile, or a damaged one"},
+        {"missing", FERRYCOPY_NOTHING, 1, "cannot be read"},
+    };
+    options.verify = FERRYCOPY_VERIFY_OFF;
+    for (size_t n = 0; n < sizeof profiles / sizeof *profiles; n++) {
+        options.profile = profiles[n].file;
+        CHECK(ferrycopy_open(devices, 2, &options, &copier) == FERRYCOPY_OK);
+        CHECK(ferrycopy_profile_used(copier, 0, 1) == profiles[n].used);
+        CHECK(profiles[n].used == FERRYCOPY_OK || strstr(ferrycopy_last_error(), profiles[n].why));
+        source = (ferrycopy_range){.device = 0, .offset = 3 * MIB, .length = MIB};
+        CHECK(ferrycopy_copy(copier, &source, 1, 1, n * MIB, 0, &result, NULL, 0) == FERRYCOPY_OK);
+        fprintf(stderr, "with \"%s\": %llu commands\n", profiles[n].file, (unsigned long long)result.commands);
+        CHECK(result.bytes == MIB && result.commands == profiles[n].commands);
+        memcpy(to + n * MIB, from + 3 * MIB, MIB);
+        ferrycopy_close(copier);
+    }
     compare("from", from);
     compare("to", to);
     puts("all is well");
