@@ -77,6 +77,11 @@ pub trait ZonedDevice: Send + Sync {
     /// A refusal by the zone state machine, or a device error.
     fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()>;
 
+    /// Resets zones, in ascending order; gives one answer for each. A device that takes many resets at once gets them at once.
+    fn reset(&self, zones: &[ZoneId]) -> Vec<Result<()>> {
+        zones.iter().map(|zone| self.manage(*zone, ZoneAction::Reset)).collect()
+    }
+
     /// Makes every completed write and copy durable.
     ///
     /// # Errors

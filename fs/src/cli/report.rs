@@ -117,6 +117,10 @@ fn show_status(status: &Status) -> String {
             let state = device.copy_profile.reason.as_ref().map_or("in use".to_owned(), |reason| format!("not in use: {reason}"));
             line("  profile", format!("{}: {state}", file.display()));
         }
+        for way in &device.others {
+            let to = volume.devices.get(way.device as usize).map_or("another device", |device| &device.path);
+            line("  to others", format!("{to}: by {} ({})", way.route, way.route_reason));
+        }
     }
     line(
         "space",

@@ -86,7 +86,12 @@ pub fn assemble(devices: Vec<Arc<dyn ZonedDevice>>) -> Result<Assembled> {
         }
     }
     if let Some(missing) = slots.iter().position(Option::is_none) {
-        return refuse(format!("device {missing} of the volume's {count} is missing: name all of them"));
+        let member = &newest.members[missing];
+        let mib = (u64::from(member.zones) * member.zone_blocks * crate::BLOCK as u64) >> 20;
+        return refuse(format!(
+            "device {missing} of the volume's {count} is missing (it has {} zones, {mib} MiB in all): name all of them",
+            member.zones
+        ));
     }
     let (devices, rings) = slots.into_iter().flatten().unzip();
     let must_be_read_only = newest.features.read_only & !KNOWN != 0;

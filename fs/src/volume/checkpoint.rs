@@ -26,7 +26,7 @@ use crate::volume::state::State;
 use gc::trace::Event;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use zns::{AlignedBuf, BufSlice, IoClass, ZoneAction};
+use zns::{AlignedBuf, BufSlice, IoClass};
 
 /// Blocks named by one header, and where the header goes.
 #[derive(Debug)]
@@ -391,53 +391,46 @@ impl Volume {
         self.finish_ended_zones();
         self.flush_devices()?;
         // Whether the superblock is durable is not known any more then: nothing may be built on either answer.
-        self.write_superblock(&cut.superblock).inspect_err(|error| self.fail(format!("a superblock could not be written: {error}")))
+        self.write_superblock(&cut.superblock)
     }
 
     /// Step 5.
     fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
-        let mut freed = 0;
-        for addr in dead {
-            {
-                let mut state = self.state.lock();
-                if !state.zones.is_resettable(*addr) {
-                    continue;
-                }
-                // Until it is reset it is nobody's victim.
-                state.zones.begin_write(*addr);
-            }
-            freed += u32::from(self.reset_zone(*addr));
-            self.state.lock().zones.end_write(*addr);
-        }
+        let resettable: Vec<Addr> = {
+            let mut state = self.state.lock();
+            let resettable: Vec<Addr> = dead.iter().copied().filter(|addr| state.zones.is_resettable(*addr)).collect();
+            // Until they are reset they are nobody's victims.
+            resettable.iter().for_each(|addr| state.zones.begin_write(*addr));
+            resettable
+        };
+        let freed = self.reset_zones(&resettable);
+        let mut state = self.state.lock();
+        resettable.iter().for_each(|addr| state.zones.end_write(*addr));
         freed
     }
 
-    /// Resets zones that hold nothing; what cannot be reset is retired.
-    pub(super) fn reset_zones(&self, zones: &[Addr]) {
-        zones.iter().for_each(|addr| {
-            self.reset_zone(*addr);
-        });
-    }
-
-    fn reset_zone(&self, addr: Addr) -> bool {
+    /// Resets zones that hold nothing, and gives how many were; what cannot be reset is retired.
+    pub(super) fn reset_zones(&self, zones: &[Addr]) -> u32 {
         let started = Instant::now();
-        let outcome = self.members.manage(addr, ZoneAction::Reset);
-        let mut state = self.state.lock();
-        match outcome {
-            Ok(()) => {
-                let was_data = state.zones.entry(addr).is_some_and(|e| e.role.is_data() || e.role == Role::Metadata);
-                state.zones.note_reset(addr);
-                let zone = gc::SegmentId { device: addr.device(), zone: addr.zone() };
-                self.tracer.emit(|| Event::Reset { zone, us: micros(started) });
-                self.counters.zones_reclaimed.fetch_add(u64::from(was_data), Ordering::Relaxed);
-                true
-            }
-            Err(error) => {
-                tracing::warn!("resetting zone {addr} failed: {error}; the zone is retired");
-                state.zones.retire(addr);
-                false
+        let mut count = 0;
+        for (addr, outcome) in self.members.reset(zones) {
+            let mut state = self.state.lock();
+            match outcome {
+                Ok(()) => {
+                    let was_data = state.zones.entry(addr).is_some_and(|e| e.role.is_data() || e.role == Role::Metadata);
+                    state.zones.note_reset(addr);
+                    let zone = gc::SegmentId { device: addr.device(), zone: addr.zone() };
+                    self.tracer.emit(|| Event::Reset { zone, us: micros(started) });
+                    self.counters.zones_reclaimed.fetch_add(u64::from(was_data), Ordering::Relaxed);
+                    count += 1;
+                }
+                Err(error) => {
+                    tracing::warn!("resetting zone {addr} failed: {error}; the zone is retired");
+                    state.zones.retire(addr);
+                }
             }
         }
+        count
     }
 }
 

@@ -133,7 +133,7 @@ impl Volume {
 
     /// Flushes; a failure makes the volume read-only (I11): nothing is known to be durable any more.
     pub(super) fn flush_devices(&self) -> Result<()> {
-        self.members.flush().inspect_err(|error| self.fail(format!("a flush failed: {error}")))
+        self.members.flush().inspect_err(|error| self.fail(format!("a flush of {} failed: {error}", self.members.unflushed())))
     }
 
     /// Cuts and writes one batch. `false`: the log is full. The caller holds the commit lock.

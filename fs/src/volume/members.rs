@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use zns::{AlignedBuf, BufSlice, DeviceError, DeviceId, Io, IoClass, Lba, ZoneAction, ZonedDevice};
+use zns::{AlignedBuf, BufSlice, DeviceError, DeviceId, Io, IoClass, Lba, ZoneAction, ZoneId, ZonedDevice};
 
 /// One device.
 pub struct Member {
@@ -23,7 +23,7 @@ pub struct Members {
     members: Vec<Member>,
     /// Serialises flushes, so that a flush that found a device clean knows that it is. What failed once is never known to be durable
     /// again: a device may report an error once and forget what it could not write.
-    flushing: Mutex<Option<FsError>>,
+    flushing: Mutex<Option<(DeviceId, FsError)>>,
     /// Bytes that the host sent to devices.
     pub written: AtomicU64,
     /// Bytes that the host received from devices.
@@ -232,19 +232,24 @@ impl Members {
     /// The first device that failed; nothing is known to be durable then.
     pub fn flush(&self) -> Result<()> {
         let mut failed = self.flushing.lock();
-        if let Some(error) = &*failed {
+        if let Some((_, error)) = &*failed {
             return Err(error.clone());
         }
-        for member in &self.members {
+        for (id, member) in (0..=u8::MAX).map(DeviceId).zip(&self.members) {
             if member.dirty.swap(false, Ordering::SeqCst) {
                 self.flushes.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = member.device.flush() {
                     member.dirty.store(true, Ordering::SeqCst);
-                    return Err(failed.insert(error.into()).clone());
+                    return Err(failed.insert((id, error.into())).1.clone());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Which device failed to flush, in words.
+    pub fn unflushed(&self) -> String {
+        self.flushing.lock().as_ref().map_or_else(|| "a device".to_owned(), |(id, _)| self.device(*id).label())
     }
 
     /// Opens, closes, finishes or resets the zone of `addr`.
@@ -254,6 +259,21 @@ impl Members {
     pub fn manage(&self, addr: Addr, action: ZoneAction) -> Result<()> {
         self.mark_dirty(addr.device());
         Ok(self.device(addr.device()).manage(addr.zone(), action)?)
+    }
+
+    /// Resets zones, those of each device together; gives them with what became of each.
+    pub fn reset(&self, zones: &[Addr]) -> Vec<(Addr, Result<()>)> {
+        let mut sorted = zones.to_vec();
+        sorted.sort_unstable();
+        let mut answers = Vec::with_capacity(sorted.len());
+        for of_device in sorted.chunk_by(|a, b| a.device() == b.device()) {
+            let device = of_device[0].device();
+            self.mark_dirty(device);
+            let ids: Vec<ZoneId> = of_device.iter().map(|addr| addr.zone()).collect();
+            let done = self.device(device).reset(&ids);
+            answers.extend(of_device.iter().copied().zip(done.into_iter().map(|answer| answer.map_err(FsError::from))));
+        }
+        answers
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::Volume;
 use crate::volume::attr::StatFs;
 use crate::volume::status::*;
-use copy_backend::VerifyMode;
+use copy_backend::{RouteStatus, VerifyMode};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use zns::{DeviceId, DeviceKind, IoClass};
@@ -141,6 +141,13 @@ impl Volume {
     }
 
     fn volume_status(&self) -> VolumeStatus {
+        let roads = self.engine.routes();
+        let others = |from: usize| {
+            let away = roads.iter().filter(|road| usize::from(road.from.0) == from && road.to != road.from);
+            let way =
+                |road: &RouteStatus| WayStatus { device: road.to.0.into(), route: name_of(road.road), route_reason: road.reason.clone() };
+            away.map(way).collect()
+        };
         let devices = self.members.devices().enumerate().map(|(d, device)| {
             let g = device.geometry();
             let route = self.engine.route(DeviceId(d as u8), DeviceId(d as u8));
@@ -162,6 +169,7 @@ impl Volume {
                 route_reason: route.reason,
                 simulated: route.simulated,
                 copy_profile: route.profile,
+                others: others(d),
                 copy_limits: CopyLimitStatus {
                     max_range_bytes: route.limits.max_range_bytes,
                     max_command_bytes: route.limits.max_command_bytes,

@@ -351,27 +351,33 @@ impl Volume {
     /// # Errors
     /// The first device whose ring did not take it.
     pub(super) fn bring_rings_up_to_date(&self) -> Result<()> {
-        self.write_records(&self.identity, |cursor| cursor.generation < self.identity.generation)
+        self.write_records(&self.identity, |cursor| cursor.generation < self.identity.generation).map_err(|(_, error)| error)
     }
 
     /// Writes a superblock to every device; it is durable on all of them when this returns.
     ///
     /// # Errors
-    /// The first device whose ring did not take it.
+    /// The first device whose ring did not take it; then the volume is read-only.
     pub(super) fn write_superblock(&self, superblock: &Superblock) -> Result<()> {
-        self.write_records(superblock, |_| true)
+        let written = self.write_records(superblock, |_| true);
+        written.map_err(|(device, error)| {
+            self.fail(format!("a superblock could not be written to {device}: {error}"));
+            error
+        })
     }
 
-    fn write_records(&self, superblock: &Superblock, wanted: impl Fn(&RingCursor) -> bool) -> Result<()> {
+    /// A failure comes with the device that it is one of.
+    fn write_records(&self, superblock: &Superblock, wanted: impl Fn(&RingCursor) -> bool) -> std::result::Result<(), (String, FsError)> {
         let (members, mirrored) = (&self.members, self.ring_mirrored);
         let mut rings = self.rings.lock();
         let mut firsts = Vec::new();
         for (d, cursor) in rings.iter_mut().enumerate().filter(|(_, cursor)| wanted(cursor)) {
             let record = Superblock { device: d as u8, ..superblock.clone() }.encode();
-            let zone = write_first(members, DeviceId(d as u8), cursor, &record, mirrored)?;
+            let device = DeviceId(d as u8);
+            let zone = write_first(members, device, cursor, &record, mirrored).map_err(|error| (members.device(device).label(), error))?;
             firsts.push((d, zone, record));
         }
-        members.flush()?;
+        members.flush().map_err(|error| (members.unflushed(), error))?;
         for (d, zone, _) in &firsts {
             settle_first(members, DeviceId(*d as u8), &mut rings[*d], *zone, mirrored);
         }

@@ -50,6 +50,19 @@ pub struct DeviceStatus {
     /// Whether sizes of copies within it are chosen by the profile that the mount was given, and if not, why.
     #[serde(default)]
     pub copy_profile: ProfileUse,
+    /// The roads from it to other devices of the volume, as far as something had to go there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<WayStatus>,
+}
+
+/// A road from one device of a volume to another.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct WayStatus {
+    /// The other one: its place in the list of devices.
+    pub device: u32,
+    pub route: String,
+    pub route_reason: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

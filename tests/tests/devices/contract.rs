@@ -250,8 +250,22 @@ fn many_zones_at_once(subject: &Subject, shape: Shape) {
             assert!(part == &payload(32 * subject.block, step as u8 ^ zone.0 as u8)[..], "{zone:?}, step {step}");
         }
         assert_eq!(subject.info(*zone).written, Blocks(256));
-        subject.device.manage(*zone, ZoneAction::Reset).unwrap();
     }
+    reset_together(subject, &zones);
+}
+
+/// Resets all of these zones but one in the middle, which keeps what it has, and then that one with a zone that does not exist.
+fn reset_together(subject: &Subject, zones: &[ZoneId]) {
+    let mut sorted = zones.to_vec();
+    sorted.sort_unstable();
+    let spared = sorted.remove(sorted.len() / 2);
+    let answers = subject.device.reset(&sorted);
+    assert!(answers.len() == sorted.len() && answers.iter().all(Result::is_ok), "{answers:?}");
+    assert!(sorted.iter().all(|zone| (subject.info(*zone).state, subject.info(*zone).written) == (ZoneState::Empty, Blocks(0))));
+    assert_eq!(subject.info(spared).written, Blocks(256));
+    let answers = subject.device.reset(&[spared, ZoneId(subject.device.geometry().zones)]);
+    assert!(matches!(&answers[..], [Ok(()), Err(DeviceError::BadRange { .. })]), "{answers:?}");
+    assert_eq!(subject.info(spared).written, Blocks(0));
 }
 
 fn limits(subject: &Subject) {

@@ -35,6 +35,8 @@ use zoned::{DeviceModel, Sector, ZonedError, sysfs};
 
 /// Zones asked for in one report: 64 bytes each in the kernel.
 const REPORT_BATCH: u32 = 4096;
+/// Zones that the kernel is asked to reset in one call: others wait for the end of it.
+const RESETS_AT_ONCE: usize = 64;
 
 /// The kernel's own name of a block device ("nvme0n1", "dm-3"), whatever the path that names it is called.
 pub(crate) fn kernel_name(path: &Path) -> Result<String> {
@@ -53,6 +55,11 @@ pub(crate) fn is_zoned(path: &Path) -> Result<bool> {
 }
 
 /// An error of the `zoned` crate as one of ours.
+/// Cuts zones into runs that follow one another, of `most` at most.
+fn neighbours(zones: &[ZoneId], most: usize) -> impl Iterator<Item = &[ZoneId]> {
+    zones.chunk_by(|a, b| a.0.checked_add(1) == Some(b.0)).flat_map(move |run| run.chunks(most))
+}
+
 fn from_zoned(action: &'static str, path: &Path, error: &ZonedError) -> DeviceError {
     let errno = match error {
         ZonedError::Ioctl { source, .. } => *source as i32,
@@ -369,6 +376,25 @@ impl ZonedDevice for KernelDevice {
         let error = from_zoned(word, &self.path, &error);
         let info = self.report_one(zone).ok();
         Err(report::refusal_of_action(zone, action, error.errno(), info.as_ref()).unwrap_or(error))
+    }
+
+    fn reset(&self, zones: &[ZoneId]) -> Vec<Result<()>> {
+        let mut answers = Vec::with_capacity(zones.len());
+        for run in neighbours(zones, RESETS_AT_ONCE) {
+            // The kernel lets one call at a time reset zones of a device, but has all the resets of a call in flight together.
+            let together = run.len() > 1 && run.iter().all(|zone| zone.0 < self.geometry.zones && self.software_zone(*zone).is_none());
+            let len = Sector::new(self.sectors.zone_size * run.len() as u64);
+            if together
+                && self.disk.check_writable("manage zones of").is_ok()
+                && self.zones.reset_zones(self.sectors.of_zone(run[0]), len).is_ok()
+            {
+                answers.extend(run.iter().map(|_| Ok(())));
+            } else {
+                // Which of them, and why; those that are empty by now stay so.
+                answers.extend(run.iter().map(|zone| self.manage(*zone, ZoneAction::Reset)));
+            }
+        }
+        answers
     }
 
     fn flush(&self) -> Result<()> {
