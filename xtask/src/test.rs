@@ -5,6 +5,7 @@ use crate::suite::{self, Tally};
 use crate::{build, interrupt};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,8 +32,13 @@ const NEEDS: &[Need] = &[
     need("mkfs.btrfs", "btrfs-progs", "another one"),
 ];
 
-/// A suite that takes longer hangs.
-const SUITE_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// A suite none of whose tests ends for so long hangs. Longer than the limit of a guest, so that a guest that hangs is told of by its own test.
+const SILENCE: Duration = Duration::from_secs(40 * 60);
+
+/// What each guest takes of the host's memory: its own, its translated code, its images.
+const MEMORY_OF_GUEST: u64 = 5 << 29;
+/// What is left for everything else.
+const MEMORY_OF_OTHERS: u64 = 4 << 30;
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -47,6 +53,8 @@ pub struct TestArguments {
 /// Runs it all; false when something failed, or was skipped where nothing may be.
 pub fn run(arguments: &TestArguments) -> Result<bool> {
     let started = Instant::now();
+    // Whatever the user's own is: modes of files are compared, and other users have to reach what is built and made here.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     packages::provide(NEEDS)?;
     // Tests on real devices run in guests. Where none can be started they are skipped, with the reason.
     if let Err(error) = guest::prepare(&guest::Kernel::ALL, &|doing| println!("{doing}")) {
@@ -67,17 +75,21 @@ pub fn run(arguments: &TestArguments) -> Result<bool> {
     let scratch = Scratch::new()?;
     for test in &tests {
         interrupt::check()?;
+        let in_guests = test.name == IN_GUESTS;
         let command = || {
             let mut command = Command::new(&test.executable);
             command.current_dir(&test.directory);
             environment(&mut command, arguments, &scratch);
+            if in_guests {
+                command.env("RUST_TEST_THREADS", guests_at_once(processors(), available_memory()).to_string());
+            }
             command.env("FERRYFS_BIN_DIR", programs.directory()).env("CARGO_MANIFEST_DIR", &test.directory);
             command
         };
         let mut tally = follow(&test.name, command().args(&arguments.filter), &scratch)?;
-        if test.name == IN_GUESTS && (1..=MOST_AGAIN).contains(&tally.failed.len()) {
+        if let Some(failed) = tally.again(MOST_AGAIN).filter(|_| in_guests) {
             let name = format!("{}, once more what failed", test.name);
-            let again = follow(&name, command().arg("--exact").args(&tally.failed), &scratch)?;
+            let again = follow(&name, command().arg("--exact").args(failed), &scratch)?;
             tally.steady(&again);
         }
         total.add(tally);
@@ -107,7 +119,7 @@ fn conclude(total: &Tally, elapsed: Duration) -> bool {
     for test in &total.unsteady {
         println!("passed on the second run only (the first is shown above): {test}");
     }
-    for test in &total.failed {
+    for test in total.failed.iter().chain(&total.broken) {
         println!("FAILED: {test}");
     }
     let on_ci = std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
@@ -116,13 +128,14 @@ fn conclude(total: &Tally, elapsed: Duration) -> bool {
     }
     println!("{} min {} s in all", elapsed.as_secs() / 60, elapsed.as_secs() % 60);
     println!("{}", total.line());
-    total.failed.is_empty() && (!on_ci || total.skipped.is_empty())
+    total.succeeded() && (!on_ci || total.skipped.is_empty())
 }
 
 fn environment(command: &mut Command, arguments: &TestArguments, scratch: &Scratch) {
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
     command.env("FERRYFS_SKIPS", scratch.skips()).env("TMPDIR", &scratch.directory);
-    command.env("RUST_TEST_THREADS", threads.to_string());
+    command.env("RUST_TEST_THREADS", processors().max(2).to_string());
+    // Tests read what other programs say.
+    command.env("LC_ALL", "C").env_remove("LANGUAGE");
     // The same cases each time: whoever changes a line must not meet the bug of another one. Other cases are a matter of other seeds.
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         command.env("PROPTEST_RNG_SEED", "20250101");
@@ -132,6 +145,16 @@ fn environment(command: &mut Command, arguments: &TestArguments, scratch: &Scrat
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// So many guests as there are processors, each of which keeps one busy, if `memory` allows. Bytes.
+fn guests_at_once(processors: usize, memory: u64) -> usize {
+    let fit = memory.saturating_sub(MEMORY_OF_OTHERS) / MEMORY_OF_GUEST;
+    processors.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+}
+
 fn follow(name: &str, command: &mut Command, scratch: &Scratch) -> Result<Tally> {
     let started = Instant::now();
     let bar = ProgressBar::new_spinner();
@@ -139,7 +162,7 @@ fn follow(name: &str, command: &mut Command, scratch: &Scratch) -> Result<Tally>
     bar.set_prefix(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     let mut done = 0;
-    let tally = suite::run(name, command, SUITE_LIMIT, |line| {
+    let tally = suite::run(name, command, SILENCE, |line| {
         if let Some(test) = line.strip_prefix("test ") {
             done += 1;
             bar.set_message(format!("{done}: {test}"));
@@ -217,7 +240,12 @@ impl Scratch {
         let parent = if roomy(memory) { memory.to_path_buf() } else { std::env::temp_dir() };
         let directory = parent.join(format!("ferryfs-tests-{}", std::process::id()));
         std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-        Ok(Scratch { directory })
+        // Tests run programs as other users.
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
+        let scratch = Scratch { directory };
+        // Somebody of the same process id may have been killed here.
+        scratch.clear();
+        Ok(scratch)
     }
 
     fn skips(&self) -> PathBuf {
@@ -250,4 +278,16 @@ fn available_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_run_as_processors_and_memory_allow() {
+        let gib = |gib: u64| gib << 30;
+        assert_eq!([2, 4, 7, 64].map(|memory| guests_at_once(8, gib(memory))), [1, 1, 1, 8]);
+        assert_eq!((guests_at_once(8, gib(12)), guests_at_once(2, gib(12)), guests_at_once(1, gib(64))), (3, 2, 1));
+    }
 }

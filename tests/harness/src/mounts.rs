@@ -98,6 +98,7 @@ mod tests {
         assert_eq!(mount.kind, "fuse.ferryfs");
         assert_eq!(mount.source, "/a\\b");
         assert!(parse(b"").is_none());
-        assert!(at(Path::new("/")).is_some());
+        // Not `/`, which is no mount point in a chroot.
+        assert!(at(Path::new("/proc")).is_some());
     }
 }

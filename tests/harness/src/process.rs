@@ -1,8 +1,10 @@
 //! Runs a program to its end with a time limit, and keeps all it said.
 
 use anyhow::{Context, Result};
-use std::io::Read;
-use std::os::fd::AsFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -62,6 +64,9 @@ impl std::fmt::Display for Outcome {
 }
 
 /// Runs `command` to its end, at most for `limit`; standard input is empty. An error means that it could not be started.
+///
+/// What it said is kept to the last byte, however late this side comes to read it: what a program wrote before its end lies in the pipe then. What others
+/// who have inherited the pipe say afterwards, such as a daemon in the background, is not waited for.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Outcome> {
     let started = Instant::now();
     let shown = shown(command);
@@ -71,9 +76,9 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Outcome> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting `{shown}`"))?;
-    let out = child.stdout.take().map(reader);
-    let err = child.stderr.take().map(reader);
-    let ended = wait(&mut child, limit)?;
+    let mut out = Said::new(child.stdout.take().map(OwnedFd::from))?;
+    let mut err = Said::new(child.stderr.take().map(OwnedFd::from))?;
+    let ended = follow(&mut child, started + limit, [&mut out, &mut err])?;
     let timed_out = ended.is_none();
     let status = match ended {
         Some(status) => status,
@@ -82,40 +87,84 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Outcome> {
             child.wait()?
         }
     };
-    // A background daemon may have inherited the pipes and hold them open: what was said until the end is enough.
-    let collect = |r: Option<Reader>| r.map(|r| r.finish()).unwrap_or_default();
+    let [stdout, stderr] = [out.finish()?, err.finish()?];
     Ok(Outcome {
         command: shown,
         code: status.code(),
         signal: status.signal(),
         timed_out,
-        stdout: collect(out),
-        stderr: collect(err),
+        stdout,
+        stderr,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
-/// Waits for a child, at most for `limit`; `None` when it still runs.
-pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    if let Some(status) = child.try_wait()? {
-        return Ok(Some(status));
+/// What comes out of a pipe.
+struct Said {
+    /// `None` after its end.
+    pipe: Option<OwnedFd>,
+    text: Vec<u8>,
+}
+
+impl Said {
+    fn new(pipe: Option<OwnedFd>) -> Result<Said> {
+        if let Some(pipe) = &pipe {
+            // Of this end only: the other one is a description of its own.
+            rustix::fs::fcntl_setfl(pipe, rustix::fs::OFlags::NONBLOCK).context("a pipe that does not block")?;
+        }
+        Ok(Said { pipe, text: Vec::new() })
     }
-    let deadline = Instant::now() + limit;
-    let pid = Pid::from_child(child);
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+
+    /// Takes what is there.
+    fn take(&mut self) -> Result<()> {
+        let mut buffer = [0; 8192];
+        while let Some(pipe) = &self.pipe {
+            match rustix::io::read(pipe, &mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(n) => self.text.extend_from_slice(&buffer[..n]),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context("reading what a child says"),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<String> {
+        self.take()?;
+        Ok(String::from_utf8_lossy(&self.text).into_owned())
+    }
+}
+
+/// Takes what a child says until it ends, at most until `deadline`; `None` when it still runs.
+fn follow(child: &mut Child, deadline: Instant, mut said: [&mut Said; 2]) -> Result<Option<ExitStatus>> {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).context("pidfd_open")?;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let spec = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&spec)) {
+        let mut fds = vec![PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+        fds.extend(said.iter().filter_map(|said| Some(PollFd::new(said.pipe.as_ref()?, PollFlags::IN))));
+        match poll(&mut fds, Some(&until(deadline))) {
             Ok(0) => return Ok(child.try_wait()?),
-            Ok(_) => return Ok(Some(child.wait()?)),
-            Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(child.wait()?)),
+            Ok(_) => said.iter_mut().try_for_each(|said| said.take())?,
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("waiting for a child"),
         }
     }
+}
+
+fn until(deadline: Instant) -> Timespec {
+    let left = deadline.saturating_duration_since(Instant::now());
+    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+}
+
+/// Waits for a child, at most for `limit`; `None` when it still runs.
+pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    if let Some(status) = child.try_wait()? {
+        return Ok(Some(status));
+    }
+    let mut nothing = [Said { pipe: None, text: Vec::new() }, Said { pipe: None, text: Vec::new() }];
+    let [first, second] = &mut nothing;
+    follow(child, Instant::now() + limit, [first, second])
 }
 
 /// A command line as one would type it.
@@ -123,33 +172,6 @@ pub fn shown(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     std::iter::once(name).chain(command.get_args().map(|a| a.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
-}
-
-struct Reader {
-    text: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
-    done: std::sync::mpsc::Receiver<()>,
-}
-
-impl Reader {
-    fn finish(self) -> String {
-        let _ = self.done.recv_timeout(Duration::from_millis(500));
-        let bytes = self.text.lock().unwrap_or_else(|e| e.into_inner());
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-fn reader(mut from: impl Read + Send + 'static) -> Reader {
-    let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (ended, done) = std::sync::mpsc::channel();
-    let sink = text.clone();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 8192];
-        while let Ok(n @ 1..) = from.read(&mut buffer) {
-            sink.lock().unwrap_or_else(|e| e.into_inner()).extend_from_slice(&buffer[..n]);
-        }
-        let _ = ended.send(());
-    });
-    Reader { text, done }
 }
 
 #[cfg(test)]
@@ -165,5 +187,15 @@ mod tests {
         let late = run(Command::new("sleep").arg("1000"), Duration::from_millis(20)).unwrap();
         assert!(late.timed_out && late.signal == Some(9));
         assert!(run(&mut Command::new("no-such-program-anywhere"), limit).is_err());
+    }
+    /// More than a pipe holds, and the last of it just before the end; and whoever keeps the pipe open is not waited for.
+    #[test]
+    fn output_is_whole_and_a_pipe_that_others_keep_costs_nothing() {
+        let script = "seq 100000; sleep 1000 & echo $! >&2; echo last";
+        let outcome = run(Command::new("sh").args(["-c", script]), Duration::from_secs(600)).unwrap();
+        let sleeper: i32 = outcome.stderr.trim().parse().unwrap();
+        let still_there = rustix::process::kill_process(Pid::from_raw(sleeper).unwrap(), rustix::process::Signal::KILL);
+        assert!(outcome.success() && outcome.stdout.len() == 588_895 + 5 && outcome.stdout.ends_with("100000\nlast\n"));
+        assert!(still_there.is_ok(), "it was waited for");
     }
 }

@@ -46,7 +46,7 @@ impl Archive {
         let lines: String = suites.iter().map(|suite| format!("deb {signed}{} {suite} main\n", mirror.uri)).collect();
         std::fs::write(directory.join("sources.list"), lines)?;
         let archive = Archive { directory: directory.to_path_buf(), release };
-        archive.run("apt-get", &["-qq", "-o", "Acquire::Retries=3", "update"])?;
+        archive.run("apt-get", &["-qq", "update"])?;
         Ok(archive)
     }
 
@@ -58,7 +58,7 @@ impl Archive {
             .arg("-oDir::Etc::SourceParts=/dev/null")
             .arg(option("Dir::State::Lists", &self.directory.join("lists")))
             .arg(option("Dir::Cache", &self.directory.join("cache")))
-            .args(["-oDpkg::Use-Pty=0", "-oAPT::Architecture=amd64"])
+            .args(["-oDpkg::Use-Pty=0", "-oAPT::Architecture=amd64", "-oAcquire::Retries=3"])
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("LC_ALL", "C");
         if rustix::process::geteuid().is_root() {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -92,11 +93,23 @@ impl Unpacked {
     }
 }
 
-/// Finds or makes ready a kernel, QEMU and the programs that guests need.
+/// Finds or makes ready a kernel, QEMU and the programs that guests need. What was found once is there for the rest of this process.
 ///
 /// # Errors
 /// What is missing, and how to get it.
 pub fn provide(kernel: Kernel, progress: &dyn Fn(&str)) -> Result<Unpacked> {
+    static READY: [OnceLock<Unpacked>; Kernel::ALL.len()] = [const { OnceLock::new() }; Kernel::ALL.len()];
+    let ready = &READY[kernel as usize];
+    match ready.get() {
+        Some(unpacked) => Ok(unpacked.clone()),
+        None => {
+            let unpacked = find(kernel, progress)?;
+            Ok(ready.get_or_init(|| unpacked).clone())
+        }
+    }
+}
+
+fn find(kernel: Kernel, progress: &dyn Fn(&str)) -> Result<Unpacked> {
     ensure!(std::env::consts::ARCH == "x86_64", "guests are machines of x86_64; this is {}", std::env::consts::ARCH);
     let cache = cache_directory()?;
     std::fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;

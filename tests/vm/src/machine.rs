@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const START: &str = include_str!("start.sh");
 /// A guest that dies before its command began is booted again, so often in all.
 const ATTEMPTS: u32 = 3;
+/// A guest that runs longer hangs, however slow or busy the machine is.
+const DEADLINE: Duration = Duration::from_secs(1800);
 /// How much of what the guest's kernel said is shown when a run fails.
 const CONSOLE_LINES: usize = 60;
 /// Directories of the guest's own, which hide those of the host.
@@ -61,8 +63,15 @@ impl Run {
 impl Machine {
     /// A guest without devices, of 1.5 GiB.
     pub fn new(kernel: Kernel) -> Machine {
-        let deadline = Duration::from_secs(600);
-        Machine { kernel, memory_mib: 1536, devices: Vec::new(), shared: Vec::new(), environment: Vec::new(), resets: 0, deadline }
+        Machine {
+            kernel,
+            memory_mib: 1536,
+            devices: Vec::new(),
+            shared: Vec::new(),
+            environment: Vec::new(),
+            resets: 0,
+            deadline: DEADLINE,
+        }
     }
 
     /// Adds a device.
