@@ -33,6 +33,7 @@ impl Place {
         let device = ImageDevice::create(place.image(), &options).unwrap();
         let format = FormatOptions { label: "test".into(), uuid: [7; 16], created: Clock::system().now(), secret: [1; 32], uid: 0, gid: 0 };
         Volume::format(vec![Arc::new(device)], &format).unwrap();
+        nobody_has(&place.image());
         std::fs::create_dir(place.mount()).unwrap();
         Some(place)
     }
@@ -87,10 +88,19 @@ fn succeeds(output: &Output) {
     assert!(output.status.success(), "{}: {}", output.status, says(output));
 }
 
-/// Tries until it succeeds, for some seconds: a program that another test starts has copies of our files between fork and exec, and a mount is in
+/// Waits until nobody has a lock on a file that is closed here: a program that another test starts has copies of our descriptors between fork and exec.
+fn nobody_has(path: &Path) {
+    use rustix::fs::{FlockOperation, flock};
+    let file = File::open(path).unwrap();
+    patiently(|| flock(&file, FlockOperation::NonBlockingLockExclusive)).unwrap();
+    // Unlocked, not only closed: this descriptor may have been copied, too.
+    flock(&file, FlockOperation::Unlock).unwrap();
+}
+
+/// Tries until it succeeds, for a minute at most: a program that another test starts has copies of our files between fork and exec, and a mount is in
 /// use so long.
 fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match attempt() {
             Err(_) if std::time::Instant::now() < end => std::thread::sleep(std::time::Duration::from_millis(10)),
@@ -100,10 +110,10 @@ fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
 }
 
 #[track_caller]
-fn unmounts(place: &Place) {
-    let ends = || Some(place.ferryfs(&["umount", "mnt"])).filter(|output| output.status.success()).ok_or(());
+fn unmounts(place: &Place, name: &str) {
+    let ends = || Some(place.ferryfs(&["umount", name])).filter(|output| output.status.success()).ok_or(());
     if patiently(ends).is_err() {
-        succeeds(&place.ferryfs(&["umount", "mnt"]));
+        succeeds(&place.ferryfs(&["umount", name]));
     }
 }
 
@@ -132,7 +142,7 @@ fn in_the_background_with_relative_paths_and_a_log() {
     assert!(place.mounted());
     drop(open);
     // The device is as good a name as the mount point.
-    succeeds(&place.ferryfs(&["umount", "image"]));
+    unmounts(&place, "image");
     assert!(!place.mounted());
     // Nobody holds it any more, and the end was clean.
     let device = ImageDevice::open(place.image(), false).unwrap();
@@ -153,7 +163,7 @@ fn a_failure_is_told_by_the_command_itself() {
     fails(&place.ferryfs(&["mount", "image"]), 1, "MOUNTPOINT");
     assert!(!place.mounted());
     succeeds(&place.ferryfs(&["mount", "image", "mnt"]));
-    unmounts(&place);
+    unmounts(&place, "mnt");
 }
 
 #[test]
@@ -212,7 +222,7 @@ fn what_a_dead_daemon_left_is_cleared_away() {
     daemon.wait().unwrap();
     fails(&place.ferryfs(&["status", "mnt"]), 1, "daemon of this mount is gone");
     fails(&place.ferryfs(&["mount", "image", "mnt"]), 32, "remove it with ferryfs umount");
-    unmounts(&place);
+    unmounts(&place, "mnt");
     assert!(!place.mounted());
     fails(&place.ferryfs(&["umount", "mnt"]), 32, "is not a mounted FerryFS");
     succeeds(&place.ferryfs(&["mount", "image", "mnt"]));
@@ -259,7 +269,7 @@ fn others_may_ask_and_not_order() {
     assert!(!nobody(&["umount", "mnt"]).status.success());
     assert!(place.mounted());
     succeeds(&place.ferryfs(&["gc", "--until-clean", "mnt"]));
-    unmounts(&place);
+    unmounts(&place, "mnt");
 }
 
 #[test]
@@ -294,6 +304,6 @@ fn reports_come_from_mounts_and_from_devices() {
     fails(&place.ferryfs(&["map", "mnt"]), 1, "not a regular file");
     fails(&place.ferryfs(&["gc", "image"]), 1, "no FerryFS is mounted here");
     fails(&place.ferryfs(&["map", "image"]), 1, "no FerryFS is mounted here");
-    unmounts(&place);
+    unmounts(&place, "mnt");
     assert!(Path::new(&place.image()).exists());
 }

@@ -42,6 +42,7 @@ fn an_image_is_measured_in_its_empty_zones_alone() {
         assert!(road(&report, "nvme", "image", "image")["reason"].is_string());
         assert!(bench.read_image("image", 0, before.len() as u64) == before);
         let zones = ImageDevice::open(bench.path("image"), true).unwrap().report(0..64).unwrap();
+        nobody_has(&bench.path("image"));
         for zone in zones {
             let full = zone.id.0 < 8;
             assert_eq!((zone.state, zone.written.0 > 0), (if full { ZoneState::Full } else { ZoneState::Empty }, full), "zone {}", zone.id);

@@ -58,7 +58,7 @@ fn a_drive_is_cloned_zone_by_zone_up_to_its_write_pointers() {
 
 /// Starts a slow clone, kills it once the state file says that something is done, and gives the state.
 fn killed_half_way(bench: &Bench, arguments: &[&str]) -> Value {
-    let mut all = vec!["clone", "--rate", "32M", "--state", "state"];
+    let mut all = vec!["clone", "--rate", "8M", "--state", "state"];
     all.extend(arguments);
     let mut child = bench.command(&all).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let state = || serde_json::from_slice::<Value>(&std::fs::read(bench.path("state")).ok()?).ok();

@@ -8,6 +8,7 @@ mod refusing;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 use zns::image::{ImageDevice, ImageOptions};
 use zns::{AlignedBuf, Blocks, BufSlice, IoClass, Lba, ZoneId, ZonedDevice};
 
@@ -54,6 +55,8 @@ impl Bench {
             all.extend(bytes);
         }
         device.flush().unwrap();
+        drop(device);
+        nobody_has(&self.path(name));
         all
     }
 
@@ -68,11 +71,15 @@ impl Bench {
             bytes.extend_from_slice(&device.read(Lba(at / block), AlignedBuf::zeroed(take as usize), IoClass::Log).unwrap());
             at += take;
         }
+        drop(device);
+        nobody_has(&self.path(name));
         bytes
     }
 
     fn written(&self, name: &str, zone: u32) -> Blocks {
-        ImageDevice::open(self.path(name), true).unwrap().report(zone..zone + 1).unwrap()[0].written
+        let zones = ImageDevice::open(self.path(name), true).unwrap().report(zone..zone + 1).unwrap();
+        nobody_has(&self.path(name));
+        zones[0].written
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -114,6 +121,19 @@ impl Said {
         let said = self.expect(2);
         assert!(said.err().contains(words) && said.out().is_empty(), "{words:?} is not in {}{}", said.err(), said.out());
     }
+}
+
+/// Waits until nobody has a lock on a file that is closed here: a program that another test starts has copies of our descriptors between fork and exec.
+fn nobody_has(path: &Path) {
+    use rustix::fs::{FlockOperation, flock};
+    let file = std::fs::File::open(path).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        assert!(Instant::now() < end, "{} is locked: {error}", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Unlocked, not only closed: this descriptor may have been copied, too.
+    flock(&file, FlockOperation::Unlock).unwrap();
 }
 
 fn exists(path: &Path) -> bool {

@@ -3,7 +3,7 @@
 use super::{B, fresh_on, make, mount, mount_with, options};
 use fs::volume::{Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use zns::Blocks;
 use zns::sim::SimConfig;
 
@@ -100,21 +100,30 @@ fn with_the_cleaner_beside_them_two_writers_never_clean_a_zone_by_themselves() {
     volume.start_background().expect("threads");
     let file = make(&volume, "a");
     let blocks = fill(&volume, file, 85);
+    // Who looks takes the mark away: each write of many chunks is seen at least once for two of them.
+    let most_chunks = || volume.counters().most_chunks.swap(0, Ordering::Relaxed);
+    let (most, many) = (AtomicU64::new(0), AtomicU64::new(0));
+    most_chunks();
     std::thread::scope(|scope| {
         for seed in 1..=2u64 {
-            let volume = &volume;
+            let (volume, most, many) = (&volume, &most, &many);
             scope.spawn(move || {
                 let mut dice = Dice(seed);
                 for _ in 0..blocks {
                     // Each has its own half of the blocks.
                     overwrite(volume, file, dice.below(blocks / 2) * 2 + seed - 1, seed as u8);
+                    let chunks = most_chunks();
+                    most.fetch_max(chunks, Ordering::Relaxed);
+                    many.fetch_add(u64::from(chunks > 2), Ordering::Relaxed);
                 }
             });
         }
     });
-    let most = volume.counters().most_chunks.load(Ordering::Relaxed);
+    let (most, many) = (most.into_inner(), many.into_inner());
     assert!(relocated(&volume) > blocks / 4, "this measures nothing");
-    assert!(most <= 2, "one write did {most} chunks of cleaning, and a zone has four");
+    assert!(most < 4, "one write did {most} chunks of cleaning, and a zone has four");
+    // How often a third one is met depends on when the threads get their turns.
+    assert!(many <= 2 * blocks / 100, "{many} of {} writes did more than two chunks of cleaning", 2 * blocks);
     volume.shutdown().expect("an orderly end");
     assert_eq!(drive.violations().len(), 0, "{:?}", drive.violations());
 }
