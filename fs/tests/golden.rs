@@ -76,7 +76,7 @@ fn content(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn file(volume: &Volume, dir: Ino, name: &str, data: &[u8]) -> Ino {
-    let ino = volume.mknod(dir, name.as_bytes(), libc::S_IFREG | 0o640, 0, &Caller { uid: 5, gid: 6, pid: 0 }).expect("made").ino;
+    let ino = volume.mknod(dir, name.as_bytes(), libc::S_IFREG | 0o640, 0, &Caller { uid: 5, gid: 6, pid: 0, umask: 0 }).expect("made").ino;
     if !data.is_empty() {
         write(volume, ino, 0, data);
     }
@@ -109,7 +109,7 @@ fn make(kind: &str, path: &Path) {
     };
     Volume::format(device(path, false), &options).expect("formatted");
     let volume = mount(path, false);
-    let caller = Caller { uid: 5, gid: 6, pid: 0 };
+    let caller = Caller { uid: 5, gid: 6, pid: 0, umask: 0 };
     for (seed, len) in (0..).zip(SIZES) {
         file(&volume, Ino::ROOT, &format!("file {len}"), &content(seed, len));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use zns::ZonedDevice;
 use zns::sim::{SimConfig, SimDrive};
 
-const WHO: Caller = Caller { uid: 5, gid: 6, pid: 0 };
+const WHO: Caller = Caller { uid: 5, gid: 6, pid: 0, umask: 0 };
 const TIME: Timestamp = Timestamp { sec: 1_700_000_000, nsec: 5 };
 
 fn drive() -> SimDrive {

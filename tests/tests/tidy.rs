@@ -183,3 +183,37 @@ fn crates_depend_only_downwards() {
     }
     none("dependencies that point the wrong way", found);
 }
+
+/// `file: test` between backquotes, as SEMANTICS.md names the tests of its statements.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_file = |file: &str| file.split('/').all(is_name);
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|quoted| quoted.split_once(": "))
+        .filter(|(file, test)| is_file(file) && is_name(test))
+        .collect()
+}
+
+#[test]
+fn the_tests_that_semantics_names_exist() {
+    let text = std::fs::read_to_string(root().join("SEMANTICS.md")).unwrap();
+    let named = named_tests(&text);
+    assert!(named.len() > 40, "only {} tests are named", named.len());
+    let missing = named.into_iter().filter(|(file, test)| {
+        let path = if file.contains('/') { format!("{file}.rs") } else { format!("tests/tests/mount/{file}.rs") };
+        !std::fs::read_to_string(root().join(path)).is_ok_and(|source| source.contains(&format!("#[test]\nfn {test}()")))
+    });
+    none("tests that SEMANTICS.md names and nobody has", missing.map(|(file, test)| format!("{file}: {test}")).collect());
+}
+
+#[test]
+fn every_statement_of_semantics_names_a_test() {
+    let text = std::fs::read_to_string(root().join("SEMANTICS.md")).unwrap();
+    let statements: Vec<_> = text.split("\n\n").flat_map(|part| part.split("\n* ")).filter(|part| !part.starts_with('#')).collect();
+    // The introduction, and what nothing can show: that something does not happen in a crash, or is not told.
+    let exempt = ["FerryFS behaves as POSIX", "**Deviation: syncfs(2)", "**Deviation:** statx(2)"];
+    let bare = statements.into_iter().filter(|part| !exempt.iter().any(|start| part.starts_with(start)) && named_tests(part).is_empty());
+    none("statements without a test", bare.map(|part| part.chars().take(80).collect()).collect());
+}

@@ -81,7 +81,7 @@ pub struct Inode {
     pub nlink: u32,
     /// Device number of a device node, in the kernel's 32-bit encoding.
     pub rdev: u32,
-    /// FS_IOC_GETFLAGS bits.
+    /// FS_IOC_GETFLAGS bits, [`HAS_ACCESS_ACL`] and [`HAS_DEFAULT_ACL`].
     pub flags: u32,
     /// Last access.
     pub atime: Timestamp,
@@ -92,6 +92,11 @@ pub struct Inode {
     /// Birth.
     pub btime: Timestamp,
 }
+
+/// Bit of an inode's flags: it has an access control list beyond its mode.
+pub const HAS_ACCESS_ACL: u32 = 1 << 30;
+/// Bit of an inode's flags: a directory with a list for new files in it.
+pub const HAS_DEFAULT_ACL: u32 = 1 << 31;
 
 impl Inode {
     /// The file type bits of `mode`.

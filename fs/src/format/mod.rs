@@ -1,5 +1,6 @@
 //! On-disk types: little-endian, versioned, checksummed. FORMAT.md beside this file describes them for people.
 
+pub mod acl;
 pub mod batch;
 pub mod item;
 pub mod log;

@@ -6,6 +6,7 @@
 use super::answers::Answers;
 use super::control::{self, Header, Request as ControlRequest};
 use super::errno;
+use super::groups::may_keep_setgid;
 use super::lanes::Lanes;
 use super::served::{Served, WriteOptions};
 use super::translate::{entry_type, file_attr, from_system_time, no_attr, rename_flags, set_time};
@@ -74,7 +75,11 @@ struct State<S> {
 }
 
 fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask: 0 }
+}
+
+fn creator(request: &Request, umask: u32) -> Caller {
+    Caller { umask, ..caller(request) }
 }
 
 fn ino(number: INodeNo) -> Ino {
@@ -208,6 +213,10 @@ impl<S: Served> Filesystem for Adaptor<S> {
         // With it the kernel remembers that a file has nothing to lose, and a write is one request instead of two.
         // Without it the kernel clears set-id bits itself. See `lost_privileges`.
         let _ = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+        // The kernel enforces access control lists and we keep and inherit them: so the umask is ours to apply, too.
+        if S::HAS_ACLS && config.add_capabilities(InitFlags::FUSE_DONT_MASK).is_ok() {
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
+        }
         let _ = config.set_max_write(self.state.options.max_write);
         // As much as the kernel offers (128 KiB); whoever mounts as root raises it afterwards through sysfs.
         if let Err(most) = config.set_max_readahead(self.state.options.max_write) {
@@ -305,12 +314,12 @@ impl<S: Served> Filesystem for Adaptor<S> {
         }
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.reply_entry("mknod", parent, reply, |s| s.mknod(ino(parent), name_bytes(name)?, mode, rdev, &caller(request)));
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        self.reply_entry("mknod", parent, reply, |s| s.mknod(ino(parent), name_bytes(name)?, mode, rdev, &creator(request, umask)));
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.reply_entry("mkdir", parent, reply, |s| s.mkdir(ino(parent), name_bytes(name)?, mode, &caller(request)));
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.reply_entry("mkdir", parent, reply, |s| s.mkdir(ino(parent), name_bytes(name)?, mode, &creator(request, umask)));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -353,10 +362,10 @@ impl<S: Served> Filesystem for Adaptor<S> {
         }
     }
 
-    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
+    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         let created = self.call("create", parent, |s| {
             let name = name_bytes(name)?;
-            let attr = match s.mknod(ino(parent), name, libc::S_IFREG | mode & 0o7777, 0, &caller(request)) {
+            let attr = match s.mknod(ino(parent), name, libc::S_IFREG | mode & 0o7777, 0, &creator(request, umask)) {
                 // Somebody was faster, and the caller does not insist on being first.
                 Err(FsError::Exists) if flags & libc::O_EXCL == 0 => {
                     let attr = s.lookup(ino(parent), name)?;
@@ -533,12 +542,20 @@ impl<S: Served> Filesystem for Adaptor<S> {
         }
     }
 
-    fn setxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
-        self.reply_empty("setxattr", node, reply, |s| s.setxattr(ino(node), attribute_name(name)?, value, flags));
+    fn setxattr(&self, request: &Request, node: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        self.reply_empty("setxattr", node, reply, |s| {
+            let name = attribute_name::<S>(name)?;
+            if !name.starts_with(SYSTEM) {
+                return s.setxattr(ino(node), name, value, flags);
+            }
+            let attr = s.getattr(ino(node))?;
+            let drop_setgid = attr.mode & libc::S_ISGID != 0 && !may_keep_setgid(request.pid(), request.gid(), attr.gid);
+            s.set_acl(ino(node), name, value, drop_setgid)
+        });
     }
 
     fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.reply_xattr("getxattr", node, size, reply, |s| s.getxattr(ino(node), attribute_name(name)?));
+        self.reply_xattr("getxattr", node, size, reply, |s| s.getxattr(ino(node), attribute_name::<S>(name)?));
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
@@ -546,7 +563,7 @@ impl<S: Served> Filesystem for Adaptor<S> {
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.reply_empty("removexattr", node, reply, |s| s.removexattr(ino(node), attribute_name(name)?));
+        self.reply_empty("removexattr", node, reply, |s| s.removexattr(ino(node), attribute_name::<S>(name)?));
     }
 
     fn ioctl(
@@ -637,8 +654,11 @@ fn lost_privileges(attr: &Attr) -> Option<u32> {
     (attr.mode & lost != 0).then_some(attr.mode & 0o7777 & !lost)
 }
 
-/// The name of an extended attribute. Access control lists are not taken as long as they are not enforced.
-fn attribute_name(name: &OsStr) -> Result<&[u8]> {
+/// The namespace of access control lists.
+const SYSTEM: &[u8] = b"system.";
+
+/// The name of an extended attribute. Access control lists are for filesystems that keep them.
+fn attribute_name<S: Served>(name: &OsStr) -> Result<&[u8]> {
     let name = name_bytes(name)?;
-    if name.starts_with(b"system.") { Err(FsError::Unsupported("attributes of the system namespace")) } else { Ok(name) }
+    if name.starts_with(SYSTEM) && !S::HAS_ACLS { Err(FsError::Unsupported("attributes of the system namespace")) } else { Ok(name) }
 }

@@ -4,7 +4,7 @@
 //! benchmark's ceiling, with the same translation, options and threads as the real one.
 
 use super::control::Request;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::ids::Ino;
 pub use crate::volume::WriteOptions;
 use crate::volume::{Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs};
@@ -18,6 +18,8 @@ use std::ops::Deref;
 pub trait Served: Send + Sync + 'static {
     /// What a read gives: bytes, wherever they lie.
     type Data: Deref<Target = [u8]>;
+    /// Does it keep access control lists, in step with modes and inherited? Then umasks are its business, too.
+    const HAS_ACLS: bool = false;
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr>;
     fn getattr(&self, ino: Ino) -> Result<Attr>;
@@ -35,6 +37,10 @@ pub trait Served: Send + Sync + 'static {
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>>;
     fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
     fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()>;
+    /// Sets an access control list. `drop_setgid`: who asks may not keep the setgid bit.
+    fn set_acl(&self, _ino: Ino, _name: &[u8], _value: &[u8], _drop_setgid: bool) -> Result<()> {
+        Err(FsError::Unsupported("access control lists"))
+    }
     /// Names, each ended by a zero byte.
     fn listxattr(&self, ino: Ino) -> Result<Vec<u8>>;
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()>;

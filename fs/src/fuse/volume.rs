@@ -13,6 +13,7 @@ fn report(value: impl Serialize) -> Result<serde_json::Value> {
 
 impl Served for Volume {
     type Data = crate::volume::ReadData;
+    const HAS_ACLS: bool = true;
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         self.lookup(parent, name)
@@ -55,6 +56,9 @@ impl Served for Volume {
     }
     fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         self.setxattr(ino, name, value, flags)
+    }
+    fn set_acl(&self, ino: Ino, name: &[u8], value: &[u8], drop_setgid: bool) -> Result<()> {
+        self.set_acl(ino, name, value, drop_setgid)
     }
     fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         self.listxattr(ino)

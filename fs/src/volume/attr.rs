@@ -12,6 +12,8 @@ pub struct Caller {
     pub gid: u32,
     /// Process, for reports; 0 for the kernel itself.
     pub pid: u32,
+    /// Permissions that new files are not to have, unless their directory says what they get.
+    pub umask: u32,
 }
 
 /// Attributes of an inode.

@@ -12,6 +12,11 @@ use crate::volume::attr::{Attr, Caller, DirEntry, RenameFlags};
 use crate::volume::load::Cost;
 use crate::volume::state::State;
 
+/// Blocks that an access control list takes: its pieces fill half a node at least.
+const ACL_BLOCKS: u64 = crate::format::acl::MAX_BYTES.div_ceil(crate::BLOCK / 2) as u64;
+/// A new file and the two lists that it may inherit.
+const CREATE: Cost = Cost { blocks: Cost::METADATA.blocks + 2 * ACL_BLOCKS, deletion: false };
+
 impl Volume {
     /// The inode that `name` leads to in `parent`; `.` and `..` included.
     ///
@@ -51,7 +56,7 @@ impl Volume {
     /// # Errors
     /// Those of [`ops::mknod`]; `NoSpace`, `ReadOnly`; those of loading.
     pub fn mknod(&self, parent: Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr> {
-        self.run(Cost::METADATA, |txn| ops::mknod(txn, parent, name, mode, rdev, caller))
+        self.run(CREATE, |txn| ops::mknod(txn, parent, name, mode, rdev, caller))
     }
 
     /// Makes a directory.
@@ -59,7 +64,7 @@ impl Volume {
     /// # Errors
     /// Those of [`ops::mkdir`]; `NoSpace`, `ReadOnly`; those of loading.
     pub fn mkdir(&self, parent: Ino, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
-        self.run(Cost::METADATA, |txn| ops::mkdir(txn, parent, name, mode, caller))
+        self.run(CREATE, |txn| ops::mkdir(txn, parent, name, mode, caller))
     }
 
     /// Makes a symbolic link.
@@ -119,6 +124,16 @@ impl Volume {
         // Pieces of a value fill a node to three quarters at least, and half a node after a split.
         let blocks = Cost::METADATA.blocks + (value.len() / (crate::BLOCK / 2)) as u64;
         self.run(Cost { blocks, deletion: false }, |txn| ops::setxattr(txn, ino, name, value, flags))
+    }
+
+    /// Sets an access control list. `drop_setgid`: who asks may not keep the setgid bit.
+    ///
+    /// # Errors
+    /// Those of [`ops::set_acl`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn set_acl(&self, ino: Ino, name: &[u8], value: &[u8], drop_setgid: bool) -> Result<()> {
+        self.run(Cost { blocks: Cost::METADATA.blocks + ACL_BLOCKS, deletion: false }, |txn| {
+            ops::set_acl(txn, ino, name, value, drop_setgid)
+        })
     }
 
     /// The names of all extended attributes, each with a zero byte behind it.

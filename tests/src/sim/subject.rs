@@ -72,7 +72,7 @@ impl Subject {
     /// Carries an operation out. Mounting again is not for here.
     pub fn apply(&mut self, op: &Operation) -> Result<Answer, FsError> {
         let volume = self.volume.clone();
-        let caller = |id: &Id| Caller { uid: *id, gid: 7, pid: 0 };
+        let caller = |id: &Id| Caller { uid: *id, gid: 7, pid: 0, umask: 0 };
         match op {
             Operation::Create { parent, name, id } => {
                 let attr = volume.mknod(self.ino(*parent)?, name, libc::S_IFREG | 0o644, 0, &caller(id))?;

@@ -1,5 +1,6 @@
 //! Tests through a real mount: the built programs, the kernel, and a volume of its own for each test.
 
+mod acls;
 mod administration;
 mod attributes;
 mod bad_days;
@@ -15,4 +16,5 @@ mod one_user;
 mod options;
 mod programs;
 mod reflink;
+mod semantics;
 mod space;

@@ -4,6 +4,7 @@
 //! group. What follows from a change is done here: a new owner takes suid and sgid away from a regular file, and so does a new length
 //! unless root sets it.
 
+use super::acl;
 use super::resize::{Resize, SetSize, set_size};
 use crate::core::halt::Planned;
 use crate::core::txn::Txn;
@@ -53,6 +54,7 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr, caller: &Caller) -> Plann
     }
     if let Some(mode) = set.mode {
         inode.mode = inode.kind() | mode & 0o7777;
+        acl::follow_mode(txn, &mut inode)?;
     }
     let time = |set: SetTime| match set {
         SetTime::Now => now,

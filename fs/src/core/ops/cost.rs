@@ -30,6 +30,8 @@ const REMOVAL: u32 = Key::LEN as u32 + 1;
 const RANGES: u32 = 4 * 25;
 /// Pieces of the largest attribute value.
 const VALUE_PIECES: u32 = (super::xattr::MAX_VALUE.div_ceil(PIECE)) as u32;
+/// Pieces of the largest access control list.
+const ACL_PIECES: u32 = crate::format::acl::MAX_BYTES.div_ceil(PIECE) as u32;
 /// A piece with its delta.
 const PIECE_DELTA: u32 = PIECE as u32 + 2 + Key::LEN as u32 + 1;
 
@@ -58,20 +60,22 @@ const _: () = {
 };
 
 impl Cost {
-    /// mknod, mkdir: inode, entry, parent.
-    pub const CREATE: Cost = Cost { leaves: 3, log_bytes: 2 * INODE + NAMED };
+    /// mknod, mkdir: inode, entry, parent, two inherited lists.
+    pub const CREATE: Cost = Self::LINK.and(2 * Self::ACL.leaves, 2 * Self::ACL.log_bytes);
     /// symlink: a new file and five pieces.
-    pub const SYMLINK: Cost = Cost { leaves: 3 + 5, log_bytes: Self::CREATE.log_bytes + 5 * PIECE_DELTA };
+    pub const SYMLINK: Cost = Self::LINK.and(5, 5 * PIECE_DELTA);
     /// link: inode, entry, parent.
-    pub const LINK: Cost = Self::CREATE;
+    pub const LINK: Cost = Cost { leaves: 3, log_bytes: 2 * INODE + NAMED };
+    /// An access control list: totals, attribute, pieces.
+    const ACL: Cost = Cost { leaves: 2 + pieces(ACL_PIECES), log_bytes: 2 * PIECE_DELTA + ACL_PIECES * PIECE_DELTA };
     /// unlink, rmdir: entry, parent, inode, intent.
     pub const UNLINK: Cost = Cost { leaves: 4, log_bytes: REMOVAL + 2 * INODE + INTENT };
     /// rename: two entries, two parents, what moved, what was replaced with its intent, a whiteout.
     pub const RENAME: Cost = Cost { leaves: 8, log_bytes: 2 * NAMED + 5 * INODE + INTENT };
-    /// Attributes without a new length.
-    pub const SETATTR: Cost = Cost { leaves: 1, log_bytes: INODE };
+    /// Attributes without a new length; the access control list follows the mode.
+    pub const SETATTR: Cost = Self::ACL.and(1, INODE);
     /// Attributes with a new length: inode, intent, and what goes at once.
-    pub const SET_SIZE: Cost = Self::unmap(super::resize::DIRECT_EXTENTS).and(2, INODE + INTENT);
+    pub const SET_SIZE: Cost = Self::unmap(super::resize::DIRECT_EXTENTS).and(2 + Self::ACL.leaves, INODE + INTENT + Self::ACL.log_bytes);
     /// setxattr, removexattr: inode, totals, attribute, the pieces of the old value and the new.
     pub const XATTR: Cost =
         Cost { leaves: 3 + pieces(VALUE_PIECES), log_bytes: INODE + 2 * PIECE_DELTA + VALUE_PIECES * (PIECE_DELTA + REMOVAL) };

@@ -1,5 +1,6 @@
 //! New inodes under new names.
 
+use super::acl::{Inherited, inherit};
 use super::dirent::{Change, changed, kind_of, living_directory, probe, put};
 use super::fail;
 use super::name::check_plain;
@@ -10,8 +11,8 @@ use crate::format::item::Inode;
 use crate::ids::Ino;
 use crate::volume::Caller;
 
-/// Makes a file of any kind but a directory or a symbolic link. `mode`: file type (none means a regular file) and permissions; the
-/// kernel has applied the umask. `rdev`: of a device node, ignored for others.
+/// Makes a file of any kind but a directory or a symbolic link. `mode`: file type (none means a regular file) and permissions, from which
+/// the caller's umask, or the default list of the directory, takes. `rdev`: of a device node, ignored for others.
 ///
 /// # Errors
 /// `Exists`, `NotFound` (the directory has been removed), `NotADirectory`, `NameTooLong`, `NotPermitted` (a directory), `Invalid`.
@@ -23,7 +24,7 @@ pub fn mknod(txn: &mut Txn, parent: Ino, name: &[u8], mode: u32, rdev: u32, call
         libc::S_IFDIR => return fail(FsError::NotPermitted),
         _ => return fail(FsError::Invalid("a file of this type cannot be made")),
     };
-    enter(txn, parent, name, &New { mode: kind | mode & 0o7777, rdev, size: 0 }, caller)
+    enter(txn, parent, name, New { mode: kind | mode & 0o7777, rdev, size: 0 }, caller)
 }
 
 /// Makes a directory. In a setgid directory it becomes setgid too.
@@ -31,7 +32,7 @@ pub fn mknod(txn: &mut Txn, parent: Ino, name: &[u8], mode: u32, rdev: u32, call
 /// # Errors
 /// As [`mknod`], and `TooManyLinks`.
 pub fn mkdir(txn: &mut Txn, parent: Ino, name: &[u8], mode: u32, caller: &Caller) -> Planned<Inode> {
-    enter(txn, parent, name, &New { mode: libc::S_IFDIR | mode & 0o7777, rdev: 0, size: 0 }, caller)
+    enter(txn, parent, name, New { mode: libc::S_IFDIR | mode & 0o7777, rdev: 0, size: 0 }, caller)
 }
 
 /// What a new inode is to be.
@@ -42,7 +43,7 @@ pub(super) struct New {
 }
 
 /// Makes an inode and an entry for it.
-pub(super) fn enter(txn: &mut Txn, parent: Ino, name: &[u8], new: &New, caller: &Caller) -> Planned<Inode> {
+pub(super) fn enter(txn: &mut Txn, parent: Ino, name: &[u8], mut new: New, caller: &Caller) -> Planned<Inode> {
     let dir = living_directory(txn, parent)?;
     check_plain(name, FsError::Exists)?;
     let (entry, probe) = probe(txn, parent, name)?;
@@ -50,7 +51,13 @@ pub(super) fn enter(txn: &mut Txn, parent: Ino, name: &[u8], new: &New, caller: 
         return fail(FsError::Exists);
     }
     let key = probe.free()?;
-    let inode = make(txn, &dir, new, caller);
+    let inherited = match new.mode & libc::S_IFMT {
+        // Nobody asks for the mode of a symbolic link.
+        libc::S_IFLNK => Inherited::default(),
+        _ => inherit(txn, &dir, &mut new.mode, caller.umask)?,
+    };
+    let mut inode = make(txn, &dir, &new, caller);
+    inherited.store(txn, &mut inode)?;
     put(txn, key, inode.ino, kind_of(&inode), name);
     changed(txn, parent, Change { entries: 1, subdirs: i64::from(inode.is_dir()) })?;
     Ok(inode)

@@ -9,6 +9,7 @@
 //!
 //! A plan that maps, unmaps or preallocates stores the inode with `blocks` counted anew: applying deltas to extents does not do that.
 
+pub mod acl;
 pub mod attr;
 pub mod cost;
 pub mod create;
@@ -26,6 +27,7 @@ pub mod symlink;
 pub mod unlink;
 pub mod xattr;
 
+pub use acl::set_acl;
 pub use attr::{Setattr, clear_privileges, is_atime_stale, setattr, touch_atime};
 pub use cost::Cost;
 pub use create::{mkdir, mknod};

@@ -26,7 +26,7 @@ pub fn symlink(txn: &mut Txn, parent: Ino, name: &[u8], target: &[u8], caller: &
     if target.contains(&0) {
         return fail(FsError::Invalid("a target holds no zero byte"));
     }
-    let inode = enter(txn, parent, name, &New { mode: libc::S_IFLNK | 0o777, rdev: 0, size: target.len() as u64 }, caller)?;
+    let inode = enter(txn, parent, name, New { mode: libc::S_IFLNK | 0o777, rdev: 0, size: target.len() as u64 }, caller)?;
     for (n, piece) in target.chunks(PIECE).enumerate() {
         txn.put(Key::new(Class::Symlink, inode.ino.0, n as u64), piece.to_vec());
     }

@@ -5,7 +5,7 @@
 //! known without listing them all. Who may use which namespace is the kernel's business.
 
 use super::name::{Index, MAX_NAME, Probe};
-use super::{PIECE, fail};
+use super::{PIECE, acl, fail};
 use crate::core::halt::Planned;
 use crate::core::key::{Class, Key};
 use crate::core::txn::{Txn, damaged};
@@ -34,18 +34,22 @@ const INDEX: Index = Index { class: Class::Xattr, hash_bits: HASH_BITS, name_of:
 /// `NoAttribute`, `NotFound`, `Unsupported` (namespace), `Range` (length of the name), `Invalid`.
 pub fn getxattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<Vec<u8>> {
     check_name(name)?;
-    let (found, _) = probe(txn, ino, name)?;
-    match found {
+    if let Some(flag) = acl::flag_of(name)
+        && txn.inode(ino)?.flags & flag == 0
+    {
+        return fail(FsError::NoAttribute);
+    }
+    match load(txn, ino, name)? {
         // An inode that is gone must not look like one without attributes.
         None => txn.inode(ino).and_then(|_| fail(FsError::NoAttribute)),
-        Some((key, attribute)) => value_of(txn, key, attribute),
+        Some(value) => Ok(value),
     }
 }
 
 /// Sets an attribute. `flags`: XATTR_CREATE, XATTR_REPLACE or 0.
 ///
 /// # Errors
-/// As [`getxattr`]; `Exists` (XATTR_CREATE), `TooBig`, `NoSpace` (all names together are too long).
+/// As [`getxattr`]; `Exists` (XATTR_CREATE), `TooBig`, `NoSpace` (all names together are too long); those of [`acl::set_acl`].
 pub fn setxattr(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Planned<()> {
     check_name(name)?;
     let mut inode = txn.inode(ino)?;
@@ -55,6 +59,23 @@ pub fn setxattr(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) 
     if flags & !(libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
         return fail(FsError::Invalid("unknown flag of setxattr"));
     }
+    if acl::flag_of(name).is_some() {
+        return acl::set_acl(txn, ino, name, value, false);
+    }
+    store(txn, ino, name, value, flags)?;
+    inode.ctime = txn.now();
+    txn.put_inode(&inode);
+    Ok(())
+}
+
+/// The value of an attribute, whoever may be asking; the inode is not looked at.
+pub(super) fn load(txn: &Txn, ino: Ino, name: &[u8]) -> Planned<Option<Vec<u8>>> {
+    let (found, _) = probe(txn, ino, name)?;
+    found.map(|(key, attribute)| value_of(txn, key, attribute)).transpose()
+}
+
+/// Stores an attribute whose name and value are good; the inode is not touched.
+pub(super) fn store(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Planned<()> {
     let (found, probe) = probe(txn, ino, name)?;
     let (key, old_pieces) = match found {
         Some(_) if flags & libc::XATTR_CREATE != 0 => return fail(FsError::Exists),
@@ -84,8 +105,6 @@ pub fn setxattr(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) 
         txn.remove(piece_key(key, n));
     }
     txn.put(key, attribute.encode());
-    inode.ctime = txn.now();
-    txn.put_inode(&inode);
     Ok(())
 }
 
@@ -115,6 +134,17 @@ pub fn listxattr(txn: &mut Txn, ino: Ino) -> Planned<Vec<u8>> {
 pub fn removexattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<()> {
     check_name(name)?;
     let mut inode = txn.inode(ino)?;
+    if let Some(flag) = acl::flag_of(name) {
+        return acl::remove_acl(txn, inode, name, flag);
+    }
+    erase(txn, ino, name)?;
+    inode.ctime = txn.now();
+    txn.put_inode(&inode);
+    Ok(())
+}
+
+/// Removes an attribute; the inode is not touched.
+pub(super) fn erase(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<()> {
     let Some((key, attribute)) = probe(txn, ino, name)?.0 else { return fail(FsError::NoAttribute) };
     let mut totals = totals_of(txn, ino)?;
     let len = name.len() as u32 + 1;
@@ -131,8 +161,6 @@ pub fn removexattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<()> {
         txn.remove(piece_key(key, n));
     }
     txn.remove(key);
-    inode.ctime = txn.now();
-    txn.put_inode(&inode);
     Ok(())
 }
 

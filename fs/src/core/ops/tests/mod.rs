@@ -1,5 +1,6 @@
 //! The operations against naive models.
 
+mod acls;
 mod data;
 mod listing;
 pub(in crate::core::ops) mod memory;

@@ -122,7 +122,7 @@ impl Pair {
     fn new(uid: u32) -> Self {
         let shell = Shell::default();
         let root = shell.memory.inode(Ino::ROOT).expect("root");
-        Self { shell, model: Model::new(node_of(&root, Vec::new())), caller: Caller { uid, gid: 7, pid: 1 } }
+        Self { shell, model: Model::new(node_of(&root, Vec::new())), caller: Caller { uid, gid: 7, pid: 1, umask: 0 } }
     }
 
     fn on<R: std::fmt::Debug>(&mut self, path: &str, op: impl Fn(&mut Txn, Ino) -> Planned<R>) -> Result<R, FsError> {

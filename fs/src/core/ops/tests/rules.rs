@@ -9,7 +9,7 @@ use crate::format::item::{Inode, Timestamp};
 use crate::ids::Ino;
 use crate::volume::{Caller, RenameFlags, SetAttr, SetTime};
 
-const WHO: Caller = Caller { uid: 5, gid: 6, pid: 0 };
+const WHO: Caller = Caller { uid: 5, gid: 6, pid: 0, umask: 0 };
 const PLAIN: RenameFlags = RenameFlags { no_replace: false, exchange: false, whiteout: false };
 const NO_REPLACE: RenameFlags = RenameFlags { no_replace: true, ..PLAIN };
 const EXCHANGE: RenameFlags = RenameFlags { exchange: true, ..PLAIN };

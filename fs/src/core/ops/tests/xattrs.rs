@@ -18,7 +18,7 @@ enum Op {
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    let names = ["user.a", "user.b", "trusted.c", "security.capability", "system.posix_acl_access"].map(|name| name.as_bytes().to_vec());
+    let names = ["user.a", "user.b", "trusted.c", "security.capability"].map(|name| name.as_bytes().to_vec());
     let long = [b"user.".to_vec(), vec![b'x'; 250]].concat();
     prop::sample::select([names.to_vec(), vec![long]].concat())
 }
