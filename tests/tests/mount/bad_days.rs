@@ -1,16 +1,23 @@
 //! Bad input and bad days: a clear sentence and exit status for each, and nothing destroyed.
 
+use ::fs::Ino;
+use ::fs::core::ops;
+use ::fs::format::item::Timestamp;
 use ::fs::format::superblock as fs_format;
+use ::fs::volume::{self as ferryfs, Caller, Clock, Cost, FormatOptions, MountOptions, WriteOptions};
 use harness::{Outcome, Pattern, Volume};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tests::mounted::{assert_clean, programs};
 use tests::skip::{has_program, no_mounts, skip};
 use tests::{Builder, errno};
+use zns::ZonedDevice;
+use zns::image::{ImageDevice, ImageOptions};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -177,19 +184,47 @@ fn mount_points_that_are_missing_or_not_empty() {
     assert_clean(&volume);
 }
 
+/// A root directory of its own with `ferryfs` and what it loads, and with no more in `/dev` than it takes to start a program; gone when dropped. No mount
+/// namespace: in a chroot, whose `/` is no mount point, none can be made private.
+struct Bare(TempDir);
+
+impl Bare {
+    /// With `image` in it, itself and no copy, as `/image`, and an empty `/mnt`.
+    fn with(image: &Path) -> Bare {
+        let bare = Bare(TempDir::new().unwrap());
+        // A filesystem that takes devices and programs, whatever the directory's own takes.
+        let script = "mount -t tmpfs none \"$1\" && cd \"$1\" && mkdir dev proc mnt && mknod dev/null c 1 3 && mknod dev/urandom c 1 9 && \
+                      { mount -t proc none proc || mount --bind /proc proc; } && : >image && mount --bind \"$2\" image && cp \"$3\" ferryfs && \
+                      for library in $(ldd \"$3\" | tr -s '[:space:]' '\\n' | grep ^/); do mkdir -p \".${library%/*}\" && cp \"$library\" \".$library\" || exit; done";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(bare.0.path()).arg(image).arg(programs().path("ferryfs").unwrap());
+        harness::run(&mut command, LIMIT).unwrap().ok().unwrap();
+        bare
+    }
+
+    fn run(&self, arguments: &[&str]) -> Outcome {
+        let mut command = Command::new("chroot");
+        command.arg(self.0.path()).arg("/ferryfs").args(arguments).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        harness::run(&mut command, LIMIT).unwrap()
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        harness::mounts::detach_below(self.0.path());
+    }
+}
+
 #[test]
 fn without_dev_fuse_the_reason_is_said() {
-    let Some((directory, volume)) = volume_with_contents() else {
+    let Some((_directory, volume)) = volume_with_contents() else {
         return;
     };
-    // In a mount namespace of its own, with a /dev that has no fuse in it.
-    let script = "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", script, "sh"]).arg(programs().path("ferryfs").unwrap());
-    command.arg("mount").arg(volume.device()).arg(volume.root());
-    refused(&harness::run(&mut command, LIMIT).unwrap(), &["/dev/fuse", "fuse"]);
+    let bare = Bare::with(volume.device());
+    bare.run(&["status", "/image"]).ok().expect("all else works there");
+    refused(&bare.run(&["mount", "/image", "/mnt"]), &["/dev/fuse"]);
+    drop(bare);
     assert_clean(&volume);
-    drop(directory);
 }
 
 #[test]
@@ -210,13 +245,37 @@ fn an_image_that_was_cut_short_is_refused() {
     }
 }
 
+/// Names and contents of [`volume_with_contents`] on an image that is the same, byte for byte, each time it is made: nothing in it is drawn at random, and
+/// nothing depends on the time or on threads.
+fn reproducible_image(path: &Path) -> Vec<u8> {
+    let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
+    let device = ImageDevice::create(path, &ImageOptions { size: 96 << 20, zone_size: 1 << 20, ..ImageOptions::default() }).unwrap();
+    let device: Arc<dyn ZonedDevice> = Arc::new(device);
+    let format = FormatOptions { label: "flips".into(), uuid: [7; 16], created: clock.now(), secret: [1; 32], uid: 0, gid: 0 };
+    ferryfs::Volume::format(vec![device.clone()], &format).unwrap();
+    let options = MountOptions { clock, secret: Some([2; 32]), ..MountOptions::default() };
+    let volume = ferryfs::Volume::open(vec![device], options).unwrap();
+    let caller = Caller::default();
+    let directory = volume.run(Cost::METADATA, |txn| ops::mkdir(txn, Ino::ROOT, b"d", 0o755, &caller)).unwrap().ino;
+    for n in 0..40u64 {
+        let (name, mode) = (format!("f{n}"), libc::S_IFREG | 0o644);
+        let made = volume.run(Cost::METADATA, |txn| ops::mknod(txn, directory, name.as_bytes(), mode, 0, &caller));
+        volume.write(made.unwrap().ino, 0, &Pattern(n).bytes(0, 50_000), &WriteOptions::default()).unwrap();
+    }
+    volume.shutdown().unwrap();
+    drop(volume);
+    fs::read(path).unwrap()
+}
+
 /// Flips bits all over an image: every outcome is fine but a panic, a hang, or wrong data given as right.
 #[test]
 fn bit_flips_anywhere_are_noticed_or_harmless() {
-    let Some((directory, volume)) = volume_with_contents() else {
-        return;
-    };
-    let whole = fs::read(volume.device()).unwrap();
+    if let Some(reason) = no_mounts() {
+        return skip(reason);
+    }
+    let directory = place();
+    let whole = reproducible_image(&directory.path().join("whole"));
+    assert!(whole == reproducible_image(&directory.path().join("again")), "other bits would be flipped next time");
     // Where something is written at all.
     let written: Vec<usize> = (0..whole.len() / 4096).filter(|n| whole[n * 4096..(n + 1) * 4096].iter().any(|b| *b != 0)).collect();
     let flipped = directory.path().join("flipped");

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use tempfile::TempDir;
 use tests::skip::has_program;
 use tests::{Builder, Mounted};
 
@@ -23,9 +24,18 @@ fn shell(directory: &Path, script: &str) -> String {
     }
 }
 
-/// The sources of this project: a real tree that is always there.
-fn sources() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+/// A copy of the sources of this project, a real tree that is always there, as they are now: somebody may be at work on them.
+fn sources() -> TempDir {
+    let copy = TempDir::new().unwrap();
+    // What changes or goes while it is read is what it happens to be; what tar says of that is no matter.
+    let script = format!(
+        "tar -C '{}' --exclude=./target --exclude=./.git --exclude=./bench/out  -cf - . 2>/dev/null | tar -xf - || :",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/..")
+    );
+    shell(copy.path(), &script);
+    let files: usize = shell(copy.path(), "find . -name '*.rs' | wc -l").trim().parse().unwrap();
+    assert!(files > 100, "{files} sources were copied");
+    copy
 }
 
 #[test]
@@ -150,14 +160,11 @@ fn tar_unpacks_a_real_tree_and_nothing_differs() {
     let Some(mut mounted) = Mounted::new() else {
         return;
     };
-    let script = format!(
-        "mkdir tree
-         tar -C '{}' --exclude=./target --exclude=./.git --exclude=./bench/out -cf - . | tar -C tree -xf -",
-        sources().display()
-    );
-    shell(mounted.root(), &script);
+    let sources = sources();
+    let sources = sources.path().display();
+    shell(mounted.root(), &format!("mkdir tree; tar -C '{sources}' -cf - . | tar -C tree -xf -"));
     mounted.remount();
-    let compare = format!("diff -r --exclude=target --exclude=.git --exclude=out '{}' tree", sources().display());
+    let compare = format!("diff -r '{sources}' tree");
     assert_eq!(shell(mounted.root(), &compare), "");
     shell(mounted.root(), "cp -a tree copy; diff -r tree copy; mv copy moved; rm -r tree; sync; sync -f moved");
     fs::File::open(mounted.root()).unwrap().sync_all().unwrap();
