@@ -1,7 +1,7 @@
 //! NVMe over fabrics within a guest: Linux's own target makes a drive of a block device (without Copy, whatever lies below) or passes a real one
 //! through, and Linux's host reaches it again, by loop or by TCP. A guest ends with its test, so nothing is taken down.
 
-use super::stacks::{appears, call, load};
+use super::stacks::{appears, call, found, load};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -28,17 +28,13 @@ pub fn plain_drive(backing: &Path) -> PathBuf {
     set(&port.join("addr_trtype"), "loop");
     symlink(&subsystem, port.join("subsystems").join(NAME)).unwrap_or_else(|error| panic!("the port: {error}"));
     set(Path::new("/dev/nvme-fabrics"), &format!("transport=loop,nqn={NAME}"));
-    for _ in 0..500 {
-        for entry in fs::read_dir("/sys/class/nvme").into_iter().flatten().flatten() {
-            if fs::read_to_string(entry.path().join("subsysnqn")).unwrap_or_default().trim() == NAME {
-                let device = Path::new("/dev").join(format!("{}n1", entry.file_name().to_string_lossy()));
-                appears(&device);
-                return device;
-            }
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("no drive {NAME} appears");
+    let ours = |controller: &Path| fs::read_to_string(controller.join("subsysnqn")).unwrap_or_default().trim() == NAME;
+    let controller = found(&format!("the drive {NAME}"), || {
+        fs::read_dir("/sys/class/nvme").ok()?.flatten().find(|entry| ours(&entry.path())).map(|entry| entry.file_name())
+    });
+    let device = Path::new("/dev").join(format!("{}n1", controller.to_string_lossy()));
+    appears(&device);
+    device
 }
 
 /// How the host reaches the target.

@@ -7,10 +7,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// No program of an administrator takes longer, not even in translated code.
-const LIMIT: Duration = Duration::from_secs(60);
+/// No program of an administrator takes longer, not even in translated code on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Nor does a device that is going to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a program that has to succeed; gives what it printed.
 ///
@@ -31,13 +33,19 @@ pub fn load(module: &str, options: &[String]) {
 /// # Panics
 /// It does not appear.
 pub fn appears(path: &Path) {
-    for _ in 0..500 {
-        if is_ready(path) {
-            return;
+    found(&path.display().to_string(), || is_ready(path).then_some(()));
+}
+
+/// What `look` finds, sooner or later.
+pub(super) fn found<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Some(found) => return found,
+            None if Instant::now() > end => panic!("{what} does not appear"),
+            None => std::thread::sleep(Duration::from_millis(20)),
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("{} does not appear", path.display());
 }
 
 /// The kernel makes the node of a disk a moment before the disk itself can be found: it is ENXIO until then.
@@ -149,6 +157,11 @@ impl Mapped {
     }
 }
 
+/// Takes the device of this name away, as soon as nobody has it open: what looks at new devices may, for a moment.
+pub fn unmapped(name: &str) {
+    call("dmsetup", ["remove", "--retry", name]);
+}
+
 /// The table of the whole of `device`, as it is.
 pub fn linear(device: &Path) -> String {
     format!("0 {} linear {} 0", size_of(device) / 512, device.display())
@@ -183,7 +196,7 @@ pub fn integrity(device: &Path, size: u64) -> PathBuf {
         format!("0 {sectors} integrity {} 0 4 D 3 internal_hash:crc32c block_size:4096 journal_sectors:256", device.display())
     };
     drop(Mapped::new("checked", &["dm_integrity", "crc32c"], &table(8)));
-    call("dmsetup", ["remove", "checked"]);
+    unmapped("checked");
     let mut superblock = [0; 24];
     File::open(device).and_then(|mut file| file.read_exact(&mut superblock)).expect("its superblock");
     let sectors = u64::from_le_bytes(superblock[16..24].try_into().expect("eight bytes"));
@@ -257,15 +270,10 @@ pub fn smr_disk(options: &[&str]) -> PathBuf {
         model.trim() == "scsi_debug"
             && fs::read_to_string(format!("/sys/block/{name}/queue/zoned")).is_ok_and(|zoned| zoned.trim() == "host-managed")
     };
-    for _ in 0..500 {
-        let names =
-            fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        if let Some(name) = names.into_iter().find(|name| name.starts_with("sd") && is_ours(name)) {
-            let device = Path::new("/dev").join(name);
-            appears(&device);
-            return device;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("no SMR disk appears");
+    let device = found("an SMR disk", || {
+        let names = fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.into_iter().find(|name| name.starts_with("sd") && is_ours(name)).map(|name| Path::new("/dev").join(name))
+    });
+    appears(&device);
+    device
 }

@@ -1,7 +1,7 @@
 //! SCSI disks of Linux's own target (LIO), reached through its loopback fabric. A guest ends with its test, so nothing is taken
 //! down.
 
-use super::stacks::{appears, load};
+use super::stacks::{self, appears, load};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -82,15 +82,10 @@ pub(super) fn found_at(number: u32) -> PathBuf {
 }
 
 fn disk(which: &str, is: impl Fn(&Path) -> bool) -> PathBuf {
-    for _ in 0..500 {
-        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            if is(&entry.path()) {
-                let device = Path::new("/dev").join(entry.file_name());
-                appears(&device);
-                return device;
-            }
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("no disk {which} appears");
+    let name = stacks::found(&format!("a disk {which}"), || {
+        fs::read_dir("/sys/block").ok()?.flatten().find(|entry| is(&entry.path())).map(|entry| entry.file_name())
+    });
+    let device = Path::new("/dev").join(name);
+    appears(&device);
+    device
 }

@@ -4,7 +4,7 @@
 //! The ring is the kernel's (`linux/target_core_user.h`, Documentation/target/tcmu-design.rst): a mailbox, a ring of commands, and behind both
 //! the data, all in one mapping. This side moves the tail, the kernel the head. A guest ends with its test, so nothing is taken down.
 
-use super::stacks::{appears, load};
+use super::stacks::{appears, found, load};
 use super::targets;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use scsi_target::{DiskConfig, Response, Target};
@@ -129,11 +129,11 @@ struct Command {
 impl Ring {
     /// The ring of the device that calls itself this.
     fn open(ending: &str) -> Ring {
-        let device = (0..64).find(|n| {
+        let is_ours = |n: &u32| {
             let name = fs::read_to_string(format!("/sys/class/uio/uio{n}/name")).unwrap_or_default();
             name.trim().ends_with(ending)
-        });
-        let number = device.unwrap_or_else(|| panic!("no ring ends in {ending}"));
+        };
+        let number = found(&format!("a ring of {ending}"), || (0..64).find(is_ours));
         let path = PathBuf::from(format!("/dev/uio{number}"));
         appears(&path);
         let size = fs::read_to_string(format!("/sys/class/uio/uio{number}/maps/map0/size")).expect("the size of the ring");

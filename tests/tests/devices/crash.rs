@@ -83,6 +83,11 @@ fn noted() -> Vec<u64> {
     bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
 }
 
+/// Something was written twice.
+fn is_overwritten(generations: &[u64]) -> bool {
+    generations.iter().any(|&generation| generation > 1)
+}
+
 #[test]
 fn the_machine_is_reset_while_blocks_are_moved() {
     in_guest(machine().resets(1), &[], || {
@@ -95,6 +100,9 @@ fn the_machine_is_reset_while_blocks_are_moved() {
             std::thread::scope(|scope| {
                 scope.spawn(|| overwrite(load, &never, note));
                 cleaner_at_work(&volume);
+                while !is_overwritten(&noted()) {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
                 // At once, without a word to anybody.
                 fs::write("/proc/sysrq-trigger", "b").expect("a reset");
                 std::thread::sleep(std::time::Duration::from_secs(3600));
@@ -106,7 +114,7 @@ fn the_machine_is_reset_while_blocks_are_moved() {
         assert_clean(&volume);
         volume.mount().unwrap_or_else(|error| panic!("after the reset: {error:#}"));
         let durable = noted();
-        assert!(durable.iter().any(|&generation| generation > 1), "the reset came before anything was overwritten");
+        assert!(is_overwritten(&durable), "the reset came before anything was overwritten");
         Overwritten::check(&volume.path("load"), &durable, false);
         volume.umount().unwrap_or_else(|error| panic!("{error:#}"));
         assert_clean(&volume);

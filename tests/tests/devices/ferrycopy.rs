@@ -170,9 +170,9 @@ fn a_drive_that_disappears_in_the_middle_of_a_copy() {
         let pci = fs::canonicalize("/sys/class/nvme/nvme0/device").unwrap();
         let copy = std::thread::spawn({
             let device = device.clone();
-            move || fails(&device, &ranges, &device, 32 * MIB, &["--rate", "4M"])
+            move || fails(&device, &ranges, &device, 32 * MIB, &["--rate", "1M"])
         });
-        // Past the first megabyte, before the last.
+        // Past the first megabyte, and at this rate long before the last.
         let arrived = || content(&device, 33 * MIB, MIB).iter().any(|&byte| byte != 0);
         while !arrived() {
             std::thread::sleep(std::time::Duration::from_millis(50));

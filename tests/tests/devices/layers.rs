@@ -8,7 +8,7 @@ use crate::tool::report;
 use guest::{Kernel, Machine, Namespace};
 use std::path::{Path, PathBuf};
 use tests::guest::in_guest;
-use tests::guest::stacks::{Mapped, call, encrypted, integrity, mirrored, partition, striped, verity};
+use tests::guest::stacks::{Mapped, call, encrypted, integrity, mirrored, partition, striped, unmapped, verity};
 
 const MIB: u64 = 1 << 20;
 /// Of a device that a volume is put on.
@@ -65,7 +65,7 @@ fn below_dm_linear_the_drive_copies_at_translated_addresses() {
             looked_through(&part, "dm");
             not_asked_for(&part, "dm");
         });
-        call("dmsetup", ["remove", "part"]);
+        unmapped("part");
         // Two segments, the first one behind the second: what spans them is copied in pieces.
         let half = SIZE / 2 + 12288;
         let table = format!("{}\n{}", linear(half, 0, 60 * MIB), linear(SIZE - half, sectors(half), 8 * MIB));
@@ -81,7 +81,7 @@ fn below_dm_linear_on_a_zns_drive_the_drive_copies() {
         let drive = Path::new("/dev/vm/zn1");
         let whole = Mapped::linear("whole", drive).path();
         by_device(&brief::live(std::slice::from_ref(&whole), ZONED, &["offload_below=dm"]), "nvme");
-        call("dmsetup", ["remove", "whole"]);
+        unmapped("whole");
         // From the tenth zone on; the zones before and behind are seen to by the neighbours' own test.
         let zone = 4 * MIB / 512;
         let part = Mapped::new("part", &[], &format!("0 {} linear {} {}", 40 * zone, drive.display(), 10 * zone)).path();
@@ -154,8 +154,8 @@ fn below_mirrors_ciphers_checksums_and_snapshots_the_host_copies_and_says_why() 
         whole_life(&integrity(&paths[1], SIZE), &["dm-integrity", "checksums"]);
         let sectors = SIZE / 512;
         opaque(&verity(&paths[2], SIZE / 2), &["dm-verity", "checksums"]);
-        call("dmsetup", ["remove", "sealed"]);
-        call("dmsetup", ["remove", "secret"]);
+        unmapped("sealed");
+        unmapped("secret");
         let (origin, changes) = (&paths[0], &paths[2]);
         fill(changes, 0, 0, MIB);
         call("blockdev", ["--flushbufs".as_ref(), changes.as_os_str()]);

@@ -12,10 +12,11 @@ done
 export DM_DISABLE_UDEV=1
 read wanted <$run/disks
 waited=0
-while [ $waited -lt 300 ]; do
+# A disk is there when it can be opened, which is a moment after its name is.
+while [ $waited -lt 3000 ]; do
     there=0
     for disk in /sys/block/nvme*n* /sys/block/vd* /sys/block/sd*; do
-        [ -e $disk ] && there=$((there + 1))
+        [ -e $disk ] && (: </dev/${disk##*/}) 2>/dev/null && there=$((there + 1))
     done
     [ $there -ge $wanted ] && break
     $b sleep 0.02
