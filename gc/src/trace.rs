@@ -97,7 +97,7 @@ pub enum Event {
     Reset {
         /// Which.
         zone: SegmentId,
-        /// How long it took.
+        /// How long it took, together with the zones that were reset with it.
         us: u64,
     },
     /// A checkpoint became durable.

@@ -62,6 +62,9 @@ impl CutSpace for Placer<'_> {
                 return Addr::NONE;
             }
             let addr = self.allocate();
+            if self.exhausted {
+                return addr;
+            }
             let follows = addr == self.next && self.groups.last().is_some_and(|g| g.ids.len() < batch::MAX_BLOCKS);
             self.next = addr.plus(1);
             if follows {
@@ -443,4 +446,34 @@ fn micros(since: Instant) -> u64 {
 
 fn whole(bytes: &[u8; BLOCK]) -> BufSlice {
     BufSlice::whole(AlignedBuf::from_slice(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::segment::Phase;
+    use crate::volume::rig::{formatted, make};
+    use zns::sim::{SimConfig, SimDrive};
+    use zns::{DeviceId, ZoneId};
+
+    /// What cannot be placed has the address of the ring's zone, which must be left alone.
+    #[test]
+    fn a_checkpoint_without_room_does_not_touch_the_superblocks() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        make(&volume, "a");
+        let ring = Addr::new(DeviceId(0), ZoneId(0), 0);
+        {
+            let mut state = volume.state.lock();
+            while state.zones.allocate(Role::Metadata, u32::MAX).is_some() {}
+        }
+        let ended = volume.checkpoint();
+        assert!(ended.is_err() && !volume.is_writable(), "there was room: {ended:?}");
+        let mut state = volume.state.lock();
+        let entry = state.zones.entry(ring).expect("it is there");
+        assert_eq!((entry.role, entry.phase), (Role::Ring, Phase::Open));
+        assert!(!state.zones.take_to_finish().contains(&ring));
+        drop(state);
+        let zones = volume.read_reports().expect("a report");
+        assert!(zones[0][0].state.is_active(), "{:?}", zones[0][0]);
+    }
 }

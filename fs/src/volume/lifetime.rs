@@ -110,7 +110,7 @@ impl Volume {
     /// Some steps of freeing what waits to be freed. Returns whether there was anything.
     ///
     /// # Errors
-    /// Those of loading; the volume is read-only.
+    /// The volume is read-only or has lost its power; what cannot be freed for another reason is left to the next mount.
     pub(crate) fn free_some(&self) -> Result<bool> {
         let Some(ino) = self.state.lock().to_free.pop() else { return Ok(false) };
         if !self.free_or_leave(ino, STEPS_AT_ONCE)? {
@@ -122,7 +122,7 @@ impl Volume {
     /// Frees everything that waits to be freed. Returns whether there was anything.
     ///
     /// # Errors
-    /// Those of loading; the volume is read-only.
+    /// The volume is read-only or has lost its power; what cannot be freed for another reason is left to the next mount.
     pub(crate) fn free_waiting(&self) -> Result<bool> {
         let mut any = false;
         loop {

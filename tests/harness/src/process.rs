@@ -99,6 +99,9 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Outcome> {
     })
 }
 
+/// More than a pipe holds that nobody has enlarged beyond what ordinary users may, in bytes.
+const PIPE: usize = 1 << 20;
+
 /// What comes out of a pipe.
 struct Said {
     /// `None` after its end.
@@ -115,10 +118,11 @@ impl Said {
         Ok(Said { pipe, text: Vec::new() })
     }
 
-    /// Takes what is there.
+    /// Takes what is there, at most as much as a pipe may hold: who writes on and on must not keep anybody here.
     fn take(&mut self) -> Result<()> {
         let mut buffer = [0; 8192];
-        while let Some(pipe) = &self.pipe {
+        let end = self.text.len() + PIPE;
+        while let Some(pipe) = self.pipe.as_ref().filter(|_| self.text.len() < end) {
             match rustix::io::read(pipe, &mut buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(n) => self.text.extend_from_slice(&buffer[..n]),
@@ -143,7 +147,8 @@ fn follow(child: &mut Child, deadline: Instant, mut said: [&mut Said; 2]) -> Res
         let mut fds = vec![PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
         fds.extend(said.iter().filter_map(|said| Some(PollFd::new(said.pipe.as_ref()?, PollFlags::IN))));
         match poll(&mut fds, Some(&until(deadline))) {
-            Ok(0) => return Ok(child.try_wait()?),
+            Ok(_) if Instant::now() >= deadline => return Ok(child.try_wait()?),
+            Ok(0) => {}
             Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(child.wait()?)),
             Ok(_) => said.iter_mut().try_for_each(|said| said.take())?,
             Err(Errno::INTR) => {}
@@ -188,6 +193,13 @@ mod tests {
         assert!(late.timed_out && late.signal == Some(9));
         assert!(run(&mut Command::new("no-such-program-anywhere"), limit).is_err());
     }
+
+    #[test]
+    fn who_never_stops_talking_is_stopped() {
+        let outcome = run(&mut Command::new("yes"), Duration::from_millis(50)).unwrap();
+        assert!(outcome.timed_out && outcome.stdout.starts_with("y\ny\n"));
+    }
+
     /// More than a pipe holds, and the last of it just before the end; and whoever keeps the pipe open is not waited for.
     #[test]
     fn output_is_whole_and_a_pipe_that_others_keep_costs_nothing() {

@@ -172,11 +172,14 @@ fn changes_become_durable_by_themselves() {
         return;
     };
     let flushes = |mounted: &Mounted| mounted.status().map(|status| status.number("io/flushes").unwrap());
+    let mut file = fs::File::create(mounted.path("f")).unwrap();
+    file.sync_all().unwrap();
     let Some(before) = flushes(&mounted) else {
         tests::skip::skip("needs FerryFS itself, and runs on a peer");
         return;
     };
-    fs::write(mounted.path("f"), b"nobody synced this").unwrap();
+    file.write_all(b"nobody synced this").unwrap();
+    drop(file);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while flushes(&mounted) == Some(before) {
         assert!(std::time::Instant::now() < deadline, "nothing is flushed");

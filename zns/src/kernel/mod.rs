@@ -54,12 +54,12 @@ pub(crate) fn is_zoned(path: &Path) -> Result<bool> {
     Ok(matches!(model, Ok(DeviceModel::HostManaged | DeviceModel::HostAware)))
 }
 
-/// An error of the `zoned` crate as one of ours.
 /// Cuts zones into runs that follow one another, of `most` at most.
 fn neighbours(zones: &[ZoneId], most: usize) -> impl Iterator<Item = &[ZoneId]> {
     zones.chunk_by(|a, b| a.0.checked_add(1) == Some(b.0)).flat_map(move |run| run.chunks(most))
 }
 
+/// An error of the `zoned` crate as one of ours.
 fn from_zoned(action: &'static str, path: &Path, error: &ZonedError) -> DeviceError {
     let errno = match error {
         ZonedError::Ioctl { source, .. } => *source as i32,

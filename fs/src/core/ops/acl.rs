@@ -30,7 +30,7 @@ pub(super) fn flag_of(name: &[u8]) -> Option<u32> {
 /// `Invalid` (no valid list), `Access` (a default list for what is no directory), `Unsupported` (a symbolic link), `NotFound`, `NoSpace` (too many entries).
 pub fn set_acl(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], drop_setgid: bool) -> Planned<()> {
     let mut inode = txn.inode(ino)?;
-    let Some(flag) = flag_of(name) else { return fail(FsError::Invalid("not the name of an access control list")) };
+    let Some(flag) = flag_of(name) else { return fail(FsError::Unsupported("this attribute of the system namespace")) };
     if inode.kind() == libc::S_IFLNK {
         return fail(FsError::Unsupported("access control lists of symbolic links"));
     }

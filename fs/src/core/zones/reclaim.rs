@@ -119,7 +119,9 @@ impl ZoneTable {
 
     /// May this candidate be reset now? Nothing live, nothing pinned.
     pub fn is_resettable(&self, addr: Addr) -> bool {
-        self.zone(addr).is_some_and(|z| z.entry.phase == Phase::Closed && z.entry.live == 0 && z.pins == 0 && z.writing == 0 && !z.victim)
+        self.zone(addr).is_some_and(|z| {
+            z.entry.role != Role::Ring && z.entry.phase == Phase::Closed && z.entry.live == 0 && z.pins == 0 && z.writing == 0 && !z.victim
+        })
     }
 
     /// The device has reset the zone.
