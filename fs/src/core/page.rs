@@ -118,17 +118,18 @@ impl SortKey {
     fn packed_len(self) -> usize {
         KEY_HEAD + significant(self.a()) + significant(self.b())
     }
-    /// The key at the start of `bytes`, and how many bytes it takes. The lengths have been validated.
-    fn unpack(bytes: &[u8]) -> (Self, usize) {
-        let (len_a, len_b) = (usize::from(bytes[0] & 15), usize::from(bytes[1]));
-        let number = |at: usize, len: usize| {
-            let mut wide = [0; 8];
-            wide[8 - len..].copy_from_slice(&bytes[at..at + len]);
-            u64::from_be_bytes(wide)
+    /// The key at `offset` of a page, which has been validated. Searches do little else than this, so numbers are read whole: the eight bytes up to the
+    /// end of each lie within the page, behind whose header every cell begins.
+    fn unpack(page: &[u8; BLOCK], offset: usize) -> Self {
+        let (len_a, len_b) = (usize::from(page[offset] & 15), usize::from(page[offset + 1]));
+        let number = |end: usize, len: usize| {
+            let wide = page[end - 8..end].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            if len == 0 { 0 } else { wide & (u64::MAX >> (u64::BITS as usize - 8 * len)) }
         };
-        let (a, b) = (number(KEY_HEAD, len_a), number(KEY_HEAD + len_a, len_b));
-        let head = u128::from(bytes[0] >> 4) << 120 | u128::from(a) << 56 | u128::from(b >> 8);
-        (Self { head, tail: b as u8 }, KEY_HEAD + len_a + len_b)
+        let end_of_a = offset + KEY_HEAD + len_a;
+        let (a, b) = (number(end_of_a, len_a), number(end_of_a + len_b, len_b));
+        let head = u128::from(page[offset] >> 4) << 120 | u128::from(a) << 56 | u128::from(b >> 8);
+        Self { head, tail: b as u8 }
     }
     /// Packs the key into `bytes`, which are as long as [`SortKey::packed_len`] says.
     fn pack(self, bytes: &mut [u8]) {
@@ -247,7 +248,7 @@ impl Page {
     /// The key of item `i`.
     pub fn key(&self, i: usize) -> SortKey {
         let (offset, _) = self.slot(i);
-        SortKey::unpack(&self.bytes()[offset..]).0
+        SortKey::unpack(self.bytes(), offset)
     }
     /// The value of item `i`.
     pub fn value(&self, i: usize) -> &[u8] {

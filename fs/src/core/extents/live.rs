@@ -1,6 +1,6 @@
 //! Reading the maps: what of a zone is live, extents and checksums of a range; and forgetting a zone.
 
-use super::runs::{Extents, RunMap, Summaries, parts, run_at_or_after, run_before};
+use super::runs::{Extents, RunMap, Summaries, parts_of_run, run_at_or_after, run_before};
 use crate::addr::Addr;
 use crate::core::halt::{Halt, Planned};
 use crate::core::key::{Class, Key};
@@ -44,12 +44,15 @@ pub fn live_runs(view: &dyn ItemView, zone: Addr, from: u32, max: u32) -> Planne
     let mut data = LiveData::default();
     let mut at = base.0 + u64::from(from);
     let mut blocks = 0u32;
+    // What ends where the last one ended has been looked at: only the first may have begun before.
+    let mut inside = from > 0;
     for _ in 0..SCAN_LIMIT {
-        match live_step(view, at, end) {
+        match live_step(view, at, end, inside) {
             Ok(Some((parts, next))) => {
                 blocks = parts.iter().fold(blocks, |sum, part| sum.saturating_add(part.blocks));
                 data.parts.extend(parts);
                 at = next;
+                inside = false;
             }
             Ok(None) => return Ok(data),
             Err(Halt::Need(_)) if at > base.0 + u64::from(from) => break,
@@ -63,16 +66,16 @@ pub fn live_runs(view: &dyn ItemView, zone: Addr, from: u32, max: u32) -> Planne
     Ok(data)
 }
 
-/// The live parts of the first summary that reaches beyond `at`, and where it ends.
-fn live_step(view: &dyn ItemView, at: u64, end: u64) -> Planned<Option<(Vec<LivePart>, u64)>> {
-    let covering = run_before(&Summaries, view, at)?.filter(|run| Summaries::bounds(run).1 > at);
-    let found = match covering {
+/// The live parts of the first summary that reaches beyond `at`, and where it ends. `inside`: one that begins before may do so.
+fn live_step(view: &dyn ItemView, at: u64, end: u64, inside: bool) -> Planned<Option<(Vec<LivePart>, u64)>> {
+    let before = if inside { run_before(&Summaries, view, at)? } else { None };
+    let found = match before.filter(|run| Summaries::bounds(run).1 > at) {
         Some(run) => Some(Summaries::part(&run, at, Summaries::bounds(&run).1)),
         None => run_at_or_after(&Summaries, view, at)?,
     };
     let Some(run) = found.filter(|run| run.addr.0 < end) else { return Ok(None) };
     let first = run.block.0;
-    let live = parts(&Extents(run.ino), view, first, first + u64::from(run.blocks))?.into_iter().filter_map(|part| {
+    let live = parts_of_run(&Extents(run.ino), view, first, first + u64::from(run.blocks))?.into_iter().filter_map(|part| {
         let addr = run.addr.plus((part.block.0 - first) as u32);
         (part.addr == addr).then_some(LivePart { addr, blocks: part.blocks, ino: run.ino, block: part.block })
     });

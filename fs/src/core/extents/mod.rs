@@ -22,7 +22,7 @@ use crate::core::txn::{ItemTree, ItemView, damaged};
 use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
-use runs::{Edit, Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, replace, run_before, touch_removal};
+use runs::{Edit, Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, parts_of_run, replace, run_before, touch_removal};
 
 /// The zone table as extents see it: how many blocks of each zone are live (I4). Runs stay within one zone.
 pub trait LiveCounts {
@@ -324,7 +324,7 @@ fn relocation_steps(view: &dyn ItemView, moved: &Relocation) -> Planned<(Vec<Ste
     }
     let mut steps = Vec::new();
     let mut blocks = 0;
-    for part in parts(&Extents(moved.ino), view, from, to)? {
+    for part in parts_of_run(&Extents(moved.ino), view, from, to)? {
         let offset = (part.block.0 - from) as u32;
         if part.addr == moved.from.plus(offset) {
             let addr = moved.to.plus(offset);
@@ -357,7 +357,10 @@ pub fn relocate(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Re
     if let [Step::Place { from, to, extent }, Step::Own(summary)] = steps[..] {
         let placed = replace(&Extents(moved.ino), tree, from, to, extent)?;
         let owned = own(tree, &summary)?;
-        placed.touch(tree)?;
+        // A single change that lacks something changes nothing, so only what comes behind it is to be made sure of.
+        if !placed.is_one_change() {
+            placed.touch(tree)?;
+        }
         owned.touch(tree)?;
         place(&placed, extent, tree, counts)?;
         owned.carry_out(tree)?;

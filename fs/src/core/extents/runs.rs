@@ -143,6 +143,10 @@ impl<R> Edit<R> {
         }
         self.removals.iter().try_for_each(|key| touch_removal(tree, key))
     }
+    /// Is one item put or removed, and nothing else?
+    pub(super) fn is_one_change(&self) -> bool {
+        self.removals.len() + self.puts.len() == 1
+    }
     /// Changes the items.
     pub(super) fn carry_out(&self, tree: &mut dyn ItemTree) -> Planned<()> {
         for key in &self.removals {
@@ -208,6 +212,18 @@ fn overlapping<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> P
 /// The parts within `from..to` of the runs that overlap it, in order.
 pub(super) fn parts<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> Planned<Vec<M::Run>> {
     Ok(overlapping(map, view, from, to)?.runs.iter().map(|run| clip::<M>(run, from, to)).collect())
+}
+
+/// [`parts`], where mostly one run begins where the range does and reaches its end: then nothing else is looked at. For those who read only, or find out
+/// by [`replace`] what a change needs.
+pub(super) fn parts_of_run<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u64) -> Planned<Vec<M::Run>> {
+    if let Some(value) = view.get(&map.key(from))? {
+        let run = map.decode(from, value)?;
+        if M::bounds(&run).1 >= to {
+            return Ok(vec![clip::<M>(&run, from, to)]);
+        }
+    }
+    parts(map, view, from, to)
 }
 
 fn clip<M: RunMap>(run: &M::Run, from: u64, to: u64) -> M::Run {

@@ -52,15 +52,25 @@ fn exercise(page: &Page) {
 
 #[test]
 fn keys_sort_and_return() {
-    let keys = [Key::MIN, Key::new(Class::Inode, 0, 1), Key::new(Class::Inode, 1, 0), Key::new(Class::Intent, u64::MAX, u64::MAX)];
+    let keys = [
+        Key::MIN,
+        Key::new(Class::Inode, 0, 1),
+        Key::new(Class::Inode, 1, 0),
+        Key::new(Class::Extent, 0x0102_0304, 0x01_0203_0405),
+        Key::new(Class::Intent, u64::MAX, u64::MAX),
+    ];
     for pair in keys.windows(2) {
         assert!(SortKey::from(&pair[0]) < SortKey::from(&pair[1]));
     }
     for key in keys {
         assert_eq!(SortKey::from(&key).key(), Some(key));
-        let mut bytes = vec![0; SortKey::from(&key).packed_len()];
-        SortKey::from(&key).pack(&mut bytes);
-        assert_eq!(SortKey::unpack(&bytes), (SortKey::from(&key), bytes.len()));
+        // Whatever lies around it, at either end of where cells may be.
+        let len = SortKey::from(&key).packed_len();
+        for (at, around) in [(HEADER, 0xff), (HEADER, 0), (BLOCK - len, 0xff), (BLOCK - len, 0)] {
+            let mut page = [around; BLOCK];
+            SortKey::from(&key).pack(&mut page[at..at + len]);
+            assert_eq!(SortKey::unpack(&page, at), SortKey::from(&key));
+        }
         assert!(SortKey::ZERO < SortKey::from(&key));
     }
     assert_eq!(SortKey::ZERO.key(), None);
