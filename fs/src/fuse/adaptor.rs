@@ -6,10 +6,12 @@
 use super::answers::Answers;
 use super::control::{self, Header, Request as ControlRequest};
 use super::errno;
+use super::fileattr;
 use super::groups::may_keep_setgid;
 use super::lanes::Lanes;
 use super::served::{Served, WriteOptions};
 use super::translate::{entry_type, file_attr, from_system_time, no_attr, rename_flags, set_time};
+use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
 use crate::ids::Ino;
 use crate::volume::{Attr, Caller, SetAttr};
@@ -356,7 +358,14 @@ impl<S: Served> Filesystem for Adaptor<S> {
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.call("open", node, |s| s.open(ino(node), flags.0 & libc::O_TRUNC != 0)) {
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        let opened = self.call("open", node, |s| {
+            if truncate || flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
+                check_open(&s.getattr(ino(node))?, flags.0)?;
+            }
+            s.open(ino(node), truncate)
+        });
+        match opened {
             Ok(()) => reply.opened(self.handle(), Self::OPENED),
             Err(error) => reply.error(error),
         }
@@ -591,7 +600,11 @@ impl<S: Served> Filesystem for Adaptor<S> {
                 Ok(piece) => reply.ioctl(i32::try_from(piece.len()).unwrap_or(0), &piece),
                 Err(error) => reply.error(error),
             },
-            _ => reply.error(Errno::ENOTTY),
+            _ => match self.call("ioctl", node, |s| fileattr::ioctl(s, ino(node), command, in_data).transpose()) {
+                Ok(Some(out)) => reply.ioctl(0, &out[..out.len().min(out_size as usize)]),
+                Ok(None) => reply.error(Errno::ENOTTY),
+                Err(error) => reply.error(error),
+            },
         }
     }
 
@@ -652,6 +665,11 @@ fn lost_privileges(attr: &Attr) -> Option<u32> {
     let executable_by_group = attr.mode & libc::S_IXGRP != 0;
     let lost = libc::S_ISUID | if executable_by_group { libc::S_ISGID } else { 0 };
     (attr.mode & lost != 0).then_some(attr.mode & 0o7777 & !lost)
+}
+
+/// May a file with these flags be opened for writing? What is append-only, by those who append.
+fn check_open(attr: &Attr, flags: i32) -> Result<()> {
+    if flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0 { check_grows(attr) } else { check_loose(attr) }
 }
 
 /// The namespace of access control lists.

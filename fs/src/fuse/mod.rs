@@ -8,6 +8,7 @@ pub mod adaptor;
 mod answers;
 pub mod control;
 pub mod errno;
+mod fileattr;
 mod groups;
 mod lanes;
 pub mod mountpoint;

@@ -41,6 +41,10 @@ pub trait Served: Send + Sync + 'static {
     fn set_acl(&self, _ino: Ino, _name: &[u8], _value: &[u8], _drop_setgid: bool) -> Result<()> {
         Err(FsError::Unsupported("access control lists"))
     }
+    /// Sets the flags of chattr(1).
+    fn set_flags(&self, _ino: Ino, _flags: u32) -> Result<()> {
+        Err(FsError::Unsupported("flags of inodes"))
+    }
     /// Names, each ended by a zero byte.
     fn listxattr(&self, ino: Ino) -> Result<Vec<u8>>;
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()>;

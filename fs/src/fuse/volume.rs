@@ -60,6 +60,9 @@ impl Served for Volume {
     fn set_acl(&self, ino: Ino, name: &[u8], value: &[u8], drop_setgid: bool) -> Result<()> {
         self.set_acl(ino, name, value, drop_setgid)
     }
+    fn set_flags(&self, ino: Ino, flags: u32) -> Result<()> {
+        self.set_flags(ino, flags)
+    }
     fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         self.listxattr(ino)
     }

@@ -340,6 +340,7 @@ impl Volume {
             }
             let attempt = self.change_for(IoClass::Copy, |state| {
                 let mut inode = regular_file(&state.tree, dst)?;
+                ops::check_loose(&inode)?;
                 let (mut blocks, mut end) = (publication.blocks, publication.end);
                 if !end.is_multiple_of(B) && end < inode.size {
                     blocks -= 1;

@@ -136,6 +136,14 @@ impl Volume {
         })
     }
 
+    /// Sets the flags of a file or directory (`FS_IOC_SETFLAGS`).
+    ///
+    /// # Errors
+    /// Those of [`ops::set_flags`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn set_flags(&self, ino: Ino, flags: u32) -> Result<()> {
+        self.run(Cost::METADATA, |txn| ops::set_flags(txn, ino, flags))
+    }
+
     /// The names of all extended attributes, each with a zero byte behind it.
     ///
     /// # Errors

@@ -121,6 +121,7 @@ impl Volume {
                 if options.append && inode.size != at {
                     return Ok(Attempt::Done(false));
                 }
+                ops::check_write(&inode, at)?;
                 if options.kill_suid {
                     clear_privileges(&mut inode);
                 }

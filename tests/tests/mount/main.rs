@@ -8,6 +8,7 @@ mod copy;
 mod crash;
 mod data;
 mod devices;
+mod flags;
 mod full;
 mod locks;
 mod names;

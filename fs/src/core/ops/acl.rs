@@ -5,6 +5,7 @@
 //! attributes.
 
 use super::fail;
+use super::flags::check_loose;
 use super::xattr;
 use crate::core::halt::Planned;
 use crate::core::txn::{Txn, damaged};
@@ -41,6 +42,7 @@ pub fn set_acl(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], drop_setgid: 
         return fail(FsError::NoSpace);
     }
     let Some(acl) = Acl::decode(value) else { return fail(FsError::Invalid("not a valid access control list")) };
+    check_loose(&inode)?;
     let mut stored = Some(acl);
     if flag == HAS_ACCESS_ACL {
         stored = stored.inspect(|acl| inode.mode = inode.mode & !PERMISSIONS | acl.mode()).filter(Acl::is_extended);
@@ -56,6 +58,7 @@ pub fn set_acl(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], drop_setgid: 
 
 /// Removes a list; that there was none is no error.
 pub(super) fn remove_acl(txn: &mut Txn, mut inode: Inode, name: &[u8], flag: u32) -> Planned<()> {
+    check_loose(&inode)?;
     if inode.flags & flag != 0 {
         put(txn, &mut inode, name, flag, None)?;
         inode.ctime = txn.now();

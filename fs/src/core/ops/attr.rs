@@ -5,6 +5,7 @@
 //! unless root sets it.
 
 use super::acl;
+use super::flags::{NOATIME, check_grows, check_loose};
 use super::resize::{Resize, SetSize, set_size};
 use crate::core::halt::Planned;
 use crate::core::txn::Txn;
@@ -29,11 +30,18 @@ pub enum Setattr {
 /// Changes attributes.
 ///
 /// # Errors
-/// `NotFound`; those of [`set_size`].
+/// `NotFound`, `NotPermitted` (immutable or append-only); those of [`set_size`].
 pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr, caller: &Caller) -> Planned<Setattr> {
     let mut inode = txn.inode(ino)?;
     if *set == SetAttr::default() {
         return Ok(Setattr::Done { inode: Box::new(inode), resize: None });
+    }
+    match set {
+        // Whoever may write may say that it was now, also of what only grows.
+        SetAttr { mode: None, uid: None, gid: None, size: None, atime, mtime, .. } if !is_set(*atime) && !is_set(*mtime) => {
+            check_grows(&inode)?
+        }
+        _ => check_loose(&inode)?,
     }
     let now = txn.now();
     let mut resize = None;
@@ -67,6 +75,10 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr, caller: &Caller) -> Plann
     Ok(Setattr::Done { inode: Box::new(inode), resize })
 }
 
+fn is_set(time: Option<SetTime>) -> bool {
+    matches!(time, Some(SetTime::At(_)))
+}
+
 /// Takes suid, and sgid where it means execution with the group's rights, from a regular file. Writing does this too (unless root writes).
 pub fn clear_privileges(inode: &mut Inode) {
     if !inode.is_file() {
@@ -83,7 +95,7 @@ const DAY: i64 = 24 * 60 * 60;
 /// Would an access now be counted by the rule of relatime?
 pub fn is_atime_stale(inode: &Inode, now: Timestamp) -> bool {
     let stale = inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.sec.saturating_sub(inode.atime.sec) >= DAY;
-    stale && inode.atime != now
+    stale && inode.atime != now && inode.flags & NOATIME == 0
 }
 
 /// Counts an access by the rule of relatime: only if the last one counted is a day old or not later than the last change. Was it counted?

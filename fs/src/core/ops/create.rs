@@ -3,6 +3,7 @@
 use super::acl::{Inherited, inherit};
 use super::dirent::{Change, changed, kind_of, living_directory, probe, put};
 use super::fail;
+use super::flags::check_grows;
 use super::name::check_plain;
 use crate::core::halt::Planned;
 use crate::core::txn::Txn;
@@ -50,6 +51,7 @@ pub(super) fn enter(txn: &mut Txn, parent: Ino, name: &[u8], mut new: New, calle
     if entry.is_some() {
         return fail(FsError::Exists);
     }
+    check_grows(&dir)?;
     let key = probe.free()?;
     let inherited = match new.mode & libc::S_IFMT {
         // Nobody asks for the mode of a symbolic link.

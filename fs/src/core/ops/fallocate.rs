@@ -3,6 +3,7 @@
 //! Plans deal with whole blocks. Ragged edges, where a block keeps some of its content, are handed back as byte ranges for the shell to
 //! zero by writing. A plan goes as far as its bounds allow and says where to go on; the new length comes with the last one.
 
+use super::flags::{check_grows, check_loose};
 use super::intent::pending_cut;
 use super::mapped::{Limit, Mapped, measure, part_at_or_after};
 use super::resize::check_file;
@@ -68,6 +69,10 @@ pub fn fallocate(txn: &mut Txn, ino: Ino, mode: i32, offset: u64, len: u64) -> P
     let mut inode = txn.inode(ino)?;
     let (mode, keep_size) = mode_of(mode)?;
     check_file(&inode)?;
+    match mode {
+        Mode::Allocate => check_grows(&inode)?,
+        Mode::Punch | Mode::Zero => check_loose(&inode)?,
+    }
     if len == 0 {
         return fail(FsError::Invalid("an empty range"));
     }

@@ -1,6 +1,7 @@
 //! Another name for a file.
 
 use super::dirent::{Change, changed, kind_of, living_directory, probe, put};
+use super::flags::{check_grows, check_loose};
 use super::name::check_plain;
 use super::{MAX_LINKS, fail};
 use crate::core::halt::Planned;
@@ -15,7 +16,7 @@ use crate::ids::Ino;
 /// `NotPermitted` for a directory, `NotFound` for a file that has lost its last name, `TooManyLinks`, `Exists` and what entering a name can meet.
 pub fn link(txn: &mut Txn, ino: Ino, parent: Ino, name: &[u8]) -> Planned<Inode> {
     let mut inode = txn.inode(ino)?;
-    living_directory(txn, parent)?;
+    let dir = living_directory(txn, parent)?;
     check_plain(name, FsError::Exists)?;
     let (entry, probe) = probe(txn, parent, name)?;
     match () {
@@ -25,6 +26,8 @@ pub fn link(txn: &mut Txn, ino: Ino, parent: Ino, name: &[u8]) -> Planned<Inode>
         _ if inode.nlink >= MAX_LINKS => return fail(FsError::TooManyLinks),
         _ => {}
     }
+    check_grows(&dir)?;
+    check_loose(&inode)?;
     inode.nlink += 1;
     inode.ctime = txn.now();
     put(txn, probe.free()?, ino, kind_of(&inode), name);

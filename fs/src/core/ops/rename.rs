@@ -5,6 +5,7 @@
 use super::create::{New, make};
 use super::dirent::{Change, changed, child, directory, find, kind_of, living_directory, probe, put};
 use super::fail;
+use super::flags::{check_grows, check_loose};
 use super::name::check_plain;
 use super::unlink::{Unlinked, drop_link};
 use crate::core::halt::Planned;
@@ -41,8 +42,7 @@ pub fn rename(txn: &mut Txn, parent: Ino, name: &[u8], newparent: Ino, newname: 
     if flags.exchange && (flags.no_replace || flags.whiteout) {
         return fail(FsError::Invalid("rename flags contradict each other"));
     }
-    directory(txn, parent)?;
-    living_directory(txn, newparent)?;
+    let (dir, newdir) = (directory(txn, parent)?, living_directory(txn, newparent)?);
     let dots = FsError::Invalid("the directory itself cannot be renamed");
     check_plain(name, dots.clone())?;
     check_plain(newname, if flags.no_replace { FsError::Exists } else { dots })?;
@@ -59,7 +59,10 @@ pub fn rename(txn: &mut Txn, parent: Ino, name: &[u8], newparent: Ino, newname: 
         return fail(FsError::Invalid("a directory cannot be moved into itself"));
     }
     let old = Place { dir: parent, name, key: source.key };
+    check_loose(&dir)?;
+    check_loose(&moved)?;
     let Some(target) = target else {
+        check_grows(&newdir)?;
         let new = Place { dir: newparent, name: newname, key: probe.free()? };
         return shift(txn, old, new, moved, None, flags.whiteout);
     };
@@ -71,6 +74,8 @@ pub fn rename(txn: &mut Txn, parent: Ino, name: &[u8], newparent: Ino, newname: 
     if moved.ino == other.ino {
         return Ok(Renamed { moved: moved.ino, replaced: None });
     }
+    check_loose(&newdir)?;
+    check_loose(&other)?;
     if flags.exchange {
         return exchange(txn, old, new, moved, other);
     }

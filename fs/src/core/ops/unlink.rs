@@ -5,6 +5,7 @@
 
 use super::dirent::{Change, Entry, changed, child, directory, find};
 use super::fail;
+use super::flags::check_loose;
 use super::name::check_plain;
 use crate::core::halt::Planned;
 use crate::core::key::Key;
@@ -55,10 +56,12 @@ pub fn rmdir(txn: &mut Txn, parent: Ino, name: &[u8]) -> Planned<Unlinked> {
 }
 
 fn victim(txn: &mut Txn, parent: Ino, name: &[u8], dots: FsError) -> Planned<(Entry, Inode)> {
-    directory(txn, parent)?;
+    let dir = directory(txn, parent)?;
     check_plain(name, dots)?;
     let entry = find(txn, parent, name)?;
     let inode = child(txn, &entry)?;
+    check_loose(&dir)?;
+    check_loose(&inode)?;
     Ok((entry, inode))
 }
 

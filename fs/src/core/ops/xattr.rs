@@ -4,6 +4,7 @@
 //! their own, so that looking for one attribute never reads the value of another. Item 0 of an inode keeps the totals: whether another name fits is
 //! known without listing them all. Who may use which namespace is the kernel's business.
 
+use super::flags::check_loose;
 use super::name::{Index, MAX_NAME, Probe};
 use super::{PIECE, acl, fail};
 use crate::core::halt::Planned;
@@ -62,6 +63,7 @@ pub fn setxattr(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) 
     if acl::flag_of(name).is_some() {
         return acl::set_acl(txn, ino, name, value, false);
     }
+    check_loose(&inode)?;
     store(txn, ino, name, value, flags)?;
     inode.ctime = txn.now();
     txn.put_inode(&inode);
@@ -137,6 +139,7 @@ pub fn removexattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<()> {
     if let Some(flag) = acl::flag_of(name) {
         return acl::remove_acl(txn, inode, name, flag);
     }
+    check_loose(&inode)?;
     erase(txn, ino, name)?;
     inode.ctime = txn.now();
     txn.put_inode(&inode);

@@ -1,0 +1,143 @@
+//! Flags of inodes: immutable, append-only, nodump and noatime.
+
+use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_getflags, ioctl_setflags, renameat_with};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::path::Path;
+use tests::{Mounted, errno};
+
+/// The flags that can be set, among those that a filesystem may show of itself.
+const OURS: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND).union(IFlags::NODUMP).union(IFlags::NOATIME);
+
+/// A volume; without root nothing can be made immutable.
+fn mount() -> Option<Mounted> {
+    if !rustix::process::geteuid().is_root() {
+        tests::skip::skip("only root may set these flags");
+        return None;
+    }
+    Mounted::new()
+}
+
+fn set(path: &Path, flags: IFlags) {
+    try_set(path, flags).unwrap();
+}
+
+fn try_set(path: &Path, flags: IFlags) -> std::io::Result<()> {
+    ioctl_setflags(File::open(path)?, flags).map_err(std::io::Error::from)
+}
+
+fn get(path: &Path) -> IFlags {
+    ioctl_getflags(File::open(path).unwrap()).unwrap() & OURS
+}
+
+fn append(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().append(true).open(path)?.write_all(b"more")
+}
+
+#[test]
+fn flags_are_kept_and_unknown_ones_refused() {
+    let Some(mut mounted) = mount() else {
+        return;
+    };
+    let (file, dir) = (mounted.path("f"), mounted.path("d"));
+    fs::write(&file, b"x").unwrap();
+    fs::create_dir(&dir).unwrap();
+    assert!(get(&file).is_empty() && get(&dir).is_empty());
+    set(&file, IFlags::NODUMP | IFlags::NOATIME);
+    set(&dir, IFlags::APPEND);
+    mounted.remount();
+    assert_eq!(get(&file), IFlags::NODUMP | IFlags::NOATIME);
+    assert_eq!(get(&dir), IFlags::APPEND);
+    if std::env::var_os("FERRYFS_TEST_PEER").is_none() {
+        assert_eq!(errno(try_set(&file, IFlags::COMPRESSED)), libc::EOPNOTSUPP);
+    }
+    fs::write(&file, b"nodump and noatime hinder nobody").unwrap();
+    set(&file, IFlags::empty());
+    set(&dir, IFlags::empty());
+    assert!(get(&file).is_empty() && get(&dir).is_empty());
+    mounted.finish();
+}
+
+#[test]
+fn what_is_immutable_does_not_change() {
+    let Some(mut mounted) = mount() else {
+        return;
+    };
+    let (file, dir) = (mounted.path("f"), mounted.path("d"));
+    fs::write(&file, b"as it is").unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("in"), b"").unwrap();
+    let open = OpenOptions::new().write(true).open(&file).unwrap();
+    set(&file, IFlags::IMMUTABLE);
+    set(&dir, IFlags::IMMUTABLE);
+    assert_eq!(errno(open.write_at(b"x", 0)), libc::EPERM, "opened before");
+    assert_eq!(errno(open.set_len(0)), libc::EPERM);
+    drop(open);
+    mounted.remount();
+    let refused = [
+        ("open", File::options().write(true).open(&file).map(drop)),
+        ("append", append(&file)),
+        ("truncate", File::create(&file).map(drop)),
+        ("chmod", fs::set_permissions(&file, Permissions::from_mode(0o777))),
+        ("chown", chown(&file, Some(1), None)),
+        ("unlink", fs::remove_file(&file)),
+        ("link", fs::hard_link(&file, mounted.path("g"))),
+        ("rename", fs::rename(&file, mounted.path("g"))),
+        ("replace", fs::write(mounted.path("other"), b"").and_then(|()| fs::rename(mounted.path("other"), &file))),
+        ("xattr", xattr::set(&file, "user.a", b"v")),
+        ("create in", File::create(dir.join("new")).map(drop)),
+        ("mkdir in", fs::create_dir(dir.join("new"))),
+        ("unlink in", fs::remove_file(dir.join("in"))),
+        ("rename in", fs::rename(dir.join("in"), dir.join("out"))),
+        ("move into", fs::rename(mounted.path("other"), dir.join("other"))),
+        ("move out", fs::rename(dir.join("in"), mounted.path("out"))),
+        ("rmdir", fs::remove_dir(&dir)),
+        ("rename dir", fs::rename(&dir, mounted.path("e"))),
+        ("exchange", renameat_with(CWD, mounted.path("other"), CWD, &file, RenameFlags::EXCHANGE).map_err(std::io::Error::from)),
+    ];
+    for (what, result) in refused {
+        assert_eq!(errno(result), libc::EPERM, "{what}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"as it is");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    fs::write(dir.join("in"), b"what lies in it may change").unwrap();
+    set(&file, IFlags::empty());
+    set(&dir, IFlags::empty());
+    append(&file).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    mounted.finish();
+}
+
+#[test]
+fn what_is_append_only_grows() {
+    let Some(mounted) = mount() else {
+        return;
+    };
+    let (file, dir) = (mounted.path("f"), mounted.path("d"));
+    fs::write(&file, b"one").unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("in"), b"").unwrap();
+    set(&file, IFlags::APPEND);
+    set(&dir, IFlags::APPEND);
+    append(&file).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"onemore");
+    fs::write(dir.join("new"), b"").unwrap();
+    let refused = [
+        ("open", File::options().write(true).open(&file).map(drop)),
+        ("truncate", File::create(&file).map(drop)),
+        ("shrink", rustix::fs::ftruncate(OpenOptions::new().append(true).open(&file).unwrap(), 1).map_err(std::io::Error::from)),
+        ("chmod", fs::set_permissions(&file, Permissions::from_mode(0o777))),
+        ("unlink", fs::remove_file(&file)),
+        ("rename", fs::rename(&file, mounted.path("g"))),
+        ("unlink in", fs::remove_file(dir.join("in"))),
+        ("rename in", fs::rename(dir.join("in"), dir.join("out"))),
+        ("replace in", fs::write(mounted.path("other"), b"").and_then(|()| fs::rename(mounted.path("other"), dir.join("in")))),
+    ];
+    for (what, result) in refused {
+        assert_eq!(errno(result), libc::EPERM, "{what}");
+    }
+    set(&file, IFlags::empty());
+    set(&dir, IFlags::empty());
+    mounted.finish();
+}
