@@ -9,7 +9,7 @@ use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_U
 use super::logging::Log;
 use super::options::MountSettings;
 use super::signals::{Event, Signals};
-use crate::fuse::mountpoint::{self, FILESYSTEM_TYPE};
+use crate::fuse::mountpoint::{self, MountLine};
 use crate::fuse::{AdaptorOptions, MountRequest, Mounted, Served};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,7 @@ impl Plan {
             no_exec: settings.no_exec,
             no_atime: settings.no_atime,
             allow_other: settings.allow_other,
+            kind: settings.fuse_type,
         }
     }
 }
@@ -88,7 +89,7 @@ fn check_mountpoint(path: &Path, nonempty: bool) -> CommandResult<PathBuf> {
     }
     let path = path.canonicalize().map_err(|error| failed(format!("cannot be used: {error}")))?;
     let above = mountpoint::mounts().unwrap_or_default().into_iter().rfind(|line| line.path == path);
-    if let Some(line) = above.filter(|line| line.kind == FILESYSTEM_TYPE) {
+    if let Some(line) = above.filter(MountLine::is_ours) {
         return Err(failed(format!("carries a FerryFS already: {}", line.source)));
     }
     let mut entries = std::fs::read_dir(&path).map_err(|error| failed(format!("cannot be read: {error}")))?;

@@ -105,9 +105,9 @@ impl std::fmt::Display for Mounted {
 
 /// Where `device`, or what is the same storage under another name, is mounted as a FerryFS, if it is.
 pub fn mount_of(device: &Path) -> Option<Mounted> {
-    use crate::fuse::mountpoint::{FILESYSTEM_TYPE, mounts};
+    use crate::fuse::mountpoint::mounts;
     let is_ours = |source: &Path| is_same_storage(source, device);
-    let line = mounts().ok()?.into_iter().rfind(|line| line.kind == FILESYSTEM_TYPE && is_ours(Path::new(&line.source)))?;
+    let line = mounts().ok()?.into_iter().rfind(|line| line.is_ours() && is_ours(Path::new(&line.source)))?;
     let source = PathBuf::from(line.source);
     let is_another_name = device.canonicalize().is_ok_and(|device| device != source);
     Some(Mounted { at: line.path, under: is_another_name.then_some(source) })

@@ -12,12 +12,15 @@ const NAMES: &[(&str, &str)] = &[
     ("ferryfs", "ferryfs"),
     ("mount.ferryfs", "ferryfs"),
     ("mount.fuse.ferryfs", "ferryfs"),
+    ("mount.fuseblk.ferryfs", "ferryfs"),
     ("umount.ferryfs", "ferryfs"),
     ("umount.fuse.ferryfs", "ferryfs"),
+    ("umount.fuseblk.ferryfs", "ferryfs"),
     ("mkfs.ferryfs", "mkfs-ferryfs"),
     ("mkfs.fuse.ferryfs", "mkfs-ferryfs"),
     ("fsck.ferryfs", "fsck-ferryfs"),
     ("fsck.fuse.ferryfs", "fsck-ferryfs"),
+    ("fsck.fuseblk.ferryfs", "fsck-ferryfs"),
 ];
 
 /// Makes symbolic links in `directory` to the programs beside this one. What has one of the names and is not a symbolic

@@ -26,8 +26,7 @@ impl Log {
     /// Starts logging: warnings and errors, or what `FERRYFS_LOG` asks for.
     pub fn start(file: Option<File>) -> Self {
         let log = Self(Arc::new(Mutex::new(file.map_or(Target::Terminal, Target::File))));
-        // The library logs every request that was interrupted as an error: it is not.
-        let filter = EnvFilter::try_from_env("FERRYFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,fuser=off"));
+        let filter = EnvFilter::try_from_env("FERRYFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false).with_target(false);
         // A second log in one process (tests) is no harm.
         let _ = subscriber.try_init();

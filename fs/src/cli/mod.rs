@@ -1,7 +1,7 @@
 //! The `ferryfs` command.
 //!
 //! One file per command; here is only the command line. The same program is the helper of mount(8) and umount(8): called
-//! by one of their names for it (`mount.ferryfs`, `mount.fuse.ferryfs`, `umount.fuse.ferryfs`), it takes their arguments.
+//! by one of their names for it (`mount.ferryfs`, `mount.fuse.ferryfs`, `mount.fuseblk.ferryfs`, `umount.fuse.ferryfs`), it takes their arguments.
 
 pub mod background;
 pub mod client;

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct MountArguments {
     /// Options, separated by commas: ro, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME,
     /// placement=NAME, cache_size=BYTES, verify_copies=off|sampled|full, commit=SECONDS, discard, noatime|relatime,
-    /// offload_below=dm,md, copy_profile=FILE,
+    /// offload_below=dm,md, copy_profile=FILE, fuse_type=auto|fuse|fuseblk,
     /// nonempty, and those of mount(8).
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -66,7 +66,13 @@ fn plan(arguments: &MountArguments) -> CommandResult<Plan> {
 /// As mount(8) calls its helpers: `mount.TYPE DEVICE MOUNTPOINT [-sfnvr] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`.
 pub fn as_helper(program: &str, arguments: &[OsString]) -> ExitCode {
     match from_helper_arguments(arguments) {
-        Ok(Some(arguments)) => run(&arguments, program),
+        Ok(Some(mut arguments)) => {
+            // Whoever names the type of a mount gets that type; options that are given have the last word.
+            if let Some(kind) = program.strip_prefix("mount.").and_then(|kind| kind.strip_suffix(".ferryfs")) {
+                arguments.options.insert(0, format!("fuse_type={kind}"));
+            }
+            run(&arguments, program)
+        }
         // -f: everything but the mount itself.
         Ok(None) => ExitCode::SUCCESS,
         Err(failure) => failure.report(program),

@@ -1,6 +1,7 @@
 //! `-o`: the options of a mount, as mount(8) writes them.
 
 use super::size::parse_size;
+use crate::fuse::mountpoint::MountType;
 use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -50,6 +51,8 @@ pub struct MountSettings {
     pub commit_seconds: u32,
     /// `discard`.
     pub discard: bool,
+    /// `fuse_type=`.
+    pub fuse_type: MountType,
     /// `device=`: further devices of the volume, for mount(8), which takes only one.
     pub devices: Vec<PathBuf>,
 }
@@ -74,6 +77,7 @@ impl Default for MountSettings {
             verify: VerifyMode::default(),
             commit_seconds: 5,
             discard: false,
+            fuse_type: MountType::default(),
             devices: Vec::new(),
         }
     }
@@ -107,7 +111,7 @@ pub enum OptionError {
 }
 
 const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, copy_profile=FILE, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
-                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, device=PATH, nonempty, and the general \
+                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, device=PATH, fuse_type=auto|fuse|fuseblk, nonempty, and the general \
                      options of mount(8)";
 
 /// One of several words, each with its meaning.
@@ -188,7 +192,7 @@ impl MountSettings {
             | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
             "copy_route" | "offload_below" | "copy_profile" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit"
-            | "device" => {
+            | "device" | "fuse_type" => {
                 return Err(OptionError::NoValue(name.into()));
             }
             "remount" => return Err(OptionError::Unsupported(name.into(), "unmount, and mount again with the new options")),
@@ -211,6 +215,10 @@ impl MountSettings {
             }
             "copy_profile" if value.is_empty() => return Err(OptionError::NoValue(name.into())),
             "copy_profile" => self.copy_profile = Some(value.into()),
+            "fuse_type" => {
+                let choices = [("auto", MountType::Best), ("fuse", MountType::Plain), ("fuseblk", MountType::Block)];
+                self.fuse_type = choose(name, value, &choices)?;
+            }
             "gc" => self.manual_gc = choose(name, value, &[("background", false), ("manual", true)])?,
             "verify_copies" => {
                 self.verify =

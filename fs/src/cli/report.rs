@@ -5,6 +5,7 @@ use super::devices::{Access, mount_of, open_devices};
 use super::failure::{CommandResult, FAILED, Failure, OrFail, USAGE};
 use super::size::show_size;
 use crate::fuse::control::Request;
+use crate::fuse::mountpoint::{self, MountLine};
 use crate::volume::{MapEntry, MountOptions, Status, Volume, ZoneView};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -80,14 +81,29 @@ fn to_json(value: impl serde::Serialize) -> CommandResult<serde_json::Value> {
 /// # Errors
 /// Nobody to ask, or no volume.
 pub fn status(paths: &[PathBuf], json: bool) -> CommandResult {
-    let value = match target(paths)? {
-        Target::Mount(path) => ask(&path, Request::Status)?,
-        Target::Devices(paths) => to_json(look(&paths)?.status())?,
+    let (mut value, mount) = match target(paths)? {
+        Target::Mount(path) => (ask(&path, Request::Status)?, mount_line(&path)),
+        Target::Devices(paths) => (to_json(look(&paths)?.status())?, None),
     };
     if json {
+        if let Some(mount) = mount {
+            value["mount"] = serde_json::json!({ "mountpoint": mount.path, "type": mount.kind, "synced_by_sync": mount.is_synced() });
+        }
         return print_json(&value);
     }
-    print(&show_status(&understand(value)?))
+    print(&show_status(&understand(value)?))?;
+    match mount {
+        Some(mount) if !mount.is_synced() => {
+            print(&format!("{:<12} type {}: sync(1) and syncfs(2) make nothing durable here; fsync does\n", "mount", mount.kind))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The mount that `path` lies in.
+fn mount_line(path: &Path) -> Option<MountLine> {
+    let device = mountpoint::identity(path).ok()?.device();
+    mountpoint::mounts().ok()?.into_iter().rfind(|line| line.device == device)
 }
 
 fn share(part: u64, whole: u64) -> f64 {

@@ -6,7 +6,7 @@
 use super::client::{Client, ClientError};
 use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_USAGE};
 use crate::fuse::control::{Hello, Request};
-use crate::fuse::mountpoint::{self, FILESYSTEM_TYPE, MountLine, MountpointError};
+use crate::fuse::mountpoint::{self, MountLine, MountpointError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -85,9 +85,9 @@ fn find(path: &Path) -> CommandResult<(PathBuf, MountLine)> {
         _ => Failure::new(MOUNT_FAILED, format!("{}: {error}", path.display())),
     })?;
     // A device is as good a name as the mount point, if it is mounted once.
-    let by_device = || mounts.iter().rfind(|line| line.kind == FILESYSTEM_TYPE && Path::new(&line.source) == absolute).cloned();
+    let by_device = || mounts.iter().rfind(|line| line.is_ours() && Path::new(&line.source) == absolute).cloned();
     let line = lookup(&absolute).or_else(by_device).ok_or_else(|| not_there(path))?;
-    if line.kind == FILESYSTEM_TYPE {
+    if line.is_ours() {
         Ok((line.path.clone(), line))
     } else {
         Err(Failure::new(MOUNT_FAILED, format!("{} is a mounted {}, not a FerryFS", path.display(), line.kind)))

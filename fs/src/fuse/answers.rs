@@ -4,8 +4,8 @@ use super::control::{self, FETCH_BYTES, Header, Hello, PATIENCE, Request};
 use super::errno::errno;
 use super::lanes::Lanes;
 use crate::error::Result;
-use fuser::{Errno, FileHandle};
 use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Answers {
     /// Answers a CALL: `carry_out` does what is asked, on another thread, and this waits for it a moment.
     pub(super) fn call(
         &self,
-        handle: FileHandle,
+        handle: u64,
         uid: u32,
         request: Request,
         lanes: &Lanes,
@@ -72,7 +72,7 @@ impl Answers {
                         Err(_) => (libc::EIO, b"the daemon failed in this request: this is a bug".to_vec()),
                     };
                     // A file that was closed in the meantime wants no answer.
-                    if let Some(answer) = table.answers.lock().get_mut(&handle.0) {
+                    if let Some(answer) = table.answers.lock().get_mut(&handle) {
                         *answer = Answer::Ready(code, bytes);
                     }
                     table.ready.notify_all();
@@ -83,9 +83,9 @@ impl Answers {
     }
 
     /// Notes that an answer is being worked on; `false` if one is already.
-    fn start(&self, handle: FileHandle) -> bool {
+    fn start(&self, handle: u64) -> bool {
         let mut answers = self.table.answers.lock();
-        match answers.insert(handle.0, Answer::Pending) {
+        match answers.insert(handle, Answer::Pending) {
             Some(Answer::Pending) => return false,
             Some(Answer::Ready(..)) => {}
             None => {
@@ -95,19 +95,19 @@ impl Answers {
         true
     }
 
-    fn put(&self, handle: FileHandle, code: i32, bytes: Vec<u8>) -> Header {
+    fn put(&self, handle: u64, code: i32, bytes: Vec<u8>) -> Header {
         let header = Header { errno: code.unsigned_abs(), len: bytes.len() as u64 };
-        if self.table.answers.lock().insert(handle.0, Answer::Ready(code, bytes)).is_none() {
+        if self.table.answers.lock().insert(handle, Answer::Ready(code, bytes)).is_none() {
             self.table.held.fetch_add(1, Ordering::Relaxed);
         }
         header
     }
 
-    fn wait(&self, handle: FileHandle) -> Header {
+    fn wait(&self, handle: u64) -> Header {
         let deadline = Instant::now() + PATIENCE;
         let mut answers = self.table.answers.lock();
         loop {
-            match answers.get(&handle.0) {
+            match answers.get(&handle) {
                 Some(Answer::Ready(code, bytes)) => return Header { errno: code.unsigned_abs(), len: bytes.len() as u64 },
                 None => return Header { errno: libc::EINVAL.unsigned_abs(), len: 0 },
                 Some(Answer::Pending) => {}
@@ -119,18 +119,18 @@ impl Answers {
     }
 
     /// The piece of an answer that a FETCH asks for.
-    pub(super) fn piece(&self, handle: FileHandle, asked: &[u8]) -> std::result::Result<Vec<u8>, Errno> {
-        let offset = asked.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).ok_or(Errno::EINVAL)?;
+    pub(super) fn piece(&self, handle: u64, asked: &[u8]) -> std::result::Result<Vec<u8>, Errno> {
+        let offset = asked.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).ok_or(Errno::INVAL)?;
         let answers = self.table.answers.lock();
-        let Some(Answer::Ready(_, answer)) = answers.get(&handle.0) else { return Err(Errno::EINVAL) };
-        let start = usize::try_from(offset).ok().filter(|start| *start <= answer.len()).ok_or(Errno::EINVAL)?;
+        let Some(Answer::Ready(_, answer)) = answers.get(&handle) else { return Err(Errno::INVAL) };
+        let start = usize::try_from(offset).ok().filter(|start| *start <= answer.len()).ok_or(Errno::INVAL)?;
         let end = answer.len().min(start + FETCH_BYTES);
         Ok(answer[start..end].to_vec())
     }
 
     /// The open file is closed.
-    pub(super) fn closed(&self, handle: FileHandle) {
-        if self.table.held.load(Ordering::Relaxed) > 0 && self.table.answers.lock().remove(&handle.0).is_some() {
+    pub(super) fn closed(&self, handle: u64) {
+        if self.table.held.load(Ordering::Relaxed) > 0 && self.table.answers.lock().remove(&handle).is_some() {
             self.table.held.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -149,7 +149,7 @@ mod tests {
     use crate::error::FsError;
     use std::sync::mpsc::channel;
 
-    const FILE: FileHandle = FileHandle(7);
+    const FILE: u64 = 7;
 
     fn fetch(answers: &Answers, header: Header) -> String {
         let piece = answers.piece(FILE, &0u64.to_le_bytes()).unwrap();
@@ -204,6 +204,6 @@ mod tests {
         assert_eq!(fetch(&answers, header), "is a directory");
         let header = answers.call(FILE, 0, Request::Zones, &lanes, || panic!("a panic that the test wants"));
         assert_eq!(settled(&answers, &lanes, header).errno, libc::EIO.unsigned_abs());
-        assert_eq!(answers.call(FileHandle(8), 0, Request::Wait, &lanes, || Ok(0.into())).errno, libc::EINVAL.unsigned_abs());
+        assert_eq!(answers.call(8, 0, Request::Wait, &lanes, || Ok(0.into())).errno, libc::EINVAL.unsigned_abs());
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps one FUSE thread free for short requests.
 //!
-//! fuser reads requests with a fixed number of threads and answers each on the thread that read it. An fsync or a large
+//! A session reads requests with a fixed number of threads and answers each on the thread that read it. An fsync or a large
 //! copy waits for the device; if every thread did that at once, a `stat` would wait behind them, and group commit would
 //! never see more fsyncs than there are threads. So a request that is known to wait runs on its thread only as long as
 //! another thread stays free; otherwise it is handed to a spare thread, made on demand and kept for the next.

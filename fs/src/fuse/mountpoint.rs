@@ -1,10 +1,8 @@
 //! Attaching a FUSE connection to the tree of names, and detaching it.
 //!
-//! We call mount(2) ourselves instead of leaving it to fuser 0.18.0: when somebody else has unmounted the filesystem,
-//! fuser's teardown may unmount the same path again and take away whatever was mounted there in the meantime; and it
-//! drops the subtype, by which mount(8) and findmnt(8) know us, for root. Without the right to mount, the setuid helper
-//! fusermount3 does it and hands the connection over a socket.
+//! We call mount(2) ourselves; without the right to mount, the setuid helper fusermount3 does it and hands the connection over a socket.
 
+use super::blockmount;
 use rustix::fs::{Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -17,10 +15,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use thiserror::Error;
 
-/// The type under which the mount appears: mount(8) finds its helper by it.
-pub const FILESYSTEM_TYPE: &str = "fuse.ferryfs";
+/// The types under which a mount appears, and mount(8) finds its helper: with the kernel's word about sync(1), and without it.
+pub const FILESYSTEM_TYPES: [&str; 2] = ["fuseblk.ferryfs", "fuse.ferryfs"];
+/// The second of them.
+const PLAIN_TYPE: &str = FILESYSTEM_TYPES[1];
 const SUBTYPE: &str = "ferryfs";
 const DEVICE: &str = "/dev/fuse";
+
+/// Which of the two types a mount is to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MountType {
+    /// `fuseblk` where it can be had, else `fuse`.
+    #[default]
+    Best,
+    /// `fuse`: as in every version of Linux and for every user, but sync(1) and syncfs(2) do nothing.
+    Plain,
+    /// `fuseblk` or none.
+    Block,
+}
 
 /// What the kernel is to know of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +53,8 @@ pub struct MountRequest {
     pub no_atime: bool,
     /// Other users than the one who mounts may enter.
     pub allow_other: bool,
+    /// Its type.
+    pub kind: MountType,
 }
 
 /// Why a mount could not be made or removed.
@@ -63,6 +77,11 @@ pub enum MountpointError {
         /// Why.
         errno: Errno,
     },
+    /// A mount of type fuseblk was asked for, and is not possible.
+    #[error(
+        "a mount of type fuseblk is not possible here ({0}); -o fuse_type=fuse mounts without it, and sync(1) then makes nothing durable"
+    )]
+    NoBlock(blockmount::NoBlockMount),
     /// Neither root nor a helper.
     #[error("only root may mount without fusermount3, which is not installed (package fuse3)")]
     NoHelper,
@@ -93,12 +112,11 @@ pub fn check_fuse() -> Result<()> {
     }
 }
 
-/// Can another descriptor for FUSE be opened, one for each thread?
-pub fn can_clone() -> bool {
-    open_device().is_ok()
-}
-
-fn open_device() -> Result<OwnedFd> {
+/// Another descriptor for FUSE, not connected yet.
+///
+/// # Errors
+/// No FUSE, or no right to use it.
+pub fn open_device() -> Result<OwnedFd> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => MountpointError::NoFuse,
         Errno::ACCESS | Errno::PERM => MountpointError::FuseForbidden,
@@ -112,10 +130,33 @@ fn open_device() -> Result<OwnedFd> {
 /// Everything that can be in the way, in a sentence.
 pub fn mount(request: &MountRequest) -> Result<OwnedFd> {
     check_fuse()?;
+    if request.kind != MountType::Plain {
+        match mount_as_block(request) {
+            Err(MountpointError::NoBlock(reason)) if request.kind == MountType::Best => {
+                tracing::info!(
+                    "sync(1) and syncfs(2) will make nothing durable, for a mount of type fuseblk is not possible here: {reason}"
+                );
+            }
+            other => return other,
+        }
+    }
     match mount_directly(request) {
         Err(MountpointError::Refused { errno: Errno::PERM, .. } | MountpointError::FuseForbidden) => mount_by_helper(request),
         other => other,
     }
+}
+
+fn mount_as_block(request: &MountRequest) -> Result<OwnedFd> {
+    let connection = match open_device() {
+        Err(MountpointError::FuseForbidden) if request.kind == MountType::Best => {
+            return mount_by_helper(request);
+        }
+        other => other?,
+    };
+    let mut parameters = kernel_parameters(request);
+    parameters.push(("subtype", SUBTYPE.into()));
+    blockmount::mount(request, connection.as_fd(), &parameters).map_err(MountpointError::NoBlock)?;
+    Ok(connection)
 }
 
 fn mount_directly(request: &MountRequest) -> Result<OwnedFd> {
@@ -128,7 +169,7 @@ fn mount_directly(request: &MountRequest) -> Result<OwnedFd> {
     flags.set(MountFlags::NOATIME, request.no_atime);
     let data = kernel_data(request, connection.as_raw_fd());
     let data = CString::new(data).map_err(|_| MountpointError::ZeroByte(request.mountpoint.clone()))?;
-    rustix::mount::mount(request.source.as_str(), &request.mountpoint, FILESYSTEM_TYPE, flags, data.as_c_str())
+    rustix::mount::mount(request.source.as_str(), &request.mountpoint, PLAIN_TYPE, flags, data.as_c_str())
         .map_err(|errno| MountpointError::Refused { path: request.mountpoint.clone(), errno })?;
     Ok(connection)
 }
@@ -137,15 +178,26 @@ fn mount_directly(request: &MountRequest) -> Result<OwnedFd> {
 /// readahead keeps several threads busy: sequential reading was 13 % faster than with requests of 1 MiB.
 const MAX_READ: u32 = 256 << 10;
 
+/// What the kernel is told besides the flags of mount(2): names with their values, none for those that have none.
+fn kernel_parameters(request: &MountRequest) -> Vec<(&'static str, String)> {
+    let mut parameters = vec![
+        ("rootmode", "40000".into()),
+        ("user_id", rustix::process::geteuid().as_raw().to_string()),
+        ("group_id", rustix::process::getegid().as_raw().to_string()),
+        // The kernel checks permissions by mode, owner and group: it does so for every filesystem and does it right.
+        ("default_permissions", String::new()),
+        ("max_read", MAX_READ.to_string()),
+    ];
+    if request.allow_other {
+        parameters.push(("allow_other", String::new()));
+    }
+    parameters
+}
+
 /// The option string of mount(2).
 fn kernel_data(request: &MountRequest, connection: i32) -> String {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    // The kernel checks permissions by mode, owner and group: it does so for every filesystem and does it right.
-    let mut data = format!("fd={connection},rootmode=40000,user_id={uid},group_id={gid},default_permissions,max_read={MAX_READ}");
-    if request.allow_other {
-        data.push_str(",allow_other");
-    }
-    data
+    let word = |(name, value): (&str, String)| if value.is_empty() { format!(",{name}") } else { format!(",{name}={value}") };
+    std::iter::once(format!("fd={connection}")).chain(kernel_parameters(request).into_iter().map(word)).collect()
 }
 
 /// The option string of fusermount3, in which a comma or backslash of a name is escaped.
@@ -262,7 +314,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Device number, as `major:minor` in /proc/self/mountinfo and /sys/class/bdi.
+    /// Device number, as `major:minor` in /proc/self/mountinfo.
     pub fn device(&self) -> String {
         format!("{}:{}", self.device.0, self.device.1)
     }
@@ -291,6 +343,18 @@ pub struct MountLine {
     pub kind: String,
     /// What is mounted.
     pub source: String,
+}
+
+impl MountLine {
+    /// Is it a mounted FerryFS?
+    pub fn is_ours(&self) -> bool {
+        FILESYSTEM_TYPES.contains(&self.kind.as_str())
+    }
+
+    /// Does sync(1) make everything in it durable?
+    pub fn is_synced(&self) -> bool {
+        self.kind == FILESYSTEM_TYPES[0]
+    }
 }
 
 /// All mounts of this process's namespace, the latest last.
@@ -344,7 +408,8 @@ mod tests {
         let parsed = parse_mount_line(line).unwrap();
         assert_eq!(parsed.device, "0:45");
         assert_eq!(parsed.path, PathBuf::from("/mnt/two words"));
-        assert_eq!(parsed.kind, FILESYSTEM_TYPE);
+        assert_eq!(parsed.kind, "fuse.ferryfs");
+        assert!(parsed.is_ours() && !parsed.is_synced());
         assert_eq!(parsed.source, r"/tmp/a\b");
         assert_eq!(parse_mount_line(b""), None);
         assert_eq!(parse_mount_line(b"1 2 3"), None);

@@ -25,6 +25,10 @@ pub trait Served: Send + Sync + 'static {
     fn getattr(&self, ino: Ino) -> Result<Attr>;
     fn setattr(&self, ino: Ino, change: &SetAttr, caller: &Caller) -> Result<Attr>;
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
+    /// A regular file without a name, open, as O_TMPFILE makes it in `parent`.
+    fn tmpfile(&self, _parent: Ino, _mode: u32, _caller: &Caller) -> Result<Attr> {
+        Err(FsError::Unsupported("files without a name"))
+    }
     /// Every kind of file but directories and symbolic links.
     fn mknod(&self, parent: Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr>;
     fn mkdir(&self, parent: Ino, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr>;
@@ -62,6 +66,8 @@ pub trait Served: Send + Sync + 'static {
     fn fsync(&self, ino: Ino, data_only: bool) -> Result<()>;
     /// Everything, not just one file.
     fn sync(&self) -> Result<()>;
+    /// The kernel lets go, and waits: the last moment to write anything.
+    fn end(&self) {}
     fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()>;
     /// SEEK_DATA and SEEK_HOLE.
     fn seek(&self, ino: Ino, offset: u64, whence: i32) -> Result<u64>;

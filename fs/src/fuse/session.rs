@@ -1,11 +1,15 @@
 //! A mounted filesystem: the adaptor's threads, from the mount to the moment when the kernel lets go of it.
 
 use super::adaptor::{Adaptor, AdaptorOptions};
+use super::channel::{Buffer, Channel};
+use super::handshake::handshake;
 use super::mountpoint::{self, Identity, MountRequest, MountpointError};
 use super::served::Served;
-use fuser::{Config, Session, SessionACL};
+use super::wire::{Request, op};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +25,7 @@ pub enum SessionError {
     /// The mount itself failed.
     #[error(transparent)]
     Mountpoint(#[from] MountpointError),
-    /// The kernel and the library did not agree.
+    /// The kernel and this program did not agree.
     #[error("start the FUSE session: {0}")]
     Start(std::io::Error),
     /// The mount was made but gives no answer.
@@ -51,15 +55,14 @@ impl Mounted {
         let connection = mountpoint::mount(request)?;
         // From here on a failure must not leave a dead mount behind.
         let mut abandoned = AbandonedMount(Some(&request.mountpoint));
-        let mut config = Config::default();
-        config.n_threads = Some(options.threads);
-        config.clone_fd = mountpoint::can_clone();
-        // Who may enter is the kernel's business (allow_other); fuser's own check by user would only repeat it.
-        let session = Session::from_fd(Adaptor::new(served, options), connection, SessionACL::All, config).map_err(SessionError::Start)?;
+        let channel = Channel::new(connection);
+        let agreed = handshake(&channel, &options, S::HAS_ACLS).map_err(SessionError::Start)?;
+        let channels = channels(channel, options.threads).map_err(SessionError::Start)?;
+        let adaptor = Arc::new(Adaptor::new(served, channels.len(), agreed));
         let over = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| SessionError::Start(errno.into()))?;
         let signal = over.try_clone().map_err(SessionError::Start)?;
         let run = move || {
-            let ended = session.run();
+            let ended = serve_all(&adaptor, channels, options.max_write);
             // Whoever waits for the end learns of it even when it was an error.
             let _ = rustix::io::write(&signal, &1u64.to_ne_bytes());
             ended
@@ -108,6 +111,53 @@ impl Mounted {
     }
 }
 
+/// A descriptor of the connection for each thread; without the right to open /dev/fuse they share the one that the helper gave.
+fn channels(first: Channel, threads: usize) -> std::io::Result<Vec<Channel>> {
+    let mut channels = vec![first.clone()];
+    for _ in 1..threads.max(1) {
+        channels.push(match mountpoint::open_device() {
+            Ok(device) => first.cloned_to(device)?,
+            Err(_) => first.clone(),
+        });
+    }
+    Ok(channels)
+}
+
+/// Answers requests on a thread for each channel, until the kernel lets go.
+fn serve_all<S: Served>(adaptor: &Arc<Adaptor<S>>, channels: Vec<Channel>, max_write: u32) -> std::io::Result<()> {
+    let started: Vec<std::io::Result<JoinHandle<std::io::Result<()>>>> = channels
+        .into_iter()
+        .enumerate()
+        .map(|(number, channel)| {
+            let adaptor = adaptor.clone();
+            std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || serve(&adaptor, &channel, max_write))
+        })
+        .collect();
+    let mut ended = Ok(());
+    for thread in started {
+        let result =
+            thread.and_then(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a thread of the FUSE session panicked"))));
+        ended = ended.and(result);
+    }
+    adaptor.finish();
+    ended
+}
+
+/// Answers one request after the other.
+fn serve<S: Served>(adaptor: &Arc<Adaptor<S>>, channel: &Channel, max_write: u32) -> std::io::Result<()> {
+    let mut buffer = Buffer::new(max_write);
+    while let Some(bytes) = channel.receive(&mut buffer)? {
+        let request = Request::parse(bytes).map_err(std::io::Error::other)?;
+        let reply = channel.reply(request.header.unique);
+        if request.header.opcode == op::DESTROY {
+            adaptor.destroy(reply);
+            return Ok(());
+        }
+        adaptor.answer(request, reply);
+    }
+    Ok(())
+}
+
 /// Unmounts when dropped with a path.
 struct AbandonedMount<'a>(Option<&'a Path>);
 
@@ -121,6 +171,9 @@ impl Drop for AbandonedMount<'_> {
 
 /// Best effort: only root may, and only where sysfs is mounted.
 fn raise_readahead(identity: &Identity) {
-    let knob = format!("/sys/class/bdi/{}/read_ahead_kb", identity.device());
-    let _ = std::fs::write(knob, READAHEAD_KIB.to_string());
+    // One of them is there, by the type of the mount.
+    for suffix in ["", "-fuseblk"] {
+        let knob = format!("/sys/class/bdi/{}{suffix}/read_ahead_kb", identity.device());
+        let _ = OpenOptions::new().write(true).open(knob).and_then(|mut knob| knob.write_all(READAHEAD_KIB.to_string().as_bytes()));
+    }
 }

@@ -27,6 +27,9 @@ impl Served for Volume {
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         self.readlink(ino)
     }
+    fn tmpfile(&self, parent: Ino, mode: u32, caller: &Caller) -> Result<Attr> {
+        self.tmpfile(parent, mode, caller)
+    }
     fn mknod(&self, parent: Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr> {
         self.mknod(parent, name, mode, rdev, caller)
     }
@@ -109,6 +112,12 @@ impl Served for Volume {
     }
     fn sync(&self) -> Result<()> {
         self.sync()
+    }
+    fn end(&self) {
+        // Whoever unmounted the filesystem asks once more, and reports what went wrong.
+        if let Err(error) = self.shutdown() {
+            tracing::error!("the last checkpoint failed: {error}");
+        }
     }
     fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()> {
         self.fallocate(ino, mode, offset, len)

@@ -75,12 +75,31 @@ impl Volume {
         self.run(Cost::METADATA, |txn| ops::symlink(txn, parent, name, target, caller))
     }
 
-    /// Gives a file another name.
+    /// Makes a regular file without a name, and opens it.
+    ///
+    /// # Errors
+    /// Those of [`ops::tmpfile`]; `NoSpace`, `ReadOnly`; those of loading.
+    pub fn tmpfile(&self, parent: Ino, mode: u32, caller: &Caller) -> Result<Attr> {
+        self.admit(CREATE)?;
+        self.change(|state: &mut State| {
+            let made = self.try_run(state, CREATE, |txn: &mut Txn<'_>| ops::tmpfile(txn, parent, mode, caller))?;
+            state.orphans.insert(made.ino, Default::default());
+            *state.opens.entry(made.ino).or_insert(0) += 1;
+            Ok(made)
+        })
+    }
+
+    /// Gives a file another name, or one that was made without a name its first.
     ///
     /// # Errors
     /// Those of [`ops::link()`]; `NoSpace`, `ReadOnly`; those of loading.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-        self.run(Cost::METADATA, |txn| ops::link(txn, ino, parent, name))
+        self.admit(Cost::METADATA)?;
+        self.change(|state: &mut State| {
+            let linked = self.try_run(state, Cost::METADATA, |txn: &mut Txn<'_>| ops::link(txn, ino, parent, name))?;
+            state.orphans.remove(&ino);
+            Ok(linked)
+        })
     }
 
     /// Removes a name that does not lead to a directory.

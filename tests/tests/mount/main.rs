@@ -19,3 +19,4 @@ mod programs;
 mod reflink;
 mod semantics;
 mod space;
+mod syncing;

@@ -46,8 +46,6 @@ fn what_linux_does_not_pass_on_is_refused_cleanly() {
         return;
     }
     let file = File::options().read(true).write(true).create_new(true).open(mounted.path("f")).unwrap();
-    let anonymous = openat(CWD, mounted.root(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR).map_err(std::io::Error::from);
-    assert_eq!(errno(anonymous), libc::EOPNOTSUPP, "O_TMPFILE");
     for mode in [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE] {
         // SAFETY: the descriptor is open.
         let refused = sys(unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, 4096) });
@@ -56,6 +54,88 @@ fn what_linux_does_not_pass_on_is_refused_cleanly() {
     let clone = rustix::fs::ioctl_ficlone(&file, File::open(mounted.path("f")).unwrap()).map_err(std::io::Error::from);
     assert_eq!(errno(clone), libc::EOPNOTSUPP, "FICLONE");
     drop(file);
+    mounted.finish();
+}
+
+fn nameless(mounted: &Mounted, flags: OFlags) -> File {
+    File::from(openat(CWD, mounted.root(), OFlags::TMPFILE | OFlags::RDWR | flags, Mode::RUSR | Mode::WUSR).unwrap())
+}
+
+fn give_name(file: &File, path: &std::path::Path) -> std::io::Result<()> {
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, open, CWD, path, rustix::fs::AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from)
+}
+
+#[test]
+fn a_file_may_be_made_without_a_name_and_get_one() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let mut kept = nameless(&mounted, OFlags::empty());
+    assert_eq!(kept.metadata().unwrap().nlink(), 0);
+    kept.write_all(b"from nowhere").unwrap();
+    assert_eq!(fs::read_dir(mounted.root()).unwrap().filter(|entry| entry.as_ref().unwrap().file_name() != "lost+found").count(), 0);
+    give_name(&kept, &mounted.path("name")).unwrap();
+    give_name(&kept, &mounted.path("second")).unwrap();
+    assert_eq!(kept.metadata().unwrap().nlink(), 2);
+    drop(kept);
+    let private = nameless(&mounted, OFlags::EXCL);
+    assert_eq!(errno(give_name(&private, &mounted.path("private"))), libc::ENOENT);
+    drop(private);
+    let gone = nameless(&mounted, OFlags::empty());
+    give_name(&gone, &mounted.path("gone")).unwrap();
+    fs::remove_file(mounted.path("gone")).unwrap();
+    assert_eq!(errno(give_name(&gone, &mounted.path("again"))), libc::ENOENT, "a file that has lost its last name gets none");
+    drop(gone);
+    mounted.remount();
+    assert_eq!(fs::read(mounted.path("second")).unwrap(), b"from nowhere");
+    assert_eq!(fs::metadata(mounted.path("name")).unwrap().nlink(), 2);
+    mounted.finish();
+}
+
+#[test]
+fn a_file_without_a_name_takes_no_space_after_it_was_closed_or_after_a_crash() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let free = |mounted: &Mounted| rustix::fs::statvfs(mounted.root()).unwrap().f_bfree;
+    fs::write(mounted.path("anything"), b"x").unwrap();
+    let before = free(&mounted);
+    let mut file = nameless(&mounted, OFlags::empty());
+    file.write_all(&vec![7; 8 << 20]).unwrap();
+    file.sync_all().unwrap();
+    assert!(free(&mounted) + 2000 < before);
+    mounted.crash();
+    drop(file);
+    assert!(free(&mounted) + 200 > before, "{} of {before} blocks are free", free(&mounted));
+    let mut file = nameless(&mounted, OFlags::empty());
+    file.write_all(&vec![7; 8 << 20]).unwrap();
+    drop(file);
+    // The kernel tells of a closed file in its own time.
+    while free(&mounted) + 200 < before {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    mounted.finish();
+}
+
+#[test]
+fn statx_shows_when_a_file_was_born() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let path = mounted.path("f");
+    fs::write(&path, b"x").unwrap();
+    let born = fs::metadata(&path).unwrap().created();
+    let Ok(born) = born else {
+        tests::skip::skip("this kernel asks no filesystem in user space for the time of birth (it does since 6.6)");
+        return;
+    };
+    assert!(born.elapsed().unwrap() < std::time::Duration::from_secs(600));
+    let earlier = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
+    File::options().write(true).open(&path).unwrap().set_modified(earlier).unwrap();
+    mounted.remount();
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!((metadata.created().unwrap(), metadata.modified().unwrap()), (born, earlier));
     mounted.finish();
 }
 

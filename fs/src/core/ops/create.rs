@@ -6,9 +6,10 @@ use super::fail;
 use super::flags::check_grows;
 use super::name::check_plain;
 use crate::core::halt::Planned;
+use crate::core::key::Key;
 use crate::core::txn::Txn;
 use crate::error::FsError;
-use crate::format::item::Inode;
+use crate::format::item::{Inode, Intent, LINKABLE};
 use crate::ids::Ino;
 use crate::volume::Caller;
 
@@ -34,6 +35,24 @@ pub fn mknod(txn: &mut Txn, parent: Ino, name: &[u8], mode: u32, rdev: u32, call
 /// As [`mknod`], and `TooManyLinks`.
 pub fn mkdir(txn: &mut Txn, parent: Ino, name: &[u8], mode: u32, caller: &Caller) -> Planned<Inode> {
     enter(txn, parent, name, New { mode: libc::S_IFDIR | mode & 0o7777, rdev: 0, size: 0 }, caller)
+}
+
+/// Makes a regular file without a name in `parent` (O_TMPFILE): from the first moment on it waits to be freed, unless it gets one.
+///
+/// # Errors
+/// `NotFound` (the directory has been removed), `NotADirectory`, `NotPermitted` (an immutable directory).
+pub fn tmpfile(txn: &mut Txn, parent: Ino, mode: u32, caller: &Caller) -> Planned<Inode> {
+    let dir = living_directory(txn, parent)?;
+    check_grows(&dir)?;
+    let mut new = New { mode: libc::S_IFREG | mode & 0o7777, rdev: 0, size: 0 };
+    let inherited = inherit(txn, &dir, &mut new.mode, caller.umask)?;
+    let mut inode = make(txn, &dir, &new, caller);
+    inherited.store(txn, &mut inode)?;
+    inode.nlink = 0;
+    inode.flags |= LINKABLE;
+    txn.put_inode(&inode);
+    txn.put(Key::intent(inode.ino), Intent::Free.encode());
+    Ok(inode)
 }
 
 /// What a new inode is to be.

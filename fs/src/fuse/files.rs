@@ -1,0 +1,313 @@
+//! Requests about open files and directories, and those that concern the whole filesystem.
+//!
+//! Those that wait for the device (fsync, copies, orders) leave one thread of the session free: see [`super::lanes`].
+
+use super::adaptor::{Adaptor, Outcome, Taken, answer_value, caller, creator, node, plain};
+use super::channel::Reply;
+use super::control::{self, Header, Request as ControlRequest};
+use super::fileattr;
+use super::listing::Listing;
+use super::served::{Served, WriteOptions};
+use super::translate::entry;
+use super::wire::{
+    CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_DATA_ONLY, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn, LseekOut,
+    OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut, op,
+};
+use crate::core::ops::flags::{check_grows, check_loose};
+use crate::error::{FsError, Result};
+use crate::ids::Ino;
+use crate::volume::{Attr, Caller, DirEntry};
+use rustix::io::Errno;
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// Entries asked for at a time while a listing is filled: what fits into one page of it.
+const READDIR_BATCH: usize = 128;
+const READDIRPLUS_BATCH: usize = 24;
+
+/// Keep what the kernel has of the file: nobody changes it but through this kernel. And closing a file is nothing to
+/// tell us of: what was written was accepted for good, and what goes wrong with it later only fsync can report.
+const OPENED: u32 = OPEN_KEEP_CACHE | OPEN_NO_FLUSH;
+
+impl<S: Served> Adaptor<S> {
+    pub(super) fn open(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let flags = request.take::<OpenIn>()?.flags;
+        let truncate = flags & libc::O_TRUNC != 0;
+        let opened = self.call("open", node, |s| {
+            if writes(flags) {
+                check_open(&s.getattr(node)?, flags)?;
+            }
+            s.open(node, truncate)
+        });
+        answer_value(reply, opened.map(|()| OpenOut { fh: self.handle(), open_flags: OPENED, backing_id: 0 }))
+    }
+
+    /// Makes a file and opens it.
+    pub(super) fn create(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let parent = node(request);
+        let asked: CreateIn = request.take()?;
+        let (name, who) = (request.name()?, creator(request, asked.umask));
+        let created = self.call("create", parent, |s| entry(&make(s, parent, plain(name)?, &asked, &who)?));
+        self.answer_created(reply, created)
+    }
+
+    /// Makes a file without a name and opens it (O_TMPFILE).
+    pub(super) fn tmpfile(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let parent = node(request);
+        let asked: CreateIn = request.take()?;
+        let who = creator(request, asked.umask);
+        let created = self.call("tmpfile", parent, |s| entry(&s.tmpfile(parent, libc::S_IFREG | asked.mode & 0o7777, &who)?));
+        self.answer_created(reply, created)
+    }
+
+    fn answer_created(&self, reply: Reply, created: Outcome<EntryOut>) -> Taken {
+        match created {
+            Ok(entry) => {
+                let opened = OpenOut { fh: self.handle(), open_flags: OPENED, backing_id: 0 };
+                reply.send(&[entry.as_bytes(), opened.as_bytes()]);
+            }
+            Err(errno) => reply.error(errno),
+        }
+        Ok(())
+    }
+
+    pub(super) fn opendir(&self, reply: Reply) -> Taken {
+        // The kernel's own cache of listings is not used: when a directory changes under a reader it starts over by
+        // position, and an entry may be missed.
+        reply.value(&OpenOut { fh: self.handle(), open_flags: 0, backing_id: 0 });
+        Ok(())
+    }
+
+    pub(super) fn read(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let asked: ReadIn = request.take()?;
+        match self.call("read", node, |s| s.read(node, asked.offset, asked.size)) {
+            Ok(data) => reply.send(&[&data]),
+            Err(errno) => reply.error(errno),
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let asked: WriteIn = request.take()?;
+        let data = request.bytes(asked.size)?;
+        let options = WriteOptions {
+            // O_SYNC contains the bit of O_DSYNC. Recent kernels send an fsync behind such a write, older ones do not;
+            // the second request finds nothing left to do.
+            sync: asked.flags & libc::O_DSYNC != 0,
+            kill_suid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
+            // The kernel holds the inode's lock and knows the size: it has already chosen the offset.
+            append: false,
+        };
+        let written = self.call("write", node, |s| s.write(node, asked.offset, data, &options));
+        answer_value(reply, written.map(|written| WriteOut { size: u32::try_from(written).unwrap_or(u32::MAX), padding: 0 }))
+    }
+
+    /// A descriptor of the file is being closed. Not asked for (OPEN_NO_FLUSH), but by kernels that do not know that.
+    pub(super) fn flush(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        self.answer_done("flush", node, reply, |s| s.flush(node))
+    }
+
+    pub(super) fn release(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        self.answers.closed(request.take::<ReleaseIn>()?.fh);
+        self.answer_done("release", node, reply, |s| {
+            s.release(node);
+            Ok(())
+        })
+    }
+
+    pub(super) fn releasedir(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        self.answers.closed(request.take::<ReleaseIn>()?.fh);
+        reply.done();
+        Ok(())
+    }
+
+    pub(super) fn fsync(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let data_only = request.take::<FsyncIn>()?.flags & FSYNC_DATA_ONLY != 0;
+        let adaptor = self.clone();
+        self.lanes.run(move || {
+            let _ = adaptor.answer_done("fsync", node, reply, |s| s.fsync(node, data_only));
+        });
+        Ok(())
+    }
+
+    /// syncfs(2), and sync(1) for this filesystem. Linux asks mounts of type fuseblk only.
+    pub(super) fn syncfs(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let adaptor = self.clone();
+        self.lanes.run(move || {
+            let _ = adaptor.answer_done("syncfs", node, reply, S::sync);
+        });
+        Ok(())
+    }
+
+    pub(super) fn readdir(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let asked: ReadIn = request.take()?;
+        let filled = self.call("readdir", node, |s| fill(s, node, &asked, READDIR_BATCH, |listing, found| Ok(listing.add(found))));
+        answer_listing(reply, filled)
+    }
+
+    pub(super) fn readdirplus(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let asked: ReadIn = request.take()?;
+        let filled = self.call("readdirplus", node, |s| {
+            fill(s, node, &asked, READDIRPLUS_BATCH, |listing, found| match s.getattr(found.ino) {
+                // Removed since the listing was read.
+                Err(FsError::NotFound) => Ok(true),
+                attr => Ok(listing.add_with(found, attr.as_ref().ok())),
+            })
+        });
+        answer_listing(reply, filled)
+    }
+
+    pub(super) fn ioctl(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let (node, who) = (node(request), caller(request));
+        let asked: IoctlIn = request.take()?;
+        let data = request.bytes(asked.in_size)?;
+        let room = asked.out_size as usize;
+        match asked.cmd {
+            control::CALL if room >= Header::BYTES => {
+                let Some(order) = ControlRequest::decode(data) else {
+                    reply.error(Errno::INVAL);
+                    return Ok(());
+                };
+                let adaptor = self.clone();
+                self.lanes.run(move || {
+                    let served = adaptor.served.clone();
+                    let header = adaptor.answers.call(asked.fh, who.uid, order, &adaptor.lanes, move || served.control(node, &order));
+                    answer_ioctl(reply, 0, &header.encode());
+                });
+            }
+            control::FETCH if room >= control::FETCH_BYTES => match self.answers.piece(asked.fh, data) {
+                Ok(piece) => answer_ioctl(reply, i32::try_from(piece.len()).unwrap_or(0), &piece),
+                Err(errno) => reply.error(errno),
+            },
+            command => match self.call("ioctl", node, |s| fileattr::ioctl(s, node, command, data).transpose()) {
+                Ok(Some(out)) => answer_ioctl(reply, 0, &out[..out.len().min(room)]),
+                Ok(None) => reply.error(Errno::NOTTY),
+                Err(errno) => reply.error(errno),
+            },
+        }
+        Ok(())
+    }
+
+    pub(super) fn fallocate(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let asked: FallocateIn = request.take()?;
+        self.answer_done("fallocate", node, reply, |s| s.fallocate(node, asked.mode, asked.offset, asked.length))
+    }
+
+    pub(super) fn lseek(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let node = node(request);
+        let asked: LseekIn = request.take()?;
+        let found = self.call("lseek", node, |s| {
+            let offset = u64::try_from(asked.offset).map_err(|_| FsError::NoSuchOffset)?;
+            s.seek(node, offset, asked.whence)
+        });
+        answer_value(reply, found.map(|offset| LseekOut { offset }))
+    }
+
+    pub(super) fn copy_file_range(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
+        let from = node(request);
+        let asked: CopyFileRangeIn = request.take()?;
+        // The older of the two requests is answered in 32 bits; of either the kernel asks again for the rest.
+        let len = asked.len.min(u64::from(u32::MAX) & !0xfff);
+        let wide = request.header.opcode == op::COPY_FILE_RANGE_64;
+        let adaptor = self.clone();
+        self.lanes.run(move || {
+            let to = Ino(asked.nodeid_out);
+            match adaptor.call("copy_file_range", from, |s| s.copy_file_range(from, asked.off_in, to, asked.off_out, len)) {
+                Ok(copied) if wide => reply.value(&CopyFileRangeOut { bytes_copied: copied }),
+                Ok(copied) => reply.value(&WriteOut { size: u32::try_from(copied).unwrap_or(u32::MAX), padding: 0 }),
+                Err(errno) => reply.error(errno),
+            }
+        });
+        Ok(())
+    }
+
+    /// The kernel lets go of a filesystem that has a block device: nobody can open it for himself before this is answered, so that everything we write has
+    /// been written by then.
+    pub fn destroy(&self, reply: Reply) {
+        self.lanes.drain();
+        let _ = self.call("destroy", Ino::ROOT, |s| {
+            s.end();
+            Ok(())
+        });
+        reply.done();
+    }
+
+    /// The session is over: whatever was handed to other threads is finished.
+    pub fn finish(&self) {
+        self.lanes.drain();
+    }
+}
+
+fn make<S: Served>(s: &S, parent: Ino, name: &[u8], asked: &CreateIn, who: &Caller) -> Result<Attr> {
+    match s.mknod(parent, name, libc::S_IFREG | asked.mode & 0o7777, 0, who) {
+        // Somebody was faster, and the caller does not insist on being first.
+        Err(FsError::Exists) if asked.flags & libc::O_EXCL == 0 => {
+            let attr = s.lookup(parent, name)?;
+            if !attr.is_file() {
+                return Err(FsError::Exists);
+            }
+            if writes(asked.flags) {
+                check_open(&attr, asked.flags)?;
+            }
+            s.open(attr.ino, asked.flags & libc::O_TRUNC != 0)?;
+            s.getattr(attr.ino)
+        }
+        Err(error) => Err(error),
+        Ok(attr) => s.open(attr.ino, false).map(|()| attr),
+    }
+}
+
+fn writes(flags: i32) -> bool {
+    flags & libc::O_TRUNC != 0 || flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+/// May a file with these flags be opened for writing? What is append-only, by those who append.
+fn check_open(attr: &Attr, flags: i32) -> Result<()> {
+    if flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0 { check_grows(attr) } else { check_loose(attr) }
+}
+
+/// Fills a listing from `asked.offset` on until it is full or the directory ends.
+fn fill<S: Served>(
+    s: &S,
+    dir: Ino,
+    asked: &ReadIn,
+    batch: usize,
+    mut add: impl FnMut(&mut Listing, &DirEntry) -> Result<bool>,
+) -> Result<Vec<u8>> {
+    let mut listing = Listing::new(asked.size);
+    let mut cookie = asked.offset;
+    loop {
+        let entries = s.readdir(dir, cookie, batch)?;
+        for found in &entries {
+            if !add(&mut listing, found)? {
+                return Ok(listing.into_bytes());
+            }
+            cookie = found.cookie;
+        }
+        if entries.len() < batch {
+            return Ok(listing.into_bytes());
+        }
+    }
+}
+
+fn answer_listing(reply: Reply, filled: Outcome<Vec<u8>>) -> Taken {
+    match filled {
+        Ok(bytes) => reply.send(&[&bytes]),
+        Err(errno) => reply.error(errno),
+    }
+    Ok(())
+}
+
+fn answer_ioctl(reply: Reply, result: i32, data: &[u8]) {
+    reply.send(&[IoctlOut { result, ..IoctlOut::default() }.as_bytes(), data]);
+}

@@ -1,0 +1,108 @@
+//! sync(1) and syncfs(2), and the two types of mounts: one that Linux tells of them, and one that it does not.
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::Path;
+use tests::{Builder, Mounted};
+
+/// The type of the mount and what is mounted, as /proc/self/mountinfo says.
+fn mounted_as(root: &Path) -> (String, String) {
+    let mount = harness::mounts::at(root).unwrap();
+    (mount.kind, mount.source)
+}
+
+/// A mount that the kernel tells of sync(1), in which nothing becomes durable by itself for an hour.
+fn synced() -> Option<Mounted> {
+    if !rustix::process::geteuid().is_root() {
+        tests::skip::skip("only root may make mounts of type fuseblk");
+        return None;
+    }
+    let mut mounted = Builder::default().option("commit=3600").option("fuse_type=fuseblk").mount()?;
+    mounted.volume()?;
+    Some(mounted)
+}
+
+#[test]
+fn syncfs_makes_everything_durable() {
+    let Some(mut mounted) = synced() else {
+        return;
+    };
+    fs::create_dir(mounted.path("d")).unwrap();
+    fs::write(mounted.path("d/f"), vec![7; 300_000]).unwrap();
+    rustix::fs::syncfs(File::open(mounted.root()).unwrap()).unwrap();
+    fs::write(mounted.path("later"), b"x").unwrap();
+    mounted.crash();
+    assert_eq!(fs::read(mounted.path("d/f")).unwrap(), vec![7; 300_000]);
+    mounted.finish();
+}
+
+#[test]
+fn sync_makes_everything_durable_shared_mappings_too() {
+    let Some(mut mounted) = synced() else {
+        return;
+    };
+    let file = File::options().read(true).write(true).create_new(true).open(mounted.path("f")).unwrap();
+    file.set_len(8192).unwrap();
+    // SAFETY: a new mapping of the whole file, which nobody cuts; it is used inside its length and unmapped below.
+    unsafe {
+        let map = mmap(std::ptr::null_mut(), 8192, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0).unwrap().cast::<u8>();
+        map.add(5000).write_volatile(9);
+        rustix::fs::sync();
+        munmap(map.cast(), 8192).unwrap();
+    }
+    drop(file);
+    mounted.crash();
+    assert_eq!(fs::read(mounted.path("f")).unwrap()[5000], 9);
+    mounted.finish();
+}
+
+#[test]
+fn a_mount_is_known_by_what_was_mounted_whatever_its_type() {
+    let Some(mut mounted) = synced() else {
+        return;
+    };
+    let image = mounted.volume().unwrap().device().display().to_string();
+    assert_eq!(mounted_as(mounted.root()), ("fuseblk.ferryfs".into(), image.clone()));
+    let status = mounted.status().unwrap();
+    assert_eq!((status.text("mount/type").unwrap(), status.value("mount/synced_by_sync").unwrap()), ("fuseblk.ferryfs", &true.into()));
+    mounted.finish();
+    let mounted = Builder::default().option("fuse_type=fuse").mount().unwrap();
+    assert_eq!(mounted_as(mounted.root()).0, "fuse.ferryfs");
+    let status = mounted.status().unwrap();
+    assert_eq!(status.value("mount/synced_by_sync").unwrap(), &Value::from(false));
+    mounted.finish();
+}
+
+#[test]
+fn a_plain_umount_waits_for_the_last_checkpoint() {
+    let Some(mut mounted) = synced() else {
+        return;
+    };
+    fs::write(mounted.path("f"), vec![1; 20 << 20]).unwrap();
+    let volume = mounted.volume().unwrap();
+    // In use, for a moment, are also the copies of our files that a program has which another test is starting.
+    while rustix::mount::unmount(volume.root(), rustix::mount::UnmountFlags::empty()).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // Killed in this very moment, the daemon has nothing left to do.
+    volume.kill();
+    let device = volume.device().to_path_buf();
+    let dump = volume.ferryfs([Path::new("dump"), Path::new("--json"), &device]).unwrap().ok().unwrap().stdout;
+    let values = serde_json::Deserializer::from_str(&dump).into_iter::<Value>().map(Result::unwrap);
+    let in_use = values.into_iter().find_map(|value| checkpoint(&value)).unwrap();
+    assert_eq!(in_use["clean"], true, "{in_use}");
+    volume.mount().unwrap();
+    assert_eq!(fs::read(mounted.path("f")).unwrap(), vec![1; 20 << 20]);
+    mounted.finish();
+}
+
+/// The checkpoint in use, wherever the dump has it.
+fn checkpoint(value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(fields) if fields.get("kind").is_some_and(|kind| kind == "checkpoint") => Some(value.clone()),
+        Value::Object(fields) => fields.values().find_map(checkpoint),
+        Value::Array(values) => values.iter().find_map(checkpoint),
+        _ => None,
+    }
+}
