@@ -28,8 +28,24 @@ impl Archive {
     /// Reads the lists of this machine's release and of the releases that kernels come from. Everything is kept in `directory`.
     ///
     /// # Errors
-    /// No Debian, no apt, no mirror of its main archive in the machine's sources, or the lists cannot be read from there.
+    /// As [`Archive::of_suites`].
     pub fn open(directory: &Path) -> Result<Archive> {
+        let mut suites = vec!["bookworm-backports".to_owned(), "trixie-backports".to_owned()];
+        if let Some(release) = release() {
+            for suite in [release.clone(), format!("{release}-backports")] {
+                if !suites.contains(&suite) {
+                    suites.push(suite);
+                }
+            }
+        }
+        Archive::of_suites(directory, &suites)
+    }
+
+    /// Reads the lists of these suites. Everything is kept in `directory`.
+    ///
+    /// # Errors
+    /// No Debian, no apt, no mirror of its main archive in the machine's sources, or the lists cannot be read from there.
+    pub fn of_suites(directory: &Path, suites: &[String]) -> Result<Archive> {
         ensure!(program::find("apt-get").is_some() && program::find("dpkg-deb").is_some(), "apt is missing: guests need Debian's packages");
         let release = release().context("this system's release has no name: guests need Debian bookworm or later")?;
         let mirror = sources().iter().find_map(|text| mirror_of(text, &release));
@@ -37,12 +53,6 @@ impl Archive {
         std::fs::create_dir_all(directory.join("lists/partial"))?;
         std::fs::create_dir_all(directory.join("cache/archives/partial"))?;
         let signed = mirror.signed_by.map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
-        let mut suites = vec!["bookworm-backports".to_owned(), "trixie-backports".to_owned()];
-        for suite in [release.clone(), format!("{release}-backports")] {
-            if !suites.contains(&suite) {
-                suites.push(suite);
-            }
-        }
         let lines: String = suites.iter().map(|suite| format!("deb {signed}{} {suite} main\n", mirror.uri)).collect();
         std::fs::write(directory.join("sources.list"), lines)?;
         let archive = Archive { directory: directory.to_path_buf(), release };

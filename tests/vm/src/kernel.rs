@@ -145,7 +145,7 @@ fn find(kernel: Kernel, progress: &dyn Fn(&str)) -> Result<Unpacked> {
 }
 
 /// `$XDG_CACHE_HOME/ferryfs-guest`, else in `.cache` of the user's home.
-fn cache_directory() -> Result<PathBuf> {
+pub(crate) fn cache_directory() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
         None => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME says where to keep a guest's kernel")?)

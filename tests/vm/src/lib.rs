@@ -15,6 +15,7 @@ pub mod machine;
 pub mod module_list;
 pub mod process;
 pub mod program;
+pub mod xfs_tools;
 
 pub use devices::{BadSector, CopyLimits, Device, Namespace};
 pub use kernel::Kernel;
