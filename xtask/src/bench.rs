@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(clap::Args)]
 pub struct BenchArguments {
     /// Which benchmark; all of them when left out
-    #[arg(value_parser = ["fs", "copy", "gc", "wa", "device", "peers"])]
+    #[arg(value_parser = ["fs", "copy", "gc", "wa", "device", "peers", "crash"])]
     name: Option<String>,
     /// Smaller and fewer rounds
     #[arg(long)]
@@ -25,21 +25,28 @@ pub struct BenchArguments {
 
 /// Runs one benchmark or all.
 pub fn run(arguments: &BenchArguments) -> Result<()> {
+    let out = build::root().join("bench/out");
+    std::fs::create_dir_all(&out)?;
+    if arguments.name.as_deref() == Some("crash") {
+        return crash_states(&out, arguments);
+    }
     packages::provide(&[packages::need("mkfs.ext4", "e2fsprogs", "the peer that speed is compared with")])?;
     if let Some(reason) = packages::no_fuse() {
         anyhow::bail!("{reason}");
     }
     let programs = build::programs(true, &["fs", "mkfs", "copy_backend", "bench"])?;
-    let out = build::root().join("bench/out");
-    std::fs::create_dir_all(&out)?;
     let names = match &arguments.name {
         Some(name) => vec![name.as_str()],
-        None => vec!["copy", "gc", "fs", "wa", "device", "peers"],
+        None => vec!["copy", "gc", "fs", "wa", "device", "peers", "crash"],
     };
     for name in names {
         interrupt::check()?;
         if name == "device" {
             on_a_drive(&programs, &out, arguments)?;
+            continue;
+        }
+        if name == "crash" {
+            crash_states(&out, arguments)?;
             continue;
         }
         if name == "peers" {
@@ -55,6 +62,19 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         ensure!(status.success(), "ferryfs-bench {name} ended with {status}");
     }
     println!("results: {}", out.display());
+    Ok(())
+}
+
+/// Crash states of volumes of every kind, in the profile that is optimised and still asserts.
+fn crash_states(out: &Path, arguments: &BenchArguments) -> Result<()> {
+    let mut command = build::cargo();
+    command.args(["run", "--locked", "--package", "tests", "--bin", "crash_states", "--", "--json"]).arg(out.join("crash.json"));
+    if arguments.quick {
+        command.arg("--quick");
+    }
+    let status = command.args(&arguments.more).status()?;
+    interrupt::check()?;
+    ensure!(status.success(), "crash_states ended with {status}");
     Ok(())
 }
 

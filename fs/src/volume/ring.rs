@@ -90,7 +90,7 @@ impl Slot {
     /// What a block is. A drive may give zeros or ones for what was never written.
     pub(crate) fn of(block: &[u8]) -> (Self, std::result::Result<Superblock, SuperblockError>) {
         let decoded = Superblock::decode(block);
-        let all = |value: u8| block.iter().all(|&byte| byte == value);
+        let all = |value: u8| *block == [value; BLOCK];
         let copy = Copy { generation: superblock::generation_of(block), second: superblock::is_second_copy(block) };
         let slot = match &decoded {
             Ok(_) => Self::Whole(copy),

@@ -376,7 +376,7 @@ impl FaultRun {
 }
 
 /// The state before a failed operation on the content of a file, with the blocks that it has changed already.
-fn mixture(op: &Operation, found: &Observed, before: &Model, after: &Model) -> Option<Model> {
+pub fn mixture(op: &Operation, found: &Observed, before: &Model, after: &Model) -> Option<Model> {
     let (Operation::Fallocate { id, .. } | Operation::Truncate { id, .. } | Operation::Write { id, .. }) = op else { return None };
     let (old, new, here) = (before.node(*id)?, after.node(*id)?, found.model.node(*id)?);
     let mut mixed = here.clone();

@@ -5,6 +5,7 @@
 
 pub mod coverage;
 pub mod crash;
+pub mod explore;
 pub mod faults;
 pub mod model;
 pub mod operation;

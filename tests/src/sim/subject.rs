@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bytes asked for by one read of an observation.
-const READ: u64 = 256 << 10;
+const READ: u64 = 48 << 10;
 
 /// A mounted volume and where its nodes are.
 pub struct Subject {

@@ -1,6 +1,7 @@
 //! The file under an image: positioned reads and writes that never stop half-way, holes, and copies within the file.
 
 use crate::positioned::{Stopped, read_at, write_at, write_parts_at};
+use crate::sim::{By, SimFile};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, seek};
 use rustix::io::Errno;
 use std::fs::File;
@@ -10,10 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Memory of a copy that the file system cannot make by itself.
 const BOUNCE_BYTES: u64 = 256 << 10;
 
+/// A file of the system's, or one in memory whose failures and losses a test decides ([`crate::sim`]).
+#[derive(Debug)]
+enum Medium {
+    Real(File),
+    Simulated(SimFile),
+}
+
 /// The file, and what its file system turned out to be able to do.
 #[derive(Debug)]
 pub(super) struct Backing {
-    file: File,
+    medium: Medium,
     can_punch: AtomicBool,
     can_copy: AtomicBool,
     /// Writes beyond fail as on a full file system.
@@ -23,8 +31,16 @@ pub(super) struct Backing {
 
 impl Backing {
     pub(super) fn new(file: File) -> Self {
+        Self::on(Medium::Real(file))
+    }
+
+    pub(super) fn simulated(file: &SimFile) -> Self {
+        Self::on(Medium::Simulated(file.clone()))
+    }
+
+    fn on(medium: Medium) -> Self {
         Self {
-            file,
+            medium,
             can_punch: AtomicBool::new(true),
             can_copy: AtomicBool::new(true),
             #[cfg(test)]
@@ -34,14 +50,21 @@ impl Backing {
 
     /// Fills `buf`; what lies beyond the end of the file reads as zeros.
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
-        let done = read_at(&self.file, offset, buf)?;
+        let file = match &self.medium {
+            Medium::Real(file) => file,
+            Medium::Simulated(file) => return file.read(offset, buf),
+        };
+        let done = read_at(file, offset, buf)?;
         buf[done..].fill(0);
         Ok(())
     }
 
     /// Writes all of `bytes`.
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Stopped> {
-        write_at(&self.file, offset, bytes)
+        match &self.medium {
+            Medium::Real(file) => write_at(file, offset, bytes),
+            Medium::Simulated(file) => file.write(offset, bytes, By::Host),
+        }
     }
 
     /// Writes all of `parts`, one behind the other.
@@ -50,10 +73,13 @@ impl Backing {
         if self.full_beyond != u64::MAX {
             let whole: Vec<u8> = parts.flatten().copied().collect();
             let fits = (self.full_beyond.saturating_sub(offset) as usize).min(whole.len());
-            write_at(&self.file, offset, &whole[..fits])?;
+            self.write(offset, &whole[..fits])?;
             return if fits < whole.len() { Err(Stopped { done: fits as u64, errno: Errno::NOSPC }) } else { Ok(()) };
         }
-        write_parts_at(&self.file, offset, parts)
+        match &self.medium {
+            Medium::Real(file) => write_parts_at(file, offset, parts),
+            Medium::Simulated(file) => file.write(offset, &parts.flatten().copied().collect::<Vec<u8>>(), By::Host),
+        }
     }
 
     /// Gives the space of a range back; it reads as zeros then. False if the file system cannot.
@@ -61,8 +87,12 @@ impl Backing {
         if !self.can_punch.load(Ordering::Relaxed) {
             return Ok(false);
         }
+        let file = match &self.medium {
+            Medium::Real(file) => file,
+            Medium::Simulated(file) => return file.punch(offset, len).map(|()| true),
+        };
         loop {
-            match fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+            match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
                 Ok(()) => return Ok(true),
                 Err(Errno::INTR) => {}
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
@@ -92,10 +122,18 @@ impl Backing {
 
     /// Copies a range within the file, inside the kernel where the file system can do that. Source and target do not overlap.
     pub(super) fn copy(&self, from: u64, to: u64, len: u64) -> Result<(), Stopped> {
+        let file = match &self.medium {
+            Medium::Real(file) => file,
+            Medium::Simulated(file) => {
+                let mut bytes = vec![0; len as usize];
+                file.read(from, &mut bytes).map_err(|errno| Stopped { done: 0, errno })?;
+                return file.write(to, &bytes, By::Copy);
+            }
+        };
         let mut done = 0;
         while done < len && self.can_copy.load(Ordering::Relaxed) {
             let (mut source, mut target) = (from + done, to + done);
-            let (file, count) = (&self.file, (len - done) as usize);
+            let count = (len - done) as usize;
             match rustix::fs::copy_file_range(file, Some(&mut source), file, Some(&mut target), count) {
                 // The source ends early (a file cut short): let the reads below see zeros there.
                 Ok(0) => break,
@@ -126,16 +164,20 @@ impl Backing {
     /// End of the last piece of data that the file system knows of in `range`, as a distance from its start; 0 if there is none.
     /// A file system that knows no holes says that all is data.
     pub(super) fn data_end(&self, range: Range<u64>) -> u64 {
+        let file = match &self.medium {
+            Medium::Real(file) => file,
+            Medium::Simulated(file) => return file.data_end(range),
+        };
         let mut end = range.start;
         let mut at = range.start;
         while at < range.end {
-            let data = match seek(&self.file, SeekFrom::Data(at)) {
+            let data = match seek(file, SeekFrom::Data(at)) {
                 Ok(data) if data < range.end => data,
                 // ENXIO: no data from here on.
                 Ok(_) | Err(Errno::NXIO) => break,
                 Err(_) => return range.end - range.start,
             };
-            let hole = seek(&self.file, SeekFrom::Hole(data)).unwrap_or(range.end);
+            let hole = seek(file, SeekFrom::Hole(data)).unwrap_or(range.end);
             end = hole.min(range.end);
             at = hole.max(data + 1);
         }
@@ -144,7 +186,10 @@ impl Backing {
 
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> Result<(), Errno> {
-        fdatasync(&self.file)
+        match &self.medium {
+            Medium::Real(file) => fdatasync(file),
+            Medium::Simulated(file) => file.sync(),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::geometry::Geometry;
 use crate::machine::{Snapshot, ZoneMachine};
 use crate::native_copy::NativeCopy;
 use crate::permission::not_opened_io;
+use crate::sim::SimFile;
 use crate::sticky_sync::StickySync;
 use crate::tickets::Tickets;
 use crate::units::{Lba, ZoneId};
@@ -41,6 +42,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use table::TableWriter;
+
+/// What a simulated file is called in messages.
+const SIMULATED: &str = "simulated.img";
 
 /// An open image.
 #[derive(Debug)]
@@ -55,7 +59,8 @@ pub struct ImageDevice {
     read_only: bool,
     copied: AtomicU64,
     repairs: Vec<String>,
-    _claim: Claim,
+    /// Nobody else can use a simulated file.
+    _claim: Option<Claim>,
 }
 
 /// Does one of the header places of this file carry the mark of an image? A damaged image still does.
@@ -99,7 +104,31 @@ impl ImageDevice {
             // Best effort: the error that is reported matters more than this one.
             let _ = std::fs::remove_file(path);
         }
-        Self::load(file, path, false, made?)
+        let claim = made?;
+        let length = file.metadata().map_err(|error| system_io("examine", path, &error))?.len();
+        Self::load(Backing::new(file), length, path, false, Some(claim))
+    }
+
+    /// Makes an image in a simulated file, which is replaced, and opens it.
+    ///
+    /// # Errors
+    /// A shape that is not possible, or what the file was told to fail with.
+    pub fn create_simulated(options: &ImageOptions) -> Result<(SimFile, Self)> {
+        let path = Path::new(SIMULATED);
+        let unusable = |reason| DeviceError::Unusable { path: path.to_owned(), reason };
+        let layout = Layout::from_options(options).map_err(unusable)?;
+        let file = SimFile::new(layout.file_bytes());
+        Self::lay_out(&Backing::simulated(&file), path, &layout)?;
+        let device = Self::open_simulated(&file, false)?;
+        Ok((file, device))
+    }
+
+    /// Opens the image in a simulated file.
+    ///
+    /// # Errors
+    /// As [`ImageDevice::open`].
+    pub fn open_simulated(file: &SimFile, read_only: bool) -> Result<Self> {
+        Self::load(Backing::simulated(file), file.len(), Path::new(SIMULATED), read_only, None)
     }
 
     fn fill(file: &File, path: &Path, layout: &Layout, overwrite: bool) -> Result<Claim> {
@@ -117,6 +146,12 @@ impl ImageDevice {
         }
         file.set_len(layout.file_bytes()).map_err(|error| system_io("set the length of", path, &error))?;
         let backing = Backing::new(file.try_clone().map_err(|error| system_io("open", path, &error))?);
+        Self::lay_out(&backing, path, layout)?;
+        Ok(claim)
+    }
+
+    /// Writes table and headers of an image without zones in use.
+    fn lay_out(backing: &Backing, path: &Path, layout: &Layout) -> Result<()> {
         let write = |offset, bytes: &[u8]| backing.write(offset, bytes).map_err(|stop| system("write", path, stop.errno));
         let mut table = Vec::with_capacity(layout.table_blocks() as usize * META_BLOCK);
         for index in 0..layout.table_blocks() {
@@ -128,8 +163,7 @@ impl ImageDevice {
         for offset in HEADER_OFFSETS {
             write(offset, &encode_header(layout))?;
         }
-        StickySync::default().attempt(|| backing.sync()).map_err(|errno| system("sync", path, errno))?;
-        Ok(claim)
+        StickySync::default().attempt(|| backing.sync()).map_err(|errno| system("sync", path, errno))
     }
 
     /// Opens an image; for writing alone, for reading together with other readers.
@@ -142,13 +176,12 @@ impl ImageDevice {
         let file = OpenOptions::new().read(true).write(!read_only).open(path);
         let file = file.map_err(|error| not_opened_io(path, !read_only, &error))?;
         let claim = Claim::take(&file, path, read_only)?;
-        Self::load(file, path, read_only, claim)
+        let length = file.metadata().map_err(|error| system_io("examine", path, &error))?.len();
+        Self::load(Backing::new(file), length, path, read_only, Some(claim))
     }
 
     /// Reads header and table of a claimed file.
-    fn load(file: File, path: &Path, read_only: bool, claim: Claim) -> Result<Self> {
-        let length = file.metadata().map_err(|error| system_io("examine", path, &error))?.len();
-        let backing = Backing::new(file);
+    fn load(backing: Backing, length: u64, path: &Path, read_only: bool, claim: Option<Claim>) -> Result<Self> {
         let failed = |action| move |errno| system(action, path, errno);
         let mut repairs = Vec::new();
         let (layout, damaged_headers) = read_header(&backing, path, read_only)?;

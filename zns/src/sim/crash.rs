@@ -3,6 +3,7 @@
 use super::fault::Asking;
 use super::media::{Event, State, Zone};
 use super::store::ZoneBytes;
+use super::tape::Deed;
 use super::{SimOp, Survival};
 use crate::error::{DeviceError, Result};
 use crate::units::Lba;
@@ -32,6 +33,9 @@ impl State {
     fn make_durable(&mut self) {
         if self.flushes_in_vain {
             return;
+        }
+        if let Some(reel) = &self.reel {
+            reel.record(Deed::Flush);
         }
         let overwritten = std::mem::take(&mut self.overwrites).into_iter().map(|write| write.zone);
         for zone in std::mem::take(&mut self.pending).into_keys().chain(overwritten) {

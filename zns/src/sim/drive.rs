@@ -1,6 +1,8 @@
 //! The drive as its owner and as its host see it.
 
-use super::media::State;
+use super::media::{State, Zone};
+use super::still::{Shape, Still};
+use super::tape::{Reel, Tape};
 use super::{CutPoint, Fault, FaultPlan, POWER_LOSS_STATUS, SimConfig, SimOp, SimStats, Survival, Violation};
 use crate::buffer::AlignedBuf;
 use crate::device::{Completions, Io, IoClass, Ticket, ZonedDevice};
@@ -46,7 +48,24 @@ impl SimDrive {
 
     /// Another drive in the same state (cache included): cheap, the content is shared until it is written.
     pub fn fork(&self) -> Self {
-        Self { state: Arc::new(Mutex::new(self.state.lock().clone())) }
+        let mut state = self.state.lock().clone();
+        state.reel = None;
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(super) fn holding(config: SimConfig, zones: Vec<Zone>) -> Self {
+        Self { state: Arc::new(Mutex::new(State::holding(config, zones))) }
+    }
+
+    /// What is done from here on is recorded, as device `device`. Forks are not recorded.
+    pub(super) fn record(&self, tape: &Arc<Tape>, device: u8) {
+        self.state.lock().reel = Some(Reel { tape: tape.clone(), device });
+    }
+
+    /// All that it holds, cache included.
+    pub(super) fn still(&self) -> Still {
+        let state = self.state.lock();
+        Still { shape: Shape::Drive(Arc::new(state.config.clone())), zones: state.zones.clone() }
     }
 
     /// Chance from here on follows another seed: forks with different seeds come to different ends.
@@ -109,6 +128,12 @@ impl SimDrive {
         if matches!(state, ZoneState::ReadOnly | ZoneState::Offline) {
             self.state.lock().wear(zone.0, state);
         }
+    }
+
+    /// Puts the write pointer of a sequential zone somewhere else, as a drive does that was repaired, or a copy of one: what lies behind it then is gone,
+    /// and what it was moved over reads as zeros.
+    pub fn move_write_pointer(&self, zone: ZoneId, written: Blocks) {
+        self.state.lock().move_write_pointer(zone.0, written.0);
     }
 
     /// Flips one bit of a block, on the media and in the cache. Outside the device: nothing happens.

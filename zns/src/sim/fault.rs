@@ -10,6 +10,10 @@ pub enum Fault {
     ReadError,
     /// A write (or the destination of a copy range) fails, with some of its blocks written.
     WriteError,
+    /// A write fails for want of space underneath (ENOSPC); nothing of it is written.
+    NoSpace,
+    /// A report of zones fails.
+    ReportError,
     /// A write lands elsewhere: its own place keeps what it had, another written block is lost.
     MisdirectedWrite,
     /// A flush fails; nothing becomes durable by it.
@@ -35,6 +39,10 @@ pub struct FaultPlan {
     pub read_error: f64,
     /// A write fails with a part of it done.
     pub write_error: f64,
+    /// A write fails for want of space underneath, as on a device that is thinly provisioned.
+    pub no_space: f64,
+    /// A report of zones fails.
+    pub report_error: f64,
     /// A write lands elsewhere.
     pub misdirected_write: f64,
     /// A flush fails.
@@ -66,6 +74,7 @@ pub(super) enum Asking {
     CopyStart,
     CopyRange,
     Other,
+    Report,
 }
 
 /// Statuses with which a Copy is refused by chance: one of each class that the host tells apart.
@@ -78,7 +87,8 @@ impl Fault {
         match self {
             Self::ReadError => matches!(asking, A::Read | A::CopyRange),
             Self::WriteError => matches!(asking, A::Write | A::CopyRange),
-            Self::MisdirectedWrite => asking == A::Write,
+            Self::MisdirectedWrite | Self::NoSpace => asking == A::Write,
+            Self::ReportError => asking == A::Report,
             Self::FlushFailure => asking == A::Flush,
             Self::ResetFailure => asking == A::Reset,
             Self::CopyRefused(_) => asking == A::CopyStart,
@@ -99,7 +109,10 @@ impl FaultPlan {
     pub(super) fn by_chance(&self, asking: Asking, mut draw: impl FnMut(f64) -> bool) -> Option<Fault> {
         let table: &[(f64, Fault)] = match asking {
             Asking::Read => &[(self.read_error, Fault::ReadError)],
-            Asking::Write => &[(self.write_error, Fault::WriteError), (self.misdirected_write, Fault::MisdirectedWrite)],
+            Asking::Write => {
+                &[(self.write_error, Fault::WriteError), (self.no_space, Fault::NoSpace), (self.misdirected_write, Fault::MisdirectedWrite)]
+            }
+            Asking::Report => &[(self.report_error, Fault::ReportError)],
             Asking::Flush => &[(self.flush_failure, Fault::FlushFailure)],
             Asking::Reset => &[(self.reset_failure, Fault::ResetFailure)],
             Asking::CopyStart => &[(self.copy_refused, Fault::CopyRefused(REFUSALS[0]))],

@@ -2,6 +2,7 @@
 
 use super::fault::{Asking, Fault, REFUSALS};
 use super::store::ZoneBytes;
+use super::tape::{By, Deed, Reel};
 use super::{Breach, CutPoint, POWER_LOSS_STATUS, SimConfig, SimOp, SimStats, Violation};
 use crate::error::{DeviceError, Result};
 use crate::geometry::Geometry;
@@ -81,6 +82,8 @@ pub(super) struct State {
     pub flushes_in_vain: bool,
     /// Writes and copies in flight per zone.
     pub in_flight: BTreeMap<u32, u32>,
+    /// Where it is recorded what is done.
+    pub reel: Option<Reel>,
     open: usize,
     active: usize,
     implicit: BTreeSet<u32>,
@@ -107,9 +110,37 @@ impl State {
             violations: Vec::new(),
             flushes_in_vain: false,
             in_flight: BTreeMap::new(),
+            reel: None,
             open: 0,
             active: 0,
             implicit: BTreeSet::new(),
+        }
+    }
+
+    /// A drive that was off, with this on its media.
+    pub fn holding(config: SimConfig, zones: Vec<Zone>) -> Self {
+        let mut state = Self::new(config);
+        for (zone, held) in (0..).zip(zones) {
+            let idle = match held.state {
+                worn @ (ZoneState::ReadOnly | ZoneState::Offline) => worn,
+                ZoneState::Full => ZoneState::Full,
+                _ if held.written == 0 => ZoneState::Empty,
+                _ => ZoneState::Closed,
+            };
+            if matches!(idle, ZoneState::ReadOnly | ZoneState::Offline) {
+                state.worn.insert(zone, idle);
+            }
+            state.set_state(zone, idle);
+            let held = Zone { state: idle, ..held };
+            state.zones[zone as usize] = held.clone();
+            state.durable[zone as usize] = held;
+        }
+        state
+    }
+
+    fn record(&self, deed: impl FnOnce() -> Deed) {
+        if let Some(reel) = &self.reel {
+            reel.record(deed());
         }
     }
 
@@ -238,11 +269,14 @@ impl State {
     }
 
     /// Puts bytes into the cache and moves the write pointer. `data: None`: the place keeps what it had (misdirected).
-    fn put(&mut self, zone: u32, offset: u64, blocks: u64, data: Option<&[u8]>) {
+    fn put(&mut self, zone: u32, offset: u64, blocks: u64, data: Option<&[u8]>, by: By) {
         if blocks == 0 {
             return;
         }
         let at = offset as usize * self.block();
+        if let Some(data) = data {
+            self.record(|| Deed::Write { zone, offset: at, data: data.into(), by });
+        }
         let z = &mut self.zones[zone as usize];
         if let Some(data) = data {
             Arc::make_mut(&mut z.bytes).write(at, data);
@@ -335,6 +369,9 @@ impl State {
             };
             return Err(if self.worn.contains_key(&zone.0) { error } else { self.refuse(op, error) });
         }
+        if fault == Some(Fault::NoSpace) {
+            return Err(DeviceError::Io { lba, errno: libc::ENOSPC });
+        }
         self.stats.writes += 1;
         let cut_short = op.torn || fault == Some(Fault::WriteError);
         let blocks = if cut_short { self.rng(op.number, 20).random_range(0..=span.blocks) } else { span.blocks };
@@ -342,9 +379,9 @@ impl State {
         self.stats.bytes_written += data.len() as u64;
         if fault == Some(Fault::MisdirectedWrite) {
             self.misdirect(op, data);
-            self.put(span.zone, span.offset, blocks, None);
+            self.put(span.zone, span.offset, blocks, None, By::Host);
         } else {
-            self.put(span.zone, span.offset, blocks, Some(data));
+            self.put(span.zone, span.offset, blocks, Some(data), By::Host);
         }
         match (op.torn, fault) {
             (true, _) => Err(DeviceError::PowerLost),
@@ -373,6 +410,27 @@ impl State {
         if self.config.conventional || (at + bytes.len()) as u64 <= durable.written * u64::from(self.config.block_size) {
             Arc::make_mut(&mut durable.bytes).write(at, bytes);
         }
+    }
+
+    /// The write pointer of a zone goes elsewhere, on the media and in the cache.
+    pub fn move_write_pointer(&mut self, zone: u32, written: u64) {
+        let capacity = self.config.zone_capacity.0;
+        if zone >= self.config.zones || self.config.conventional || self.worn.contains_key(&zone) {
+            return;
+        }
+        let written = written.min(capacity);
+        let state = match written {
+            0 => ZoneState::Empty,
+            n if n == capacity => ZoneState::Full,
+            _ => ZoneState::Closed,
+        };
+        self.pending.remove(&zone);
+        self.set_state(zone, state);
+        let end = written as usize * self.block();
+        let z = &mut self.zones[zone as usize];
+        (z.written, z.state) = (written, state);
+        Arc::make_mut(&mut z.bytes).truncate(end);
+        self.durable[zone as usize] = z.clone();
     }
 
     pub fn manage(&mut self, zone: ZoneId, action: ZoneAction) -> Result<()> {
@@ -446,6 +504,10 @@ impl State {
 
     fn note(&mut self, zone: u32, event: Event, happened: bool) {
         if happened && !self.config.conventional {
+            self.record(|| match event {
+                Event::Finish => Deed::Finish { zone },
+                _ => Deed::Reset { zone },
+            });
             self.pending.entry(zone).or_default().push(event);
         }
     }
@@ -459,7 +521,9 @@ impl State {
             let error = DeviceError::BadRange { lba: Lba(0), blocks: 0, reason: "there are no such zones" };
             return Err(self.refuse(op, error));
         }
-        self.fault(op, Asking::Other);
+        if self.fault(op, Asking::Report).is_some() {
+            return Err(DeviceError::Io { lba: Lba(0), errno: libc::EIO });
+        }
         self.stats.reports += 1;
         Ok(zones.map(|zone| self.info(zone)).collect())
     }
@@ -546,12 +610,12 @@ impl State {
         match fault {
             _ if op.torn => {
                 let blocks = rng.random_range(0..=source.blocks.0);
-                self.put(to.zone, to.offset, blocks, Some(&data[..blocks as usize * block]));
+                self.put(to.zone, to.offset, blocks, Some(&data[..blocks as usize * block]), By::Copy);
                 return Err(POWER_LOSS_STATUS);
             }
             Some(Fault::WriteError) => {
                 let blocks = rng.random_range(0..source.blocks.0);
-                self.put(to.zone, to.offset, blocks, Some(&data[..blocks as usize * block]));
+                self.put(to.zone, to.offset, blocks, Some(&data[..blocks as usize * block]), By::Copy);
                 return Err(NvmeStatus::WRITE_FAULT);
             }
             Some(Fault::CopyPartial) => {
@@ -561,7 +625,7 @@ impl State {
                 rng.fill(&mut garbage[..]);
                 let real = (rng.random_range(0..=blocks) as usize * block).min(data.len());
                 garbage[..real].copy_from_slice(&data[..real]);
-                self.put(to.zone, to.offset, blocks, Some(&garbage));
+                self.put(to.zone, to.offset, blocks, Some(&garbage), By::Copy);
                 return Err(NvmeStatus(0x006));
             }
             Some(Fault::CopyWrong) => {
@@ -574,7 +638,7 @@ impl State {
             }
             _ => {}
         }
-        self.put(to.zone, to.offset, source.blocks.0, Some(&data));
+        self.put(to.zone, to.offset, source.blocks.0, Some(&data), By::Copy);
         self.stats.copy_ranges += 1;
         self.stats.bytes_copied += data.len() as u64;
         Ok(())

@@ -11,16 +11,28 @@
 //!   the writes, each perhaps torn (conventional);
 //! - a write pointer may stand behind garbage after a power cut, if the plan says so.
 
+//!
+//! [`SimFile`] is the file of a drive image, simulated likewise. Where chance is not enough, a [`Tape`] records what all devices of a volume did, and
+//! [`CrashStates`] enumerates what a loss of power could have left of it.
+
 mod crash;
+mod crash_states;
 mod drive;
 mod fault;
+mod file;
 mod media;
+mod still;
 mod store;
+mod tape;
 #[cfg(test)]
 mod tests;
 
+pub use crash_states::{Bounds, CrashState, CrashStates, Tear};
 pub use drive::{SimDevice, SimDrive};
 pub use fault::{Fault, FaultPlan};
+pub use file::{FileOp, SimFile};
+pub use still::{SimMedium, Still};
+pub use tape::{By, Deed, Lie, Step, Tape};
 
 use crate::error::DeviceError;
 use crate::geometry::{DeviceKind, Geometry};
