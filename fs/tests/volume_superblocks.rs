@@ -1,5 +1,6 @@
 //! What a mount makes of superblocks that are damaged, lost, or older than those of another device: nothing acknowledged is missing, or nothing is written.
 
+use fs::check::repair::repair;
 use fs::check::{CheckOptions, check};
 use fs::core::ops;
 use fs::format::item::Timestamp;
@@ -210,6 +211,10 @@ fn an_old_copy_of_a_device_is_found_out() {
         volume.shutdown().expect("an end");
         // One checkpoint behind, with a crash after it and with an orderly end; as old as the superblocks, with a crash.
         for (what, first, old) in [("crash", &killed, &unmounted), ("end", &first, &mounted), ("same", &killed, &mounted)] {
+            // Nor is it mended, which would make the true device a stranger.
+            let devices = [first, old].map(|drive| drive.fork().open() as Arc<dyn ZonedDevice>);
+            let refusal = repair(&devices, CheckOptions::default).map(|report| report.to_string()).expect_err("refused").to_string();
+            assert!(refusal.contains("old copy"), "{what}: {refusal}");
             match mount(&[&first.fork(), &old.fork()], 4) {
                 Err(refusal) => assert!(refusal.to_string().contains("old copy"), "{what}: {refusal}"),
                 Ok(volume) => {

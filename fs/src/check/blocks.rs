@@ -6,7 +6,7 @@
 use super::contents::{Contents, Mapped};
 use super::nodemap::Metadata;
 use super::scan::Scanner;
-use super::{Checker, Finding, show};
+use super::{Checker, Finding};
 use crate::BLOCK;
 use crate::addr::Addr;
 use crate::core::extents::checksums;
@@ -116,7 +116,7 @@ impl Checker<'_> {
         scan.class(Class::Summary, range, |key, value| {
             let addr = Addr(key.a);
             let Some(summary) = Summary::decode(addr, value).filter(|_| key.b == 0) else {
-                self.add(Finding::Item { key: show(&key) });
+                self.undecodable(key);
                 return true;
             };
             let inside = self.volume.state.lock().zones.contains(addr, summary.blocks);
@@ -126,7 +126,7 @@ impl Checker<'_> {
                 _ => None,
             };
             if let Some(reason) = reason {
-                self.add(Finding::Summary { addr, reason });
+                self.add_at(key, Finding::Summary { addr, reason });
             }
             if inside {
                 behind = addr.plus(summary.blocks);

@@ -1,13 +1,14 @@
 //! What inodes hold: extents, checksums, attributes, link targets.
 
 use super::names::{Window, printable};
-use super::{Checker, Finding, show};
+use super::{Checker, Finding};
 use crate::addr::Addr;
 use crate::core::extents::{MAX_FILE_BLOCKS, extent_parts};
 use crate::core::key::{Class, Key};
 use crate::core::ops::PIECE;
 use crate::core::ops::name::SLOT_BITS;
 use crate::core::ops::xattr::{PIECE_BITS, first_slot};
+use crate::format::acl::{ACCESS, Acl, DEFAULT};
 use crate::format::item::{CHECKSUM_GROUP, Extent};
 use crate::format::xattr::{Attribute, Totals};
 use crate::ids::{FileBlock, Ino};
@@ -75,7 +76,7 @@ impl Checker<'_> {
                 let expected = (record.target == key.b.saturating_mul(PIECE as u64)).then_some(value.len() as u64);
                 record.target = record.target.saturating_add(expected.unwrap_or(0));
                 if expected.is_none() || value.len() > PIECE {
-                    self.add(Finding::Item { key: show(&key) });
+                    self.undecodable(key);
                 }
             }
             true
@@ -94,26 +95,43 @@ impl Checker<'_> {
             if key.b == 0 {
                 match Totals::decode(value) {
                     Some(totals) => record.totals = Some((totals.count, totals.names)),
-                    None => self.add(Finding::Item { key: show(&key) }),
+                    None => self.undecodable(key),
                 }
                 return true;
             }
             let Some(attribute) = Attribute::decode(value) else {
-                self.add(Finding::Item { key: show(&key) });
+                self.undecodable(key);
                 return true;
             };
             record.attributes.0 += 1;
             record.attributes.1 = record.attributes.1.saturating_add(attribute.name.len() as u32 + 1);
+            if let Some(n) = [ACCESS, DEFAULT].iter().position(|name| attribute.name == *name) {
+                record.lists[n] = Some(self.value_of(key, &attribute).as_deref().and_then(Acl::decode));
+            }
             self.check_attribute(key, &attribute);
             true
         });
         self.check_pieces(window);
     }
 
+    /// The value of an attribute, if all of it is there.
+    fn value_of(&self, key: Key, attribute: &Attribute) -> Option<Vec<u8>> {
+        if attribute.inline.is_some() {
+            return attribute.inline.clone();
+        }
+        let (from, to) = (key.b << PIECE_BITS, key.b << PIECE_BITS | ((1 << PIECE_BITS) - 1));
+        let mut value = Vec::new();
+        self.scan.range(&Key::new(Class::XattrValue, key.a, from), &Key::new(Class::XattrValue, key.a, to), &mut |_, piece| {
+            value.extend_from_slice(piece);
+            true
+        });
+        (value.len() == attribute.size as usize).then_some(value)
+    }
+
     fn check_attribute(&mut self, key: Key, attribute: &Attribute) {
         let (ino, name) = (Ino(key.a), printable(&attribute.name));
         if key.b >> SLOT_BITS != first_slot(&self.volume.identity().hash_key, &attribute.name) >> SLOT_BITS {
-            self.add(Finding::Attribute { ino, name: name.clone(), reason: "lies where a search for it does not look" });
+            self.add_at(key, Finding::Attribute { ino, name: name.clone(), reason: "lies where a search for it does not look" });
         }
         if attribute.inline.is_some() {
             return;
@@ -132,7 +150,7 @@ impl Checker<'_> {
             true
         });
         if found != pieces || bytes != u64::from(attribute.size) {
-            self.add(Finding::Attribute { ino, name, reason: "has another value than its size says" });
+            self.add_at(key, Finding::Attribute { ino, name, reason: "has another value than its size says" });
         }
     }
 
@@ -145,7 +163,8 @@ impl Checker<'_> {
             if last.replace(of) != Some(of) {
                 let attribute = scan.get(&of).map(|value| value.as_deref().and_then(Attribute::decode));
                 if matches!(&attribute, Ok(found) if found.as_ref().is_none_or(|found| found.inline.is_some())) {
-                    self.add(Finding::Belongings { ino: Ino(key.a), what: "a long attribute value", reason: "has no such attribute" });
+                    let finding = Finding::Belongings { ino: Ino(key.a), what: "a long attribute value", reason: "has no such attribute" };
+                    self.add_at(of, finding);
                 }
             }
             true
@@ -162,18 +181,18 @@ impl Checker<'_> {
                 self.belongs(window, key.a, "extents", Some(libc::S_IFREG));
             }
             let Some(extent) = Extent::decode(FileBlock(key.b), value) else {
-                self.add(Finding::Item { key: show(&key) });
+                self.undecodable(key);
                 return true;
             };
             let end = key.b.saturating_add(u64::from(extent.blocks));
             if last.is_some_and(|(_, behind)| key.b < behind) {
-                self.add(Finding::ExtentOverlap { ino, block: key.b });
+                self.add_at(key, Finding::ExtentOverlap { ino, block: key.b });
             }
             last = Some((key.a, end));
             let reason = self.extent_fault(&extent, end);
             if let Some(reason) = reason {
                 let Extent { blocks, addr, .. } = extent;
-                self.add(Finding::Extent { ino, block: key.b, blocks, addr, reason });
+                self.add_at(key, Finding::Extent { ino, block: key.b, blocks, addr, reason });
             }
             self.report.counts.extents += 1;
             if let Some(record) = window.get(key.a) {
@@ -217,7 +236,7 @@ impl Checker<'_> {
             let ino = Ino(key.a);
             let (first, behind) = (key.b.saturating_mul(CHECKSUM_GROUP), key.b.saturating_add(1).saturating_mul(CHECKSUM_GROUP));
             if value.len() % 4 != 0 || value.is_empty() || value.len() as u64 > CHECKSUM_GROUP * 4 {
-                self.add(Finding::Item { key: show(&key) });
+                self.undecodable(key);
             }
             let from = Key::new(Class::Extent, key.a, 0);
             if scan.is_lost(&from, &Key::extent(ino, FileBlock(behind))) {
@@ -225,7 +244,7 @@ impl Checker<'_> {
             }
             let parts = self.volume.ask(|state| extent_parts(&state.tree, ino, FileBlock(first), FileBlock(behind), 1));
             if matches!(parts, Ok((parts, _)) if parts.is_empty()) {
-                self.add(Finding::StrayChecksums { ino, block: first });
+                self.add_at(key, Finding::StrayChecksums { ino, block: first });
             }
             true
         });

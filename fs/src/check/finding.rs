@@ -39,6 +39,8 @@ pub enum Finding {
     LogStart { addr: Addr, reason: &'static str },
     #[error("{reason}")]
     CheckpointLost { reason: String },
+    #[error("nothing can be found: {reason}")]
+    NothingFound { reason: String },
     #[error("{reason}")]
     LogDamaged { reason: String },
     #[error("the log cannot be rolled forward: {reason}")]
@@ -111,6 +113,12 @@ pub enum Finding {
     AttributeTotals { ino: Ino, count: u32, names: u32, recorded_count: u32, recorded_names: u32 },
     #[error("attribute {name:?} of inode {ino}: {reason}")]
     Attribute { ino: Ino, name: String, reason: &'static str },
+    #[error("the {list} access control list of inode {ino} {reason}")]
+    AccessList { ino: Ino, list: &'static str, reason: &'static str },
+    #[error(
+        "inode {ino} has lost some of its content in an earlier repair: reading where it has a hole gives an error until it is emptied"
+    )]
+    ContentLost { ino: Ino },
     #[error("{what} of inode {ino}, which {reason}")]
     Belongings { ino: Ino, what: &'static str, reason: &'static str },
 
@@ -165,9 +173,11 @@ impl Finding {
             | Self::OldSuperblock { .. }
             | Self::BehindByOne { .. }
             | Self::Orphan { .. }
+            | Self::ContentLost { .. }
             | Self::FreeIdsLost { .. } => Severity::Info,
             Self::UnreachableNode { .. }
             | Self::FreeChain { .. }
+            | Self::AccessList { .. }
             | Self::NotInHeader { .. }
             | Self::Intent { .. }
             | Self::BeyondEnd { .. }
@@ -191,6 +201,8 @@ impl Finding {
             | Self::AttributeTotals { ino, .. }
             | Self::Attribute { ino, .. }
             | Self::Belongings { ino, .. }
+            | Self::AccessList { ino, .. }
+            | Self::ContentLost { ino }
             | Self::BlockCount { ino, .. }
             | Self::BeyondEnd { ino, .. }
             | Self::ExtentOverlap { ino, .. }

@@ -13,6 +13,7 @@ mod finding;
 mod names;
 mod nodemap;
 mod paths;
+pub mod repair;
 mod report;
 mod rings;
 mod scan;
@@ -23,11 +24,15 @@ mod zones;
 pub use finding::{Finding, Severity};
 pub use report::{CheckReport, Counts, Found, MAX_FINDINGS};
 
+use crate::addr::Addr;
 use crate::core::key::Key;
 use crate::error::Result;
 use crate::volume::Volume;
 use crate::volume::inspect::Inspected;
+use blocks::Live;
+use nodemap::Metadata;
 use scan::Scanner;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,11 +75,29 @@ struct Checker<'a> {
     options: CheckOptions,
     /// Nothing that depends on the zone table can be said.
     zones_unknown: bool,
+    /// The items that findings are about, by the number of the finding: for a repair.
+    keys: HashMap<usize, Key>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(volume: &'a Volume, report: CheckReport, options: CheckOptions) -> Self {
+        Self { volume, scan: Rc::new(Scanner::new(volume)), report, options, zones_unknown: false, keys: HashMap::new() }
+    }
 }
 
 impl Checker<'_> {
     fn add(&mut self, finding: Finding) {
         self.report.add(finding);
+    }
+
+    /// A finding about one item.
+    fn add_at(&mut self, key: Key, finding: Finding) {
+        self.keys.insert(self.report.findings.len(), key);
+        self.add(finding);
+    }
+
+    fn undecodable(&mut self, key: Key) {
+        self.add_at(key, Finding::Item { key: show(&key) });
     }
 
     fn progress(&mut self, what: &'static str, done: u64, total: Option<u64>) {
@@ -103,7 +126,7 @@ pub fn check(devices: Vec<Arc<dyn ZonedDevice>>, options: CheckOptions) -> Resul
         report.add(Finding::CheckpointLost { reason });
     }
     let zones_unknown = !bad_zone_pages.is_empty();
-    let mut checker = Checker { volume: &volume, scan: Rc::new(Scanner::new(&volume)), report, options, zones_unknown };
+    let mut checker = Checker { zones_unknown, ..Checker::new(&volume, report, options) };
     for (page, error) in bad_zone_pages {
         checker.add(Finding::SegmentPage { page, reason: error.to_string() });
     }
@@ -111,6 +134,10 @@ pub fn check(devices: Vec<Arc<dyn ZonedDevice>>, options: CheckOptions) -> Resul
         Some(Ok(replay)) => {
             if let Some(reason) = replay.damage {
                 checker.add(Finding::LogDamaged { reason });
+            }
+            let unapplied = volume.state.lock().lost.unapplied();
+            if let Some(reason) = unapplied {
+                checker.add(Finding::NotReplayed { reason });
             }
         }
         Some(Err(error)) => checker.add(Finding::NotReplayed { reason: error.to_string() }),
@@ -137,6 +164,25 @@ impl Checker<'_> {
         self.check_totals();
         self.name_findings();
     }
+
+    /// The passes over what a volume holds in memory, changed or not: without what only the media can tell.
+    fn all_in_memory(&mut self) -> Recount {
+        let reached = self.check_tree();
+        let metadata = Metadata { live: self.places_of(&reached).into_iter().map(|(addr, _)| addr).collect(), complete: true };
+        let contents = self.check_inodes();
+        let live = self.check_blocks(&contents, &metadata);
+        self.check_counts(&live);
+        self.check_totals();
+        Recount { metadata: metadata.live.iter().map(|addr| addr.zone_base()).collect(), live }
+    }
+}
+
+/// What is live, by count.
+struct Recount {
+    /// Zones with metadata.
+    metadata: BTreeSet<Addr>,
+    /// Live blocks of each zone.
+    live: BTreeMap<Addr, Live>,
 }
 
 /// A key in words.

@@ -3,15 +3,38 @@
 //! Inodes are taken in windows, so that memory is bounded; each window passes over all entries once.
 
 use super::contents::Contents;
-use super::{Checker, Finding, show};
+use super::{Checker, Finding};
 use crate::core::key::{Class, Key};
 use crate::core::ops::dirent::{ENTRY_SIZE, first_cookie};
 use crate::core::ops::name::{self, SLOT_BITS};
 use crate::core::ops::{MAX_FILE_SIZE, symlink::MAX_TARGET};
-use crate::format::item::{Dirent, Inode, Intent};
+use crate::format::acl::Acl;
+use crate::format::item::{Dirent, HAS_ACCESS_ACL, HAS_DEFAULT_ACL, Inode, Intent, LOST_CONTENT};
 use crate::ids::Ino;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+
+/// What can be wrong with an inode by itself.
+pub(super) mod reason {
+    pub const TOO_LARGE: &str = "is larger than a file can be";
+    pub const LINK_LENGTH: &str = "is a symbolic link of impossible length";
+    pub const DIR_SIZE: &str = "is a directory whose size does not fit its number of entries";
+    pub const NO_TYPE: &str = "is of no known type";
+    pub const NO_DIR: &str = "has entries and is no directory";
+    pub const BAD_ROOT: &str = "is the root and no directory that is its own parent";
+}
+
+/// What can be wrong with an access control list.
+pub(super) mod lists {
+    pub const MISSING: &str = "is not there, though the inode says that there is one";
+    pub const NOT_IN_FORCE: &str = "is not in force: the inode does not say that there is one";
+    pub const NO_LIST: &str = "cannot be decoded";
+    pub const NO_DIRECTORY: &str = "is for new files in what is no directory";
+    pub const MODE: &str = "does not say what the mode says";
+}
+
+/// The two lists, each with the flag of an inode that has it.
+pub(super) const LISTS: [(&str, u32); 2] = [("own", HAS_ACCESS_ACL), ("default", HAS_DEFAULT_ACL)];
 
 /// What is known of an inode while its window is looked at.
 #[derive(Default)]
@@ -31,6 +54,10 @@ pub(super) struct Record {
     pub totals: Option<(u32, u32)>,
     pub blocks_found: u64,
     pub mapped_end: u64,
+    pub mode: u32,
+    pub flags: u32,
+    /// The access control list and the default one: their values, as far as they are lists.
+    pub lists: [Option<Option<Acl>>; 2],
     pub to_be_freed: bool,
     pub to_be_cut: bool,
 }
@@ -110,13 +137,15 @@ impl Checker<'_> {
             }
             self.report.counts.inodes += 1;
             let Some(inode) = Inode::decode(Ino(key.a), value).filter(|_| key.b == 0) else {
-                self.add(Finding::Item { key: show(&key) });
+                self.undecodable(key);
                 return true;
             };
             self.check_inode(&inode, next_ino);
             records.push(Record {
                 ino: inode.ino.0,
                 kind: inode.kind(),
+                mode: inode.mode,
+                flags: inode.flags,
                 size: inode.size,
                 blocks: inode.blocks,
                 nlink: inode.nlink,
@@ -135,21 +164,19 @@ impl Checker<'_> {
         if ino.0 >= next_ino {
             self.add(Finding::InoNeverGiven { ino, next_ino });
         }
-        let reason = match inode.kind() {
-            libc::S_IFREG if inode.size > MAX_FILE_SIZE => Some("is larger than a file can be"),
-            libc::S_IFLNK if inode.size == 0 || inode.size > MAX_TARGET as u64 => Some("is a symbolic link of impossible length"),
-            libc::S_IFDIR if inode.size != inode.entries.saturating_mul(ENTRY_SIZE) => {
-                Some("is a directory whose size does not fit its number of entries")
-            }
+        let wrong = match inode.kind() {
+            libc::S_IFREG if inode.size > MAX_FILE_SIZE => Some(reason::TOO_LARGE),
+            libc::S_IFLNK if inode.size == 0 || inode.size > MAX_TARGET as u64 => Some(reason::LINK_LENGTH),
+            libc::S_IFDIR if inode.size != inode.entries.saturating_mul(ENTRY_SIZE) => Some(reason::DIR_SIZE),
             libc::S_IFREG | libc::S_IFLNK | libc::S_IFDIR => None,
             libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => None,
-            _ => Some("is of no known type"),
+            _ => Some(reason::NO_TYPE),
         };
-        if let Some(reason) = reason {
+        if let Some(reason) = wrong {
             self.add(Finding::Inode { ino, reason });
         }
         if !inode.is_dir() && inode.entries != 0 {
-            self.add(Finding::Inode { ino, reason: "has entries and is no directory" });
+            self.add(Finding::Inode { ino, reason: reason::NO_DIR });
         }
     }
 
@@ -161,7 +188,7 @@ impl Checker<'_> {
             let dir = Ino(key.a);
             let Some(entry) = Dirent::decode(value) else {
                 if window.first {
-                    self.add(Finding::Item { key: show(&key) });
+                    self.undecodable(key);
                 }
                 if let Some(record) = window.get(dir.0) {
                     record.entries_found += 1;
@@ -170,54 +197,56 @@ impl Checker<'_> {
             };
             if window.first {
                 self.report.counts.entries += 1;
-                self.check_name(dir, key.b, &entry.name, &mut group);
+                self.check_name(key, &entry.name, &mut group);
             }
             if window.covers(dir.0) {
-                self.enter(window, dir, &entry);
+                self.enter(window, key, &entry);
             }
             if window.covers(entry.ino.0) {
-                self.lead(window, dir, &entry);
+                self.lead(window, key, &entry);
             }
             true
         });
     }
 
-    fn check_name(&mut self, dir: Ino, cookie: u64, name: &[u8], group: &mut (u64, u64, Vec<Vec<u8>>)) {
+    fn check_name(&mut self, key: Key, name: &[u8], group: &mut (u64, u64, Vec<Vec<u8>>)) {
+        let (dir, cookie) = (Ino(key.a), key.b);
         let shown = || printable(name);
         if name::check(name).is_err() || name::is_dots(name) {
-            self.add(Finding::EntryName { dir, name: shown(), reason: "no such name can be made" });
+            self.add_at(key, Finding::EntryName { dir, name: shown(), reason: "no such name can be made" });
         }
         let first = first_cookie(&self.volume.identity().hash_key, name);
         if cookie >> SLOT_BITS != first >> SLOT_BITS {
-            self.add(Finding::EntryPlace { dir, name: shown(), cookie });
+            self.add_at(key, Finding::EntryPlace { dir, name: shown(), cookie });
         }
         if (group.0, group.1) != (dir.0, cookie >> SLOT_BITS) {
             *group = (dir.0, cookie >> SLOT_BITS, Vec::new());
         }
         if group.2.iter().any(|other| other == name) {
-            self.add(Finding::EntryTwice { dir, name: shown() });
+            self.add_at(key, Finding::EntryTwice { dir, name: shown() });
         }
         group.2.push(name.to_vec());
     }
 
     /// The side of the directory.
-    fn enter(&mut self, window: &mut Window, dir: Ino, entry: &Dirent) {
+    fn enter(&mut self, window: &mut Window, key: Key, entry: &Dirent) {
+        let dir = Ino(key.a);
         match window.get(dir.0) {
             Some(record) if record.is_dir() => {
                 record.entries_found += 1;
                 record.subdirs += u64::from(u32::from(entry.kind) == libc::S_IFDIR >> 12);
             }
             None if self.scan.is_lost(&Key::inode(dir), &Key::inode(dir)) => {}
-            _ => self.add(Finding::EntryOfNothing { dir, name: printable(&entry.name) }),
+            _ => self.add_at(key, Finding::EntryOfNothing { dir, name: printable(&entry.name) }),
         }
     }
 
     /// The side of the inode that it leads to.
-    fn lead(&mut self, window: &mut Window, dir: Ino, entry: &Dirent) {
-        let ino = entry.ino;
+    fn lead(&mut self, window: &mut Window, key: Key, entry: &Dirent) {
+        let (dir, ino) = (Ino(key.a), entry.ino);
         let Some(record) = window.get(ino.0) else {
             if !self.scan.is_lost(&Key::inode(ino), &Key::inode(ino)) {
-                self.add(Finding::DanglingEntry { dir, name: printable(&entry.name), ino });
+                self.add_at(key, Finding::DanglingEntry { dir, name: printable(&entry.name), ino });
             }
             return;
         };
@@ -225,7 +254,7 @@ impl Checker<'_> {
         let found = (record.kind >> 12) as u8;
         let (is_dir, parent) = (record.is_dir(), Ino(record.parent));
         if found != entry.kind {
-            self.add(Finding::EntryKind { dir, name: printable(&entry.name), ino, recorded: entry.kind, found });
+            self.add_at(key, Finding::EntryKind { dir, name: printable(&entry.name), ino, recorded: entry.kind, found });
         }
         if is_dir && parent != dir {
             self.add(Finding::Parent { ino, recorded: parent, found: dir });
@@ -237,7 +266,7 @@ impl Checker<'_> {
         scan.class(Class::Intent, window.inos.clone(), |key, value| {
             let ino = Ino(key.a);
             let Some(intent) = Intent::decode(value) else {
-                self.add(Finding::Item { key: show(&key) });
+                self.undecodable(key);
                 return true;
             };
             let fits = match intent {
@@ -245,11 +274,13 @@ impl Checker<'_> {
                 Intent::Cut { .. } => key.b == 1,
             };
             match window.get(key.a) {
-                _ if !fits => self.add(Finding::Intent { ino, reason: "is not the one that its key says" }),
+                _ if !fits => self.add_at(key, Finding::Intent { ino, reason: "is not the one that its key says" }),
                 None if scan.is_lost(&Key::inode(ino), &Key::inode(ino)) => {}
-                None => self.add(Finding::Intent { ino, reason: "is about an inode that does not exist" }),
+                None => self.add_at(key, Finding::Intent { ino, reason: "is about an inode that does not exist" }),
                 Some(record) => match intent {
-                    Intent::Free if record.nlink > 0 => self.add(Finding::Intent { ino, reason: "would free an inode that has a name" }),
+                    Intent::Free if record.nlink > 0 => {
+                        self.add_at(key, Finding::Intent { ino, reason: "would free an inode that has a name" })
+                    }
                     Intent::Free => record.to_be_freed = true,
                     Intent::Cut { .. } => record.to_be_cut = true,
                 },
@@ -274,6 +305,12 @@ impl Checker<'_> {
             let (count, names) = r.attributes;
             self.add(Finding::AttributeTotals { ino, count, names, recorded_count: recorded.0, recorded_names: recorded.1 });
         }
+        if !may_lack(self, Class::Xattr) && !may_lack(self, Class::XattrValue) {
+            self.judge_lists(r, ino);
+        }
+        if r.flags & LOST_CONTENT != 0 {
+            self.add(Finding::ContentLost { ino });
+        }
         if may_lack(self, Class::Extent) {
             return;
         }
@@ -283,6 +320,22 @@ impl Checker<'_> {
         let size_blocks = r.size.div_ceil(crate::BLOCK as u64);
         if r.mapped_end > size_blocks && !r.to_be_cut && !r.to_be_freed {
             self.add(Finding::BeyondEnd { ino, size: r.size, end: r.mapped_end });
+        }
+    }
+
+    /// Flags and lists must agree, and the access list must say what the mode says.
+    fn judge_lists(&mut self, r: &Record, ino: Ino) {
+        for (n, (list, flag)) in LISTS.into_iter().enumerate() {
+            let reason = match &r.lists[n] {
+                None if r.flags & flag != 0 => lists::MISSING,
+                None => continue,
+                Some(_) if r.flags & flag == 0 => lists::NOT_IN_FORCE,
+                Some(None) => lists::NO_LIST,
+                Some(Some(_)) if n == 1 && !r.is_dir() => lists::NO_DIRECTORY,
+                Some(Some(acl)) if n == 0 && acl.mode() != r.mode & 0o777 => lists::MODE,
+                Some(Some(_)) => continue,
+            };
+            self.add(Finding::AccessList { ino, list, reason });
         }
     }
 
@@ -297,7 +350,7 @@ impl Checker<'_> {
         }
         let is_root = ino == Ino::ROOT;
         if is_root && (!r.is_dir() || r.parent != ino.0) {
-            self.add(Finding::Inode { ino, reason: "is the root and no directory that is its own parent" });
+            self.add(Finding::Inode { ino, reason: reason::BAD_ROOT });
         }
         let own_lost = || {
             let at = |b| Key::new(Class::Dirent, r.ino, b);

@@ -51,6 +51,35 @@ impl Checker<'_> {
         Metadata { live, complete: !walk.damaged }
     }
 
+    /// Where the running state has its metadata: the nodes reached, the pages of the segment table and those of the map, in order.
+    pub(super) fn places_of(&self, reached: &HashSet<u64>) -> Vec<(Addr, BlockId)> {
+        let (raw_pages, next_id, levels) = {
+            let state = self.volume.state.lock();
+            let store = state.tree.store();
+            (store.raw_pages(), store.roots().next_id, store.roots().map_root.levels)
+        };
+        let nodes = (1..=raw_pages).chain(reached.iter().copied()).map(|id| BlockId::Node(NodeId(id)));
+        let pages = (0..levels).flat_map(|level| {
+            let below = FANOUT.saturating_pow(u32::from(level) + 1);
+            (0..next_id.div_ceil(below)).map(move |index| BlockId::Map { level, index })
+        });
+        let place = |id| self.volume.ask(|state| Ok(state.tree.store().locate(id)?)).ok().flatten().map(|addr| (addr, id));
+        let mut places: Vec<(Addr, BlockId)> = nodes.chain(pages).filter_map(place).collect();
+        places.sort_unstable();
+        places
+    }
+
+    /// Of these blocks, those that cleaning would not find: no header names them, or their zone holds something else.
+    pub(super) fn hidden(&self, places: &[(Addr, BlockId)]) -> Vec<BlockId> {
+        let elsewhere = |addr: &Addr| {
+            let entry = self.volume.state.lock().zones.entry(*addr).copied();
+            entry.is_some_and(|e| !matches!(e.role, Role::Metadata | Role::None))
+        };
+        let live: Vec<Addr> = places.iter().map(|(addr, _)| *addr).collect();
+        let unnamed = self.not_in_headers(&live, places);
+        places.iter().filter(|(addr, _)| elsewhere(addr) || unnamed.contains(addr)).map(|(_, id)| *id).collect()
+    }
+
     fn walk_page(&mut self, id: BlockId, (addr, crc): (Addr, u32), walk: &mut Walk) {
         let BlockId::Map { level, index } = id else { return };
         if !self.claim(id, addr, walk) {
@@ -163,6 +192,12 @@ impl Checker<'_> {
 
     /// Every live block of a metadata zone must be named by the header before it, or cleaning would not find it.
     fn check_headers(&mut self, live: &[Addr], claims: &[(Addr, BlockId)]) {
+        for addr in self.not_in_headers(live, claims) {
+            self.add(Finding::NotInHeader { addr });
+        }
+    }
+
+    fn not_in_headers(&self, live: &[Addr], claims: &[(Addr, BlockId)]) -> Vec<Addr> {
         let mut claims = claims.iter().copied().collect::<HashMap<_, _>>();
         for zone in live.chunk_by(|a, b| a.zone_base() == b.zone_base()) {
             let (base, last) = (zone[0].zone_base(), zone[zone.len() - 1].block());
@@ -184,11 +219,7 @@ impl Checker<'_> {
                 at += 1 + ids.len() as u32;
             }
         }
-        for addr in live {
-            if claims.contains_key(addr) {
-                self.add(Finding::NotInHeader { addr: *addr });
-            }
-        }
+        live.iter().copied().filter(|addr| claims.contains_key(addr)).collect()
     }
 }
 

@@ -68,6 +68,13 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// Of a volume that could not even be checked.
+    pub(super) fn refused(error: &crate::FsError) -> Self {
+        let mut report = Self::default();
+        report.add(Finding::NothingFound { reason: error.to_string() });
+        report
+    }
+
     /// Adds a finding.
     pub(super) fn add(&mut self, finding: Finding) {
         if self.findings.len() >= MAX_FINDINGS {

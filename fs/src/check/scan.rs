@@ -34,6 +34,20 @@ impl<'a> Scanner<'a> {
         self.volume.ask(|state| Ok(state.tree.store().get(id).cloned()?))
     }
 
+    /// A node that is what its parent says: `level`, `None` for the root, and keys from `low` up to `high`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn fitting(&self, id: NodeId, level: Option<u8>, low: SortKey, high: Option<SortKey>) -> std::result::Result<Page, String> {
+        let page = self.node(id).map_err(|error| reason(&error))?;
+        match level {
+            Some(level) if level != page.level() => Err("its level does not fit its parent".into()),
+            None if page.level() >= crate::core::page::MAX_LEVEL => Err("the tree is too high".into()),
+            _ if !lies_between(&page, low, high) => Err("its keys do not fit its parent".into()),
+            _ => Ok(page),
+        }
+    }
+
     /// May there have been an item within `from..=to` that is lost?
     pub fn is_lost(&self, from: &Key, to: &Key) -> bool {
         let (from, to) = (SortKey::from(from), SortKey::from(to));
@@ -114,14 +128,8 @@ impl Checker<'_> {
             let outcome = match id.0 {
                 n if n <= raw_pages || n >= next_id => Err("there is no such tree node".to_string()),
                 n if !seen.insert(n) => Err("the tree leads to it twice".to_string()),
-                _ => self.scan.node(id).map_err(|error| reason(&error)),
+                _ => self.scan.fitting(id, level, low, high),
             };
-            let outcome = outcome.and_then(|page| match level {
-                Some(level) if level != page.level() => Err("its level does not fit its parent".to_string()),
-                None if page.level() >= crate::core::page::MAX_LEVEL => Err("the tree is too high".to_string()),
-                _ if !lies_between(&page, low, high) => Err("its keys do not fit its parent".to_string()),
-                _ => Ok(page),
-            });
             let page = match outcome {
                 Ok(page) => page,
                 Err(reason) => {
@@ -152,7 +160,7 @@ impl Checker<'_> {
 }
 
 /// The detail of an error without its frame, which the finding has.
-fn reason(error: &FsError) -> String {
+pub(super) fn reason(error: &FsError) -> String {
     match error {
         FsError::Corrupt { addr, detail, .. } if !addr.is_none() => format!("{detail} (at {addr})"),
         FsError::Corrupt { detail, .. } => detail.clone(),

@@ -21,18 +21,30 @@ impl Checker<'_> {
         let entries: Vec<(Addr, SegmentEntry)> = self.volume.state.lock().zones.iter().map(|(addr, entry)| (addr, *entry)).collect();
         for (zone, entry) in entries {
             let counted = live.get(&zone).copied().unwrap_or_default();
-            self.check_entry(zone, &entry);
-            let short = counted.blocks < entry.live && !counted_all;
-            if counted.blocks != entry.live && !short {
-                self.add(Finding::LiveCount { zone, counted: counted.blocks, recorded: entry.live });
-            }
-            if counted.end > entry.written {
-                self.add(Finding::BeyondWritten { zone, block: counted.end - 1, written: entry.written });
-            }
+            self.check_count(zone, &entry, counted, counted_all);
             let report = reports.get(usize::from(zone.device().0)).and_then(|zones| zones.get(zone.zone().0 as usize));
             if let Some(info) = report {
                 self.check_report(zone, &entry, counted, info);
             }
+        }
+    }
+
+    /// Compares the segment table in memory with what was counted, all of it.
+    pub(super) fn check_counts(&mut self, live: &BTreeMap<Addr, Live>) {
+        let entries: Vec<(Addr, SegmentEntry)> = self.volume.state.lock().zones.iter().map(|(addr, entry)| (addr, *entry)).collect();
+        for (zone, entry) in entries {
+            self.check_count(zone, &entry, live.get(&zone).copied().unwrap_or_default(), true);
+        }
+    }
+
+    fn check_count(&mut self, zone: Addr, entry: &SegmentEntry, counted: Live, counted_all: bool) {
+        self.check_entry(zone, entry);
+        let short = counted.blocks < entry.live && !counted_all;
+        if counted.blocks != entry.live && !short {
+            self.add(Finding::LiveCount { zone, counted: counted.blocks, recorded: entry.live });
+        }
+        if counted.end > entry.written {
+            self.add(Finding::BeyondWritten { zone, block: counted.end - 1, written: entry.written });
         }
     }
 

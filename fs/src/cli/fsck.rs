@@ -1,12 +1,13 @@
 //! `fsck.ferryfs`: the checker of [`crate::check`] with the exit status of fsck(8).
 
 use super::devices::{Access, SHORT_PATIENCE, mount_of, open_devices};
-use crate::check::{CheckOptions, Progress, check};
-use crate::error::Result;
+use crate::check::repair::{RepairReport, repair};
+use crate::check::{CheckOptions, CheckReport, Progress, check};
 use crate::volume::assemble::{Assembled, assemble};
-use crate::volume::{MountOptions, Volume};
 use clap::Parser;
 use clap::error::ErrorKind;
+use serde::Serialize;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ const COULD_NOT_RUN: u8 = 8;
 const USAGE: u8 = 16;
 
 /// Checks a FerryFS volume that is not mounted: every structure, every invariant, every checksum. It writes nothing but what -y asks for.
+/// Of a mounted one, `ferryfs scrub` verifies all that is there.
 ///
 /// Exit status: 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 called wrongly.
 #[derive(Debug, Parser)]
@@ -34,7 +36,8 @@ struct Line {
     #[arg(short = 'n', conflicts_with = "yes")]
     no: bool,
 
-    /// Finish what a crash left: roll the log forward, free what waits for it, make a checkpoint. Damage is found and not repaired.
+    /// Repair what can be repaired without inventing data, and finish what a crash left. All of it becomes durable with one checkpoint. Inodes without a
+    /// name go to /lost+found; what is lost is told. Data that is not what it was stays as it is.
     #[arg(short = 'y')]
     yes: bool,
 
@@ -83,10 +86,15 @@ fn could_not_run(error: impl std::fmt::Display) -> u8 {
 fn run(line: Line) -> u8 {
     for device in &line.devices {
         if let Some(mounted) = mount_of(device) {
-            return could_not_run(format!("{} is in use: it is {mounted}: unmount it first", device.display()));
+            let at = mounted.at.display();
+            return could_not_run(format!(
+                "{} is in use: it is {mounted}: unmount it first; ferryfs scrub {at} verifies what is there meanwhile",
+                device.display()
+            ));
         }
     }
-    let devices = match open_devices(&line.devices, Access::read_only()) {
+    let access = if line.yes { Access { patience: SHORT_PATIENCE, ..Access::default() } } else { Access::read_only() };
+    let devices = match open_devices(&line.devices, access) {
         Ok(devices) => devices,
         Err(error) => return could_not_run(error),
     };
@@ -100,44 +108,67 @@ fn run(line: Line) -> u8 {
             Err(error) => could_not_run(error),
         };
     }
-    let (status, unmounted_cleanly) = look(&line, devices);
-    if !line.yes || status != CLEAN || unmounted_cleanly {
-        if line.yes && status == ERRORS_LEFT {
-            eprintln!("fsck.ferryfs: this version repairs no damage: mount with -o ro, copy what is readable, and format anew");
-        }
-        return status;
-    }
-    match finish(&line.devices) {
-        Ok(()) => {
-            eprintln!("fsck.ferryfs: the log is rolled forward, a checkpoint is made");
-            REPAIRED
-        }
-        Err(error) => could_not_run(error),
-    }
+    if line.yes { mend(&line, &devices) } else { look(&line, devices) }
 }
 
-/// Mounts and unmounts, which is all that a sound volume needs after a crash.
-fn finish(devices: &[PathBuf]) -> Result<()> {
-    let access = Access { patience: SHORT_PATIENCE, ..Access::default() };
-    let volume = Volume::open(open_devices(devices, access)?, MountOptions::default())?;
-    volume.shutdown()
+fn options(line: &Line) -> CheckOptions {
+    let progress: Option<Box<dyn FnMut(Progress)>> = if shows(line) { Some(Box::new(show_progress)) } else { None };
+    CheckOptions { read_data: !line.no_data, progress, ..CheckOptions::default() }
 }
 
-/// Checks and prints. Also tells whether the last mount ended as it should.
-fn look(line: &Line, devices: Vec<Arc<dyn ZonedDevice>>) -> (u8, bool) {
-    let show = line.progress.is_some() || std::io::stderr().is_terminal();
-    let progress: Option<Box<dyn FnMut(Progress)>> = if show { Some(Box::new(show_progress)) } else { None };
-    let report = match check(devices, CheckOptions { read_data: !line.no_data, progress, ..CheckOptions::default() }) {
-        Ok(report) => report,
-        Err(error) => return (could_not_run(error), true),
-    };
-    if show {
+/// Is progress shown?
+fn shows(line: &Line) -> bool {
+    line.progress.is_some() || std::io::stderr().is_terminal()
+}
+
+/// Whoever reads may have gone away; the exit status says it as well.
+fn print(line: &Line, report: &(impl Serialize + Display)) {
+    if shows(line) {
         eprint!("\r\x1b[K");
     }
-    let text = if line.json { serde_json::to_string_pretty(&report).map(|text| text + "\n") } else { Ok(report.to_string()) };
-    // Whoever reads may have gone away; the exit status says it as well.
+    let text = if line.json { serde_json::to_string_pretty(report).map(|text| text + "\n") } else { Ok(report.to_string()) };
     let _ = text.map_err(std::io::Error::other).and_then(|text| std::io::stdout().write_all(text.as_bytes()));
-    (if report.clean { CLEAN } else { ERRORS_LEFT }, report.unmounted_cleanly)
+}
+
+/// The exit status of a check.
+pub(crate) fn status_of_check(report: &CheckReport) -> u8 {
+    if report.clean { CLEAN } else { ERRORS_LEFT }
+}
+
+/// The exit status of a repair.
+pub(crate) fn status_of_repair(report: &RepairReport) -> u8 {
+    match () {
+        () if !report.after.clean => ERRORS_LEFT,
+        () if report.finished => REPAIRED,
+        () => CLEAN,
+    }
+}
+
+/// Checks and prints.
+fn look(line: &Line, devices: Vec<Arc<dyn ZonedDevice>>) -> u8 {
+    match check(devices, options(line)) {
+        Err(error) => could_not_run(error),
+        Ok(report) => {
+            print(line, &report);
+            status_of_check(&report)
+        }
+    }
+}
+
+/// Checks, mends, checks again and prints.
+fn mend(line: &Line, devices: &[Arc<dyn ZonedDevice>]) -> u8 {
+    let report = match repair(devices, || options(line)) {
+        Err(error) => return could_not_run(error),
+        Ok(report) => report,
+    };
+    print(line, &report);
+    if report.finished && report.before.clean {
+        eprintln!("fsck.ferryfs: the log is rolled forward, a checkpoint is made");
+    }
+    if !report.after.clean {
+        eprintln!("fsck.ferryfs: what is left cannot be repaired: copy away what is readable; files with damaged data can be removed");
+    }
+    status_of_repair(&report)
 }
 
 fn show_progress(progress: Progress) {
@@ -176,7 +207,7 @@ mod tests {
     #[test]
     fn a_volume_left_by_a_crash_is_clean_and_finished_on_request() {
         use crate::ids::Ino;
-        use crate::volume::{Caller, Clock, FormatOptions, WriteOptions};
+        use crate::volume::{Caller, Clock, FormatOptions, MountOptions, Volume, WriteOptions};
         use std::os::unix::fs::FileExt;
         use zns::image::{ImageDevice, ImageOptions};
 

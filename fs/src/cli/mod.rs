@@ -15,6 +15,7 @@ pub mod logging;
 pub mod mount;
 pub mod options;
 pub mod report;
+pub mod scrub;
 pub mod signals;
 pub use copy_backend::size;
 pub mod umount;
@@ -67,6 +68,8 @@ enum Command {
         /// Where it is mounted.
         mountpoint: PathBuf,
     },
+    /// Read everything on the devices and compare it with its checksums, while the volume is in use. Exit status 4: something is damaged.
+    Scrub(scrub::ScrubArguments),
     /// Where the extents of a file lie.
     Map {
         /// For programs.
@@ -127,6 +130,7 @@ fn run(command: Command) -> ExitCode {
         Command::Umount { lazy, mountpoint } => finish(umount::umount(&mountpoint, lazy), "ferryfs umount"),
         Command::Status { json, targets } => finish(report::status(&targets, json), "ferryfs status"),
         Command::Gc { until_clean, json, mountpoint } => finish(report::gc(&mountpoint, until_clean, json), "ferryfs gc"),
+        Command::Scrub(arguments) => finish(scrub::scrub(&arguments), "ferryfs scrub"),
         Command::Map { json, file } => finish(report::map(&file, json), "ferryfs map"),
         Command::Zones { json, targets } => finish(report::zones(&targets, json), "ferryfs zones"),
         Command::Dump(arguments) => finish(dump::run(&arguments), "ferryfs dump"),

@@ -81,7 +81,7 @@ pub struct Inode {
     pub nlink: u32,
     /// Device number of a device node, in the kernel's 32-bit encoding.
     pub rdev: u32,
-    /// FS_IOC_GETFLAGS bits, [`LINKABLE`], [`HAS_ACCESS_ACL`] and [`HAS_DEFAULT_ACL`].
+    /// FS_IOC_GETFLAGS bits, [`LOST_CONTENT`], [`LINKABLE`], [`HAS_ACCESS_ACL`] and [`HAS_DEFAULT_ACL`].
     pub flags: u32,
     /// Last access.
     pub atime: Timestamp,
@@ -93,6 +93,8 @@ pub struct Inode {
     pub btime: Timestamp,
 }
 
+/// Bit of an inode's flags: a file that has lost some of its content, where it has holes.
+pub const LOST_CONTENT: u32 = 1 << 28;
 /// Bit of an inode's flags: it was made without a name and never had one; only such an inode can get its first name.
 pub const LINKABLE: u32 = 1 << 29;
 /// Bit of an inode's flags: it has an access control list beyond its mode.

@@ -1,4 +1,4 @@
-//! The road by which `ferryfs status|gc|map|zones|umount` reach the daemon: two ioctls on any file or directory of the mount.
+//! The road by which `ferryfs status|gc|scrub|map|zones|umount` reach the daemon: two ioctls on any file or directory of the mount.
 //!
 //! Why ioctls and not a socket: whoever talks to the daemon must first open a file of the mount, so the kernel's own
 //! checks (file permissions, `allow_other`, mount namespaces) decide who gets that far; there is no name to guess, to
@@ -11,9 +11,10 @@
 //!   interrupt a process that waits in an ioctl, so none waits for long.
 //! * [`FETCH`] carries an offset (u64, little-endian) and returns the answer from there on.
 //!
-//! Orders (`gc`, `sync`) are obeyed only when root or the owner of the daemon gives them; questions are answered to
+//! Orders (`gc`, `scrub`, `sync`) are obeyed only when root or the owner of the daemon gives them; questions are answered to
 //! everyone who can open the file.
 
+use crate::volume::scrub::ScrubAt;
 use serde::{Deserialize, Serialize};
 
 /// How long a CALL waits for its answer.
@@ -50,6 +51,13 @@ pub enum Request {
         /// Until nothing worth cleaning is left, rather than one victim.
         until_clean: bool,
     },
+    /// Verify some of what is there.
+    Scrub {
+        /// From where on.
+        at: ScrubAt,
+        /// About how much.
+        bytes: u64,
+    },
     /// Make everything durable.
     Sync,
     /// The answer to what was asked before, which was not there yet.
@@ -57,9 +65,9 @@ pub enum Request {
 }
 
 impl Request {
-    /// Does it change anything? Then only root and the owner of the daemon may ask.
+    /// Does it change anything, or keep devices busy? Then only root and the owner of the daemon may ask.
     pub fn is_order(self) -> bool {
-        matches!(self, Self::Gc { .. } | Self::Sync)
+        matches!(self, Self::Gc { .. } | Self::Scrub { .. } | Self::Sync)
     }
 
     /// As CALL carries it.
@@ -133,9 +141,16 @@ mod tests {
 
     #[test]
     fn requests_survive_the_road() {
-        for request in
-            [Request::Hello, Request::Status, Request::Zones, Request::Map, Request::Gc { until_clean: true }, Request::Sync, Request::Wait]
-        {
+        for request in [
+            Request::Hello,
+            Request::Status,
+            Request::Zones,
+            Request::Map,
+            Request::Gc { until_clean: true },
+            Request::Scrub { at: ScrubAt::Data { ino: u64::MAX, block: u64::MAX }, bytes: u64::MAX },
+            Request::Sync,
+            Request::Wait,
+        ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         assert_eq!(Request::decode(b"nonsense"), None);

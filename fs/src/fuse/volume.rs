@@ -134,6 +134,7 @@ impl Served for Volume {
             Request::Zones => report(self.zones()),
             Request::Map => report(self.map(ino)?),
             Request::Gc { until_clean } => report(self.gc(until_clean)?),
+            Request::Scrub { at, bytes } => report(self.scrub(at, bytes)?),
             Request::Sync => self.sync().and_then(|()| report(())),
             Request::Hello | Request::Wait => Err(FsError::Internal("a request that the adaptor answers")),
         }

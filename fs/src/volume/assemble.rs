@@ -33,13 +33,22 @@ fn refuse<T>(reason: String) -> Result<T> {
 /// # Errors
 /// [`FsError::Volume`]: not a volume, devices of several volumes, a device missing, given twice, or out of date, features from the future.
 pub fn assemble(devices: Vec<Arc<dyn ZonedDevice>>) -> Result<Assembled> {
+    assemble_below(devices, u64::MAX)
+}
+
+/// The same with the newest superblock whose generation is below `limit`: what an older checkpoint had, of which newer ones may have used parts
+/// for something else.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn assemble_below(devices: Vec<Arc<dyn ZonedDevice>>, limit: u64) -> Result<Assembled> {
     if devices.is_empty() {
         return refuse("no device was given".into());
     }
     let active_limit = devices.iter().map(|device| device.geometry().active_limit()).min().unwrap_or(u32::MAX);
     let mut found = Vec::new();
     for device in devices {
-        let probe = ring::probe(&device, ring_is_mirrored(active_limit))?;
+        let probe = ring::probe(&device, ring_is_mirrored(active_limit), limit)?;
         found.push((device, probe));
     }
     let newest = found.iter().map(|(_, p)| &p.superblock).max_by_key(|s| s.generation).expect("at least one").clone();

@@ -51,6 +51,8 @@ pub struct Lost {
     blocks: BTreeSet<BlockId>,
     /// In place of the root directory's inode.
     root: Option<Box<Inode>>,
+    /// Changes in the log that could not be made, and why the first one could not.
+    unapplied: Option<(u64, String)>,
 }
 
 impl Lost {
@@ -83,6 +85,22 @@ impl Lost {
                 Err(Halt::Fail(FsError::Corrupt { what: "content of a file", addr: crate::Addr::NONE, detail }))
             }
         }
+    }
+
+    /// A change in the log could not be made.
+    pub fn note_unapplied(&mut self, error: &FsError) {
+        self.unapplied.get_or_insert_with(|| (0, error.to_string())).0 += 1;
+    }
+
+    /// How much of the log could not be applied, in words.
+    pub fn unapplied(&self) -> Option<String> {
+        let (count, first) = self.unapplied.as_ref()?;
+        Some(format!("{count} changes in it concern metadata that cannot be had, the first because of this: {first}"))
+    }
+
+    /// Files of which blocks have a content that nobody knows.
+    pub fn files(&self) -> Vec<Ino> {
+        self.content.iter().filter(|(_, lost)| !lost.is_empty()).map(|(ino, _)| *ino).collect()
     }
 
     /// What stands in for the root directory's inode.
@@ -270,7 +288,7 @@ impl Volume {
 }
 
 /// A block in words, with what it holds.
-fn describe(state: &State, id: BlockId) -> String {
+pub(super) fn describe(state: &State, id: BlockId) -> String {
     match id {
         BlockId::Map { level: 0, index } => {
             format!("page {index} of the node map (where nodes {} to {} lie)", index * FANOUT, (index + 1) * FANOUT - 1)

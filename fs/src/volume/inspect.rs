@@ -36,7 +36,7 @@ impl Volume {
         let pages = 0..ZoneTable::page_count(&volume.identity.members);
         let bad_zone_pages: Vec<_> = pages.filter_map(|page| volume.load_zone_page(page).err().map(|error| (page, error))).collect();
         volume.zone_table_loaded();
-        let replay = (replay && bad_zone_pages.is_empty()).then(|| volume.replay(&volume.read_reports()?, Unappliable::Refuse));
+        let replay = (replay && bad_zone_pages.is_empty()).then(|| volume.replay(&volume.read_reports()?, Unappliable::Note));
         Ok(Inspected { volume, newer_lost, bad_zone_pages, replay })
     }
 }

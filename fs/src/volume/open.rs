@@ -249,7 +249,7 @@ impl Volume {
     /// `unused` and those written in vain are empty before the checkpoint that ends the mount needs room: the volume counted on them when it
     /// went down, and many crashes in a row must not use up what there is. Whatever part of the log a next mount finds, nothing of it lies
     /// there (I2).
-    fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool, unused: &[Addr]) -> Result<()> {
+    pub(super) fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool, unused: &[Addr]) -> Result<()> {
         let mut state = self.state.lock();
         let zones = &mut state.zones;
         let unwritten: Vec<Addr> = zones.iter().filter(|(_, e)| e.phase == Phase::Empty).map(|(addr, _)| addr).collect();

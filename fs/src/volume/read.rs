@@ -10,7 +10,7 @@ use crate::core::key::Key;
 use crate::core::ops;
 use crate::core::txn::{ItemView, damaged};
 use crate::error::{FsError, Result};
-use crate::format::item::Inode;
+use crate::format::item::{Inode, LOST_CONTENT};
 use crate::ids::{FileBlock, Ino};
 use crate::volume::content::{Content, Part, content, find};
 use crate::volume::options::AtimeMode;
@@ -135,6 +135,7 @@ impl Volume {
             let range = range(&inode);
             state.lost.check(ino, &range)?;
             let parts = content(&state.tree, &state.pages, ino, FileBlock(range.start), FileBlock(range.end))?;
+            refuse_lost(&inode, &parts)?;
             let zones = pin(state, &parts)?;
             Ok((inode, parts, zones))
         })?;
@@ -213,11 +214,16 @@ impl Volume {
         let mut at = FileBlock(offset / B);
         loop {
             let (size, found) = self.ask(|state| {
-                let size = regular_file(&state.tree, ino)?.size;
+                let inode = regular_file(&state.tree, ino)?;
+                let size = inode.size;
                 if offset >= size {
                     return Err(FsError::NoSuchOffset.into());
                 }
                 state.lost.check(ino, &(at.0..size.div_ceil(B)))?;
+                // What may be lost is no hole to be passed over: reading it is an error.
+                if inode.flags & LOST_CONTENT != 0 {
+                    return Ok((size, if data { Ok(at) } else { Err(FileBlock(size.div_ceil(B))) }));
+                }
                 Ok((size, find(&state.tree, &state.pages, ino, at, FileBlock(size.div_ceil(B)), data)?))
             })?;
             match found {
@@ -251,6 +257,21 @@ impl DeviceRun {
         }
         Ok(())
     }
+}
+
+/// A hole in a file that has lost content may be where that was.
+fn refuse_lost(inode: &Inode, parts: &[Part]) -> Planned<()> {
+    let lost = |part: &&Part| matches!(part.content, Content::Hole) && part.block.0 * B < inode.size;
+    parts.iter().find(lost).map_or(Ok(()), |part| refuse_if_lost(inode, part.block))
+}
+
+/// Nobody knows what is at `block`, a hole of a file that has lost content.
+pub(super) fn refuse_if_lost(inode: &Inode, block: FileBlock) -> Planned<()> {
+    if inode.flags & LOST_CONTENT == 0 {
+        return Ok(());
+    }
+    let detail = format!("block {block} of inode {} may have been lost before the volume was repaired", inode.ino);
+    Err(FsError::Corrupt { what: "content of a file", addr: Addr::NONE, detail }.into())
 }
 
 /// Pins the zones of what lies on devices.

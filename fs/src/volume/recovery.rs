@@ -26,6 +26,8 @@ pub(crate) struct Replay {
     pub clean: bool,
     /// Something acknowledged is lost: the volume must not be written to.
     pub damage: Option<String>,
+    /// The damage is that one of several devices lacks what was flushed to it: it may be an old copy, and the right one somewhere else.
+    pub wrong_device: bool,
     /// Zones that hold the log that was followed, or what it maps.
     pub touched: BTreeSet<Addr>,
 }
@@ -57,8 +59,8 @@ impl Promised {
 pub(crate) enum Unappliable {
     /// They are skipped, what they are about is lost, and the volume is read-only (a mount).
     Skip,
-    /// The first one ends roll-forward (a check, which tells of it).
-    Refuse,
+    /// They are skipped, and what they are about is noted as lost (a check, which tells of it, and a repair, which goes on without it).
+    Note,
 }
 
 /// A fragment of the chain.
@@ -72,7 +74,7 @@ impl Volume {
     /// `reports`: what the devices say of their zones, where these are not software.
     ///
     /// # Errors
-    /// Devices that fail, a log that makes no sense, and with [`Unappliable::Refuse`] metadata that cannot be had.
+    /// Devices that fail.
     pub(super) fn replay(&self, reports: &[Vec<ZoneInfo>], unappliable: Unappliable) -> Result<Replay> {
         let start = self.identity.log;
         if start.addr.is_none() {
@@ -83,6 +85,7 @@ impl Volume {
         let mut touched: BTreeSet<Addr> = chain.iter().map(|found| found.addr.zone_base()).collect();
         let mut body = Vec::new();
         let mut applied = 0;
+        let mut wrong_device = false;
         let mut promised = Promised::default();
         for found in &chain {
             if found.fragment.first {
@@ -106,10 +109,20 @@ impl Volume {
                 continue;
             }
             let batch = found.fragment.batch;
-            let deltas = self.decode_batch(&body, found.addr)?;
+            let deltas = match self.decode_batch(&body, found.addr) {
+                Ok(deltas) => deltas,
+                // Whole by its checksum, and no program of this version can have meant it.
+                Err(error) => {
+                    damage = damage.or_else(|| Some(senseless(found.addr, &error)));
+                    break;
+                }
+            };
             if batch <= flushed {
                 promised.note(&deltas);
-                damage = damage.or_else(|| self.behind_a_write_pointer(&deltas, reports));
+                if damage.is_none() {
+                    damage = self.behind_a_write_pointer(&deltas, reports);
+                    wrong_device = damage.is_some() && self.members.count() > 1;
+                }
             } else {
                 match self.payload_is_there(&deltas, reports) {
                     Ok(true) => {}
@@ -129,11 +142,11 @@ impl Volume {
             applied += 1;
         }
         self.counters.replayed.store(applied, Ordering::Relaxed);
-        let damage = match damage {
-            None => self.old_copy(&promised)?,
-            damage => damage,
-        };
-        Ok(Replay { clean: self.identity.clean && applied == 0, damage, touched })
+        if damage.is_none() {
+            damage = self.old_copy(&promised)?;
+            wrong_device = damage.is_some();
+        }
+        Ok(Replay { clean: self.identity.clean && applied == 0, damage, wrong_device, touched })
     }
 
     /// The zones of the chain are taken, also those that were opened after the checkpoint: nothing may be written over them before the
@@ -202,7 +215,7 @@ impl Volume {
     }
 
     /// Reads, and reads again what failed: a passing error must not cost what was acknowledged.
-    pub(super) fn read_again<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
+    pub(crate) fn read_again<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
         let mut outcome = read();
         for _ in 0..READ_AGAIN {
             match &outcome {
@@ -352,7 +365,10 @@ impl Volume {
     fn apply_batch(&self, batch: u64, deltas: &[Delta], unappliable: Unappliable) -> Result<()> {
         for delta in deltas {
             match self.roll_forward(delta) {
-                Err(unmet) if unappliable == Unappliable::Skip && unmet.is_damage() => self.skip(delta, &unmet)?,
+                Err(unmet) if unmet.is_damage() => match unappliable {
+                    Unappliable::Skip => self.skip(delta, &unmet)?,
+                    Unappliable::Note => self.note_unapplied(delta, &unmet),
+                },
                 outcome => outcome.map_err(|unmet| unmet.error)?,
             }
         }
@@ -373,6 +389,19 @@ impl Volume {
             }
             Ok(())
         })
+    }
+
+    /// The same where nothing is to be shown or written as it is now.
+    fn note_unapplied(&self, delta: &Delta, unmet: &Unmet) {
+        let mut state = self.state.lock();
+        state.zones.set_incomplete();
+        state.lost.note_unapplied(&unmet.error);
+        if let Some(BlockId::Node(id)) = unmet.block {
+            state.tree.store().suspect(id, "a change in the log could not be applied to it");
+        }
+        if let Some((ino, blocks, _)) = content_of(delta) {
+            state.lost.lose(ino, blocks);
+        }
     }
 
     /// A change that cannot be made: what it is about is lost. Of items this goes without saying, because they are where they cannot be had.
@@ -434,6 +463,11 @@ fn unreadable(addr: Addr, error: &FsError) -> String {
     format!(
         "the log at {addr}, or the data it names, cannot be read ({error}): changes behind it are not shown; nothing is written, so that they are still there when the device can be read again"
     )
+}
+
+/// A record is whole and cannot be meant: it and what follows it are not applied.
+fn senseless(addr: Addr, error: &FsError) -> String {
+    format!("the log at {addr} makes no sense ({error}): that change and those behind it are not shown")
 }
 
 fn heads_in(at: Addr, bytes: &[u8]) -> impl Iterator<Item = (Addr, u32)> {

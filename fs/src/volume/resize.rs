@@ -127,7 +127,10 @@ impl Volume {
     }
 
     fn try_fallocate(&self, state: &mut State, ino: Ino, mode: i32, at: u64, end: u64) -> Planned<Attempt<Allocation>> {
-        let old = regular_file(&state.tree, ino)?.size;
+        let inode = regular_file(&state.tree, ino)?;
+        // What it would make of holes, nobody knows.
+        crate::volume::read::refuse_if_lost(&inode, FileBlock(at / B))?;
+        let old = inode.size;
         let (from, to) = (FileBlock(at / B), FileBlock(end.div_ceil(B)));
         if state.pages.has_dirty(ino, from, to) {
             return Ok(Attempt::Again);

@@ -56,6 +56,10 @@ impl RingCursor {
     pub fn next(&self) -> [u32; RING_ZONES as usize] {
         self.next
     }
+    /// Generation of the newest record.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
 
     /// The zone that the first copy of the next record goes to. What follows a torn record is written where that is, so that torn records
     /// of several power cuts never look like the two copies of one.
@@ -154,16 +158,18 @@ pub(crate) fn is_newer_lost(zones: [&[Slot]; RING_ZONES as usize], mirrored: boo
     }
 }
 
-/// Reads the whole ring of a device. `mirrored`: the copies of a record are in the two zones.
+/// Reads the whole ring of a device. `mirrored`: the copies of a record are in the two zones. `limit`: records of this generation or newer ones are not taken,
+/// though the next one goes behind them.
 ///
 /// # Errors
 /// [`FsError::Volume`] that says what the device holds instead, or a device error.
-pub fn probe(device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Result<Probe> {
+pub fn probe(device: &Arc<dyn ZonedDevice>, mirrored: bool, limit: u64) -> Result<Probe> {
     let g = device.geometry();
     let capacity = (g.zone_capacity_bytes() / BLOCK as u64).min(u64::from(RING_SLOTS)) as u32;
     let reports = device.report(0..RING_ZONES)?;
     let mut cursor = RingCursor::new(capacity);
     let mut newest: Option<Superblock> = None;
+    let mut last = 0;
     let mut worst = SuperblockError::NotOne;
     let mut failure = None;
     let mut all: [Vec<Slot>; RING_ZONES as usize] = Default::default();
@@ -179,11 +185,15 @@ pub fn probe(device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Result<Probe> {
             let (slot, decoded) = Slot::of(block);
             all[zone].push(slot);
             match decoded {
-                Ok(found) if newest.as_ref().is_none_or(|n| found.generation > n.generation) => {
-                    newest = Some(found);
-                    cursor.current = zone;
+                Ok(found) => {
+                    if found.generation > last {
+                        (last, cursor.current) = (found.generation, zone);
+                    }
+                    if found.generation < limit && newest.as_ref().is_none_or(|n| found.generation > n.generation) {
+                        newest = Some(found);
+                    }
                 }
-                Ok(_) | Err(SuperblockError::NotOne) => {}
+                Err(SuperblockError::NotOne) => {}
                 // Sound, and of a version that this program does not know: whatever else lies there, that one counts.
                 Err(SuperblockError::Version(version)) => {
                     return Err(FsError::Volume(format!("{}: {}", device.label(), SuperblockError::Version(version))));
@@ -202,11 +212,11 @@ pub fn probe(device: &Arc<dyn ZonedDevice>, mirrored: bool) -> Result<Probe> {
     }
     match (newest, failure) {
         (Some(superblock), _) => {
-            let is_newest = |slot: &&Slot| matches!(slot, Slot::Whole(copy) if copy.generation == superblock.generation);
+            let is = |slot: &Slot, generation: u64| matches!(slot, Slot::Whole(copy) if copy.generation == generation);
             let second = |slot: &Slot| matches!(slot, Slot::Whole(copy) if copy.second);
-            cursor.generation = superblock.generation;
-            cursor.holds = [all[0].iter().any(|slot| is_newest(&slot)), all[1].iter().any(|slot| is_newest(&slot))];
-            let complete = all.iter().flatten().filter(is_newest).any(second);
+            cursor.generation = last;
+            cursor.holds = [all[0].iter().any(|slot| is(slot, last)), all[1].iter().any(|slot| is(slot, last))];
+            let complete = all.iter().flatten().filter(|slot| is(slot, superblock.generation)).any(second);
             Ok(Probe { superblock, cursor, complete, newer_lost: is_newer_lost([&all[0], &all[1]], mirrored, g.software_zones) })
         }
         (None, Some(error)) => Err(error),

@@ -17,6 +17,7 @@ mod one_user;
 mod options;
 mod programs;
 mod reflink;
+mod repair;
 mod semantics;
 mod space;
 mod syncing;

@@ -1,12 +1,13 @@
 //! Damage to the media: bits, blocks, zones, superblocks, the log.
 
+use super::super::repair::{Done, Repair};
+use super::kinds::mend;
 use super::*;
 use crate::addr::Addr;
 use crate::check::Checker;
-use crate::check::{Severity, contents::Contents, nodemap::Metadata, scan::Scanner};
+use crate::check::{Severity, contents::Contents, nodemap::Metadata};
 use crate::volume::inspect::Inspected;
 use rand::{Rng, SeedableRng};
-use std::rc::Rc;
 use zns::{Blocks, Lba, ZoneAction, ZoneId, ZoneState};
 
 /// What is live on the media of a rig.
@@ -18,12 +19,17 @@ struct Live {
 fn live(rig: &Rig) -> Live {
     let Inspected { volume, .. } = Volume::inspect(rig.copies(), 1 << 26, true).expect("there is a volume");
     let (report, options) = (CheckReport::default(), CheckOptions::default());
-    let mut checker = Checker { volume: &volume, scan: Rc::new(Scanner::new(&volume)), report, options, zones_unknown: false };
+    let mut checker = Checker::new(&volume, report, options);
     let reached = checker.check_tree();
     let Metadata { live: metadata, .. } = checker.check_map(&reached);
     let Contents { extents, .. } = checker.check_inodes();
     let data = extents.expect("few").into_iter().flat_map(|e| (0..e.blocks).map(move |n| e.addr.plus(n))).collect();
     Live { metadata, data }
+}
+
+/// Where live blocks of metadata lie.
+pub(super) fn live_metadata(rig: &Rig) -> Vec<Addr> {
+    live(rig).metadata
 }
 
 /// A rig with a volume that was unmounted cleanly, and the inode of `/dir/big`.
@@ -37,7 +43,7 @@ fn unmounted(config: SimConfig) -> (Rig, Ino) {
 }
 
 /// A copy of the rig with one bit flipped.
-fn flipped(rig: &Rig, addr: Addr, byte: usize, bit: u8) -> Rig {
+pub(super) fn flipped(rig: &Rig, addr: Addr, byte: usize, bit: u8) -> Rig {
     let drive = rig.drives[0].fork();
     let g = drive.open().geometry().clone();
     let lba = g.zone_start(addr.zone()).0 + (u64::from(addr.block()) * 4096 + byte as u64) / u64::from(g.block_size);
@@ -124,9 +130,14 @@ fn superblocks() {
     let report = flipped(&rig, place(1, slots(1) - 1), 100, 0).check();
     assert!(report.clean && report.of(Severity::Info).count() == 1, "{report}");
     // Both.
-    let both = flipped(&flipped(&rig, place(1, slots(1) - 1), 100, 0), place(0, slots(0) - 1), 100, 0);
+    let mut both = flipped(&flipped(&rig, place(1, slots(1) - 1), 100, 0), place(0, slots(0) - 1), 100, 0);
     let found = both.problems();
     assert!(found.iter().filter(|f| matches!(f, Finding::NewestSuperblock { .. })).count() == 2, "{found:?}");
+    // The checkpoint before it is taken, and still holds all that its log held.
+    let report = mend(&both);
+    assert!(report.after.clean && matches!(report.repairs[0].repair, Repair::OlderCheckpoint { .. }), "{report}");
+    both.assert_clean();
+    assert!(both.mount().lookup(Ino::ROOT, b"dir").is_ok());
     // The first copy torn and no second one is what a power cut leaves.
     let torn_in = |zones: &[u64]| {
         let torn = rig.drives[0].fork();
@@ -177,7 +188,11 @@ fn a_lost_header_hides_metadata_from_cleaning_and_nothing_else() {
     let behind = |addr: &&Addr| addr.zone() == zone && (header + 1..=header + ids.len() as u32).contains(&addr.block());
     let expected: Vec<Finding> = metadata.iter().filter(behind).map(|&addr| Finding::NotInHeader { addr }).collect();
     assert!(!expected.is_empty());
-    assert_eq!(flipped(&rig, Addr::new(zns::DeviceId(0), zone, header), 50, 2).problems(), expected);
+    let hidden = flipped(&rig, Addr::new(zns::DeviceId(0), zone, header), 50, 2);
+    assert_eq!(hidden.problems(), expected);
+    let report = mend(&hidden);
+    assert!(report.after.clean && report.repairs.iter().all(|done| matches!(done.repair, Repair::Moved { .. })), "{report}");
+    assert_eq!(report.repairs.len(), expected.len());
 }
 
 #[test]
@@ -224,8 +239,13 @@ fn a_hole_in_the_log_before_what_was_flushed_is_damage() {
     rig.power_cycle();
     rig.assert_clean();
     let log = crate::volume::assemble::assemble(rig.copies()).expect("there is a volume").superblock.log.addr;
-    let report = flipped(&rig, log.plus(3), 90, 1).check();
+    let mut hole = flipped(&rig, log.plus(3), 90, 1);
+    let report = hole.check();
     assert!(matches!(report.problems()[..], [Finding::LogDamaged { .. }]), "{report}");
+    let report = mend(&hole);
+    assert!(report.after.clean && matches!(report.repairs[..], [Done { repair: Repair::LogEnded { .. }, .. }]), "{report}");
+    let volume = hole.mount();
+    assert!(volume.is_writable() && volume.lookup(Ino::ROOT, b"file 2").is_ok() && volume.lookup(Ino::ROOT, b"file 3").is_err());
     // Behind the last flush that a record tells of, an end is an end.
     let report = flipped(&rig, log.plus(9), 90, 1).check();
     assert!(report.clean && report.replayed == 9, "{report}");

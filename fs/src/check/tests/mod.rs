@@ -2,7 +2,9 @@
 
 mod crashes;
 mod damage;
+mod kinds;
 mod media;
+mod repairs;
 mod sound;
 
 use super::{CheckOptions, CheckReport, Finding, check};

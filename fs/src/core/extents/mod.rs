@@ -125,6 +125,16 @@ fn own(view: &dyn ItemView, summary: &Summary) -> Planned<Edit<Summary>> {
     replace(&Summaries, view, from, to, Some(*summary))
 }
 
+/// For a repair: these blocks have this owner, whatever was said of them. Prepares and applies in one: an error has changed nothing.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn own_again(tree: &mut dyn ItemTree, summary: &Summary) -> Planned<()> {
+    let edit = own(tree, summary)?;
+    edit.touch(tree)?;
+    edit.carry_out(tree)
+}
+
 /// The file whose extents a delta changes; `None` for deltas about other items.
 pub fn file_of(delta: &Delta) -> Option<Ino> {
     match delta {

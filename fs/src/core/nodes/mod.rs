@@ -17,6 +17,7 @@ pub mod cut;
 #[cfg(test)]
 mod damage_tests;
 pub mod map;
+mod mend;
 pub mod paging;
 #[cfg(test)]
 mod tests;

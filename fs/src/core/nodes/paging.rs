@@ -141,6 +141,22 @@ impl NodeStore {
         }
     }
 
+    /// Where a block lies on the media, and the checksum that it has there; `None` if it lies nowhere, or is about to be written elsewhere. The error names
+    /// the map page that must be resident.
+    pub fn stored(&self, id: BlockId) -> std::result::Result<Option<(Addr, u32)>, BlockId> {
+        if !self.is_possible(id) || matches!(id, BlockId::Node(NodeId(n)) if self.freed.contains(&n)) {
+            return Ok(None);
+        }
+        if self.cache.peek(id.pack()).is_some_and(|slot| slot.dirty || slot.writing) {
+            return Ok(None);
+        }
+        match self.mapped(id) {
+            Some(Entry::At(addr, crc)) => Ok(Some((addr, crc))),
+            Some(_) => Ok(None),
+            None => Err(parent_page(id)),
+        }
+    }
+
     /// What a map page says about the blocks below it, for checking and printing a volume.
     pub fn entries_of(&self, page: BlockId) -> std::result::Result<impl Iterator<Item = (BlockId, Entry)> + '_, BlockId> {
         let (BlockId::Map { level, index }, Some(slot)) = (page, self.cache.get(page.pack())) else { return Err(page) };

@@ -109,6 +109,46 @@ impl Inherited {
     }
 }
 
+/// What [`rewrite`] did.
+pub(super) enum Rewritten {
+    /// List and mode grant what both granted.
+    Restricted,
+    /// The list is gone: it was of no use.
+    Dropped,
+    /// There was no list: the flag is gone, and the group's rights, which the list may have kept from some, with it.
+    Forgotten,
+}
+
+/// For a repair: list, flag and mode agree afterwards, and nobody may do more than before.
+pub(super) fn rewrite(txn: &mut Txn, ino: Ino, own: bool) -> Planned<Rewritten> {
+    let mut inode = txn.inode(ino)?;
+    let (name, flag) = if own { (ACCESS, HAS_ACCESS_ACL) } else { (DEFAULT, HAS_DEFAULT_ACL) };
+    let stored = xattr::load(txn, ino, name)?;
+    let claimed = inode.flags & flag != 0;
+    let list = stored.as_deref().and_then(Acl::decode).filter(|_| claimed && (own || inode.is_dir()));
+    let done = match list {
+        Some(mut acl) if own => {
+            acl.restrict(inode.mode);
+            inode.mode = inode.mode & !PERMISSIONS | acl.mode();
+            put(txn, &mut inode, name, flag, Some(&acl))?;
+            Rewritten::Restricted
+        }
+        Some(_) => return Ok(Rewritten::Restricted),
+        None => {
+            if stored.is_some() {
+                xattr::erase(txn, ino, name)?;
+            }
+            inode.flags &= !flag;
+            if claimed && own {
+                inode.mode &= !0o070;
+            }
+            if stored.is_some() { Rewritten::Dropped } else { Rewritten::Forgotten }
+        }
+    };
+    txn.put_inode(&inode);
+    Ok(done)
+}
+
 fn get(txn: &Txn, inode: &Inode, name: &[u8], flag: u32) -> Planned<Option<Acl>> {
     if inode.flags & flag == 0 {
         return Ok(None);

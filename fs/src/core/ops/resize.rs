@@ -10,7 +10,7 @@ use crate::core::halt::Planned;
 use crate::core::key::Key;
 use crate::core::txn::Txn;
 use crate::error::FsError;
-use crate::format::item::{Inode, Intent};
+use crate::format::item::{Inode, Intent, LOST_CONTENT};
 use crate::ids::FileBlock;
 
 /// Extents that go at once; if there are more, in steps.
@@ -65,6 +65,9 @@ pub fn set_size(txn: &mut Txn, inode: &mut Inode, new: u64) -> Planned<SetSize> 
         return Ok(SetSize::Done(Resize { old, new, cut: false }));
     }
     inode.size = new;
+    if new == 0 {
+        inode.flags &= !LOST_CONTENT;
+    }
     // What goes now does not come back; what is left, if anything, the intent remembers.
     let complete = unmap_from(txn, inode.ino, from, DIRECT_EXTENTS, [&mut *inode])?;
     if !complete {

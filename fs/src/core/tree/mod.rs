@@ -9,6 +9,7 @@
 
 mod change;
 mod check;
+mod graft;
 mod read;
 #[cfg(test)]
 mod tests;

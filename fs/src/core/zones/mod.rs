@@ -291,6 +291,12 @@ impl ZoneTable {
         self.incomplete
     }
 
+    /// Everything was counted anew and set: the counts are those of what is there.
+    pub fn counted_anew(&mut self) {
+        self.incomplete = false;
+        self.total = self.compute_total();
+    }
+
     /// Ends loading: sets what the superblock knows, logical time and preallocated blocks.
     pub fn loaded(&mut self, clock: u64, unwritten: u64) {
         self.total = self.compute_total();

@@ -1,0 +1,255 @@
+//! What a repair leaves behind: nothing that was not there before, and nothing that can still be found lost.
+
+use super::super::repair::{Repair, RepairReport, repair};
+use super::kinds::{base, damaged, mend};
+use super::media::{flipped, live_metadata};
+use super::*;
+use crate::addr::Addr;
+use crate::core::key::Key;
+use crate::format::item::Extent;
+use crate::ids::FileBlock;
+use std::collections::BTreeMap;
+
+/// What every file of a volume holds, by inode: of regular files their bytes.
+fn contents(volume: &Volume) -> BTreeMap<Ino, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let inos = volume.ask(|state| {
+        let mut inos = Vec::new();
+        let (from, to) = (Key::inode(Ino(0)), Key::inode(Ino(u64::MAX)));
+        let done = state.tree.scan(&from, &to, |key, _| {
+            inos.push(Ino(key.a));
+            std::ops::ControlFlow::Continue(())
+        });
+        done.map(|_| inos).map_err(Into::into)
+    });
+    for ino in inos.expect("asked") {
+        let inode = volume.getattr(ino).expect("there");
+        if inode.is_file() {
+            files.insert(ino, volume.read(ino, 0, inode.size as u32).expect("read").to_vec());
+        }
+    }
+    files
+}
+
+/// A block of a file is what it was, or cannot be read; what lies beyond the old end is zeros.
+fn assert_nothing_invented(volume: &Volume, was: &BTreeMap<Ino, Vec<u8>>, why: &str) -> (usize, usize) {
+    let (mut kept, mut lost) = (0, 0);
+    for (ino, old) in was {
+        let Ok(inode) = volume.getattr(*ino) else {
+            lost += 1;
+            continue;
+        };
+        assert!(inode.is_file(), "{why}: inode {ino} is something else");
+        let mut whole = inode.size >= old.len() as u64;
+        for start in (0..inode.size).step_by(4096) {
+            let Ok(now) = volume.read(*ino, start, 4096) else {
+                whole = false;
+                continue;
+            };
+            let old = old.get(start as usize..).unwrap_or_default();
+            let (same, rest) = now.split_at(old.len().min(now.len()));
+            assert!(same == &old[..same.len()], "{why}: block {} of inode {ino} is something else", start / 4096);
+            assert!(rest.iter().all(|byte| *byte == 0), "{why}: inode {ino} has something beyond its end");
+        }
+        if whole { kept += 1 } else { lost += 1 }
+    }
+    (kept, lost)
+}
+
+/// Nothing is left but data without checksums, which nobody can make.
+fn is_mended(report: &RepairReport) -> bool {
+    report.after.problems().iter().all(|finding| matches!(finding, Finding::NoChecksum { .. }))
+}
+
+/// The name of each inode, with those of the directories above it.
+fn paths(volume: &Volume) -> BTreeMap<Ino, String> {
+    let (mut found, mut todo) = (BTreeMap::new(), vec![(Ino::ROOT, String::new())]);
+    while let Some((dir, path)) = todo.pop() {
+        let mut cookie = 0;
+        loop {
+            let entries = volume.readdir(dir, cookie, 100).expect("listed");
+            let Some(last) = entries.last() else { break };
+            cookie = last.cookie;
+            for entry in entries.iter().filter(|entry| !matches!(&entry.name[..], b"." | b"..")) {
+                let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
+                let inode = volume.getattr(entry.ino).expect("an entry leads somewhere");
+                if inode.is_dir() {
+                    todo.push((entry.ino, path.clone()));
+                }
+                found.insert(entry.ino, path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_block_of_metadata_may_be_lost_and_nothing_is_invented() {
+    let base = base();
+    let was = {
+        let mut rig = Rig { drives: base.rig.drives.iter().map(zns::sim::SimDrive::fork).collect(), mounts: base.rig.mounts };
+        contents(&rig.mount())
+    };
+    let (mut in_place, mut elsewhere, mut older) = (0, 0, 0);
+    let mut sum = (0, 0);
+    for addr in live_metadata(&base.rig) {
+        let mut rig = flipped(&base.rig, addr, 700, 3);
+        let report = mend(&rig);
+        assert!(is_mended(&report) && !report.repairs.is_empty(), "{addr}: {report}");
+        older += usize::from(report.repairs.iter().any(|done| matches!(done.repair, Repair::OlderCheckpoint { .. })));
+        let volume = rig.mount();
+        let (kept, lost) = assert_nothing_invented(&volume, &was, &format!("{addr}, {report}"));
+        // Every inode that is still there has a name.
+        let paths = paths(&volume);
+        for ino in was.keys().filter(|ino| volume.getattr(**ino).is_ok()) {
+            let path = paths.get(ino).unwrap_or_else(|| panic!("{addr}: inode {ino} has no name\n{report}"));
+            if path.starts_with("/lost+found/#") { elsewhere += 1 } else { in_place += 1 }
+        }
+        sum = (sum.0 + kept, sum.1 + lost);
+    }
+    assert!(sum.0 > sum.1, "{} files are whole, {} are not", sum.0, sum.1);
+    assert!(in_place > 0 && elsewhere > 0 && older > 0, "{in_place} in place, {elsewhere} in lost+found, {older} by an older checkpoint");
+}
+
+#[test]
+fn a_directory_that_is_lost_leaves_its_files_in_lost_and_found() {
+    let base = base();
+    // The leaf with the entries of /dir/deep, or most of them.
+    let entries = live_metadata(&base.rig).into_iter().find_map(|addr| {
+        let rig = flipped(&base.rig, addr, 700, 3);
+        let report = mend(&rig);
+        let names = report.repairs.iter().filter(
+            |done| matches!(&done.repair, Repair::Reattached { directory, name, .. } if directory == "lost+found" && name.starts_with('#')),
+        );
+        (names.count() > 20).then_some(rig)
+    });
+    let mut rig = entries.expect("such a leaf");
+    let volume = rig.mount();
+    let directory = volume.lookup(Ino::ROOT, b"lost+found").expect("there");
+    assert_eq!(directory.mode & 0o777, 0o700);
+    let files: Vec<Ino> =
+        volume.readdir(directory.ino, 0, 1000).expect("listed").iter().filter(|e| e.name[0] == b'#').map(|e| e.ino).collect();
+    for ino in &files {
+        let inode = volume.getattr(*ino).expect("there");
+        assert_eq!((inode.uid, inode.nlink), (0, 1));
+        assert!(volume.lookup(directory.ino, format!("#{ino}").as_bytes()).is_ok_and(|found| found.ino == *ino));
+        assert!(volume.read(*ino, 0, inode.size as u32).is_ok(), "{ino}");
+    }
+    assert!(files.len() > 20, "{}", files.len());
+}
+
+#[test]
+fn what_the_log_holds_is_not_lost_with_the_leaf_that_it_changes() {
+    let mut base = base();
+    let volume = base.rig.mount();
+    let ino = make(&volume, Ino::ROOT, "late");
+    write(&volume, ino, 0, &content(77, 20_000));
+    volume.sync().expect("synced");
+    drop(volume);
+    base.rig.power_cycle();
+    let mut found = 0;
+    for addr in live_metadata(&base.rig).into_iter().step_by(3) {
+        let mut rig = flipped(&base.rig, addr, 700, 3);
+        let report = mend(&rig);
+        assert!(is_mended(&report), "{addr}: {report}");
+        let volume = rig.mount();
+        // Whatever leaf is lost: what the log says of it is applied to nothing rather than to it.
+        if report.repairs.iter().all(|done| !matches!(done.repair, Repair::OlderCheckpoint { .. } | Repair::MapPage { .. })) {
+            let inode = volume.getattr(ino).unwrap_or_else(|error| panic!("{addr}: {error}\n{report}"));
+            assert_eq!(inode.size, 20_000, "{addr}");
+            assert!(*volume.read(ino, 0, 20_000).expect("read") == content(77, 20_000)[..], "{addr}");
+            found += 1;
+        }
+    }
+    assert!(found > 5, "{found}");
+}
+
+#[test]
+fn a_log_that_makes_no_sense_ends_there() {
+    let mut base = base();
+    let volume = base.rig.mount();
+    make(&volume, Ino::ROOT, "before");
+    volume.sync().expect("synced");
+    // A record that no program of this version writes: whole by its checksum.
+    volume.state.lock().pending.items.insert(Key::extent(base.big, FileBlock(0)), Some(vec![1]));
+    make(&volume, Ino::ROOT, "with it");
+    volume.sync().expect("synced");
+    make(&volume, Ino::ROOT, "after");
+    volume.sync().expect("synced");
+    drop(volume);
+    base.rig.power_cycle();
+    let found = base.rig.problems();
+    assert!(matches!(&found[..], [Finding::NotReplayed { .. } | Finding::LogDamaged { .. }]), "{found:?}");
+    let report = mend(&base.rig);
+    assert!(report.after.clean, "{report}");
+    let volume = base.rig.mount();
+    assert!(volume.lookup(Ino::ROOT, b"before").is_ok());
+}
+
+#[test]
+fn holes_of_a_file_that_lost_content_are_errors_until_it_is_emptied() {
+    let base = base();
+    let mut rig = damaged(&base, |e| {
+        let (key, extent) = e.extent(e.big);
+        e.put(key, &Extent { addr: Addr::new(zns::DeviceId(0), zns::ZoneId(9999), 0), ..extent }.encode());
+    });
+    assert!(mend(&rig).after.clean);
+    let volume = rig.mount();
+    let size = volume.getattr(base.big).expect("there").size;
+    let corrupt = |outcome: crate::Result<()>| matches!(outcome, Err(crate::FsError::Corrupt { .. }));
+    assert!(corrupt(volume.read(base.big, 0, 4096).map(drop)), "a lost block");
+    // A program that copies what is no hole must meet the error.
+    assert_eq!(volume.seek(base.big, 0, libc::SEEK_DATA).expect("told"), 0);
+    assert_eq!(volume.seek(base.big, 0, libc::SEEK_HOLE).expect("told"), size);
+    assert!(corrupt(volume.copy_file_range(base.big, 0, make(&volume, Ino::ROOT, "copy"), 0, 4096).map(drop)), "a copy");
+    let options = WriteOptions { sync: false, kill_suid: false, append: false };
+    assert!(corrupt(volume.write(base.big, 5, b"some", &options).map(drop)), "half a block");
+    assert!(corrupt(volume.fallocate(base.big, 0, 0, 4096)), "room for what may be there");
+    write(&volume, base.big, 0, &[9; 4096]);
+    assert_eq!(volume.read(base.big, 0, 4096).expect("written anew")[..], [9; 4096]);
+    let empty = crate::volume::SetAttr { size: Some(0), ..Default::default() };
+    volume.setattr(base.big, &empty, &Caller::default()).expect("emptied");
+    let longer = crate::volume::SetAttr { size: Some(9000), ..Default::default() };
+    volume.setattr(base.big, &longer, &Caller::default()).expect("longer");
+    assert_eq!(volume.read(base.big, 0, 9000).expect("a hole")[..], [0; 9000]);
+}
+
+#[test]
+fn a_power_cut_in_a_repair_leaves_the_volume_as_it_was_or_as_it_was_mended() {
+    let base = base();
+    let rig = damaged(&base, |e| {
+        e.remove(e.entry(e.ino("dir"), "deep").0);
+        e.change(e.big, |i| i.nlink = 7);
+        e.zone(e.extent(e.big).1.addr.zone_base(), |z| z.live -= 1);
+    });
+    let before = rig.problems();
+    // Is it mended when power goes at this operation of the repair?
+    let mended_at = |n: u64| {
+        let drive = rig.drives[0].fork();
+        drive.cut_power_at(drive.ops() + n);
+        let cut = Rig { drives: vec![drive], mounts: rig.mounts };
+        let finished = repair(&cut.devices(), CheckOptions::default).is_ok();
+        cut.power_cycle();
+        let problems = cut.problems();
+        assert!(problems.is_empty() || problems == before, "cut at {n}: {problems:?}");
+        assert!(!finished || problems.is_empty(), "cut at {n}: it said that it was done");
+        assert!(mend(&cut).after.clean, "cut at {n}: it can be mended then");
+        problems.is_empty()
+    };
+    let whole = {
+        let drive = rig.drives[0].fork();
+        let start = drive.ops();
+        mend(&Rig { drives: vec![drive.clone()], mounts: rig.mounts });
+        drive.ops() - start
+    };
+    // The operation that makes it so, and each one around it.
+    let (mut low, mut high) = (0, whole);
+    while low + 1 < high {
+        let middle = (low + high) / 2;
+        if mended_at(middle) { high = middle } else { low = middle }
+    }
+    let around: Vec<bool> = (high.saturating_sub(12)..high + 4).map(mended_at).collect();
+    let as_mended = around.iter().filter(|mended| **mended).count();
+    let as_it_was = around.len() - as_mended;
+    assert!(as_it_was > 3 && as_mended > 1, "{as_it_was} as it was, {as_mended} as mended");
+}
