@@ -145,7 +145,7 @@ fn serve<S: Served>(
     if background {
         log.detach();
     }
-    let ended = wait_until_over(&mounted, &signals, &*served).and_then(|()| match mounted.wait() {
+    let ended = wait_until_over(&mounted, &signals, &served).and_then(|()| match mounted.wait() {
         Ok(()) => Ok(()),
         Err(error) => Err(Failure::new(MOUNT_FAILED, format!("the FUSE session ended with an error: {error}"))),
     });
@@ -193,7 +193,7 @@ fn mark_as_io_flusher() {
 
 /// Waits for the end. The first signal makes everything durable and takes the mount out of the tree; programs that still
 /// have files open may go on until they close them. The second signal ends that patience.
-fn wait_until_over<S: Served>(mounted: &Mounted, signals: &Signals, served: &S) -> CommandResult {
+fn wait_until_over<S: Served>(mounted: &Mounted, signals: &Signals, served: &Arc<S>) -> CommandResult {
     let mut asked = false;
     loop {
         match signals.wait_beside(mounted.over()).or_fail(MOUNT_SYSTEM)? {
@@ -203,12 +203,19 @@ fn wait_until_over<S: Served>(mounted: &Mounted, signals: &Signals, served: &S) 
             }
             Event::Signal => asked = true,
         }
-        if let Err(error) = served.sync() {
-            tracing::error!("sync before unmounting: {error}");
-        }
-        if mounted.unmount(false).is_err() {
-            mounted.unmount(true).or_fail(MOUNT_FAILED)?;
-        }
+        // On a thread of its own, for it may take as long as the last checkpoint, and a second signal is to be heard.
+        let (way_out, served) = (mounted.way_out(), served.clone());
+        let leave = move || {
+            if let Err(error) = served.sync() {
+                tracing::error!("sync before unmounting: {error}");
+            }
+            if way_out.unmount(false).is_err()
+                && let Err(error) = way_out.unmount(true)
+            {
+                tracing::error!("{error}");
+            }
+        };
+        std::thread::Builder::new().name("leave".into()).spawn(leave).or_fail(MOUNT_SYSTEM)?;
     }
 }
 

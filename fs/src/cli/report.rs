@@ -82,28 +82,31 @@ fn to_json(value: impl serde::Serialize) -> CommandResult<serde_json::Value> {
 /// Nobody to ask, or no volume.
 pub fn status(paths: &[PathBuf], json: bool) -> CommandResult {
     let (mut value, mount) = match target(paths)? {
-        Target::Mount(path) => (ask(&path, Request::Status)?, mount_line(&path)),
+        Target::Mount(path) => (ask(&path, Request::Status)?, mount_line(&path)?),
         Target::Devices(paths) => (to_json(look(&paths)?.status())?, None),
     };
     if json {
-        if let Some(mount) = mount {
-            value["mount"] = serde_json::json!({ "mountpoint": mount.path, "type": mount.kind, "synced_by_sync": mount.is_synced() });
+        if let Some((mount, synced)) = mount {
+            value["mount"] = serde_json::json!({ "mountpoint": mount.path, "type": mount.kind, "synced_by_sync": synced });
         }
         return print_json(&value);
     }
-    print(&show_status(&understand(value)?))?;
+    let status: Status = understand(value)?;
+    print(&show_status(&status))?;
     match mount {
-        Some(mount) if !mount.is_synced() => {
+        Some((mount, false)) if !status.volume.mounted_read_only => {
             print(&format!("{:<12} type {}: sync(1) and syncfs(2) make nothing durable here; fsync does\n", "mount", mount.kind))
         }
         _ => Ok(()),
     }
 }
 
-/// The mount that `path` lies in.
-fn mount_line(path: &Path) -> Option<MountLine> {
-    let device = mountpoint::identity(path).ok()?.device();
-    mountpoint::mounts().ok()?.into_iter().rfind(|line| line.device == device)
+/// The mount that `path` lies in, and whether the kernel tells its daemon of sync(1).
+fn mount_line(path: &Path) -> CommandResult<Option<(MountLine, bool)>> {
+    let synced = Client::open(path).and_then(|client| client.hello()).or_fail(FAILED)?.synced;
+    let device = mountpoint::identity(path).ok().map(|identity| identity.device());
+    let line = mountpoint::mounts().ok().and_then(|lines| lines.into_iter().rfind(|line| Some(&line.device) == device.as_ref()));
+    Ok(line.map(|line| (line, synced)))
 }
 
 fn share(part: u64, whole: u64) -> f64 {

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 enum Answer {
@@ -31,15 +31,22 @@ struct Table {
 pub(super) struct Answers {
     table: Arc<Table>,
     owner: u32,
+    /// The kernel has told us of a syncfs(2).
+    synced: AtomicBool,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { table: Arc::default(), owner: rustix::process::geteuid().as_raw() }
+        Self { table: Arc::default(), owner: rustix::process::geteuid().as_raw(), synced: AtomicBool::new(false) }
     }
 }
 
 impl Answers {
+    /// The kernel tells of syncfs(2).
+    pub(super) fn told_of_sync(&self) {
+        self.synced.store(true, Ordering::Relaxed);
+    }
+
     /// Answers a CALL: `carry_out` does what is asked, on another thread, and this waits for it a moment.
     pub(super) fn call(
         &self,
@@ -55,7 +62,13 @@ impl Answers {
         match request {
             Request::Hello => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                let hello = Hello { version, pid: std::process::id(), pid_namespace: control::pid_namespace(), uid: self.owner };
+                let hello = Hello {
+                    version,
+                    pid: std::process::id(),
+                    pid_namespace: control::pid_namespace(),
+                    uid: self.owner,
+                    synced: self.synced.load(Ordering::Relaxed),
+                };
                 let (code, bytes) = encoded(serde_json::to_value(&hello));
                 self.put(handle, code, bytes)
             }

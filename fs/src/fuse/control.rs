@@ -97,6 +97,9 @@ pub struct Hello {
     pub pid_namespace: Option<String>,
     /// Whoever started it.
     pub uid: u32,
+    /// Does the kernel tell it of sync(1)?
+    #[serde(default)]
+    pub synced: bool,
 }
 
 /// The pid namespace of this process.

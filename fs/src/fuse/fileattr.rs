@@ -17,6 +17,14 @@ const FSXATTR: usize = 28;
 /// Flags as chattr(1) and as `struct fsxattr` have them.
 const PAIRS: [(u32, u32); 4] = [(IMMUTABLE, 0x08), (APPEND, 0x10), (NOATIME, 0x40), (NODUMP, 0x80)];
 
+/// Version (Linux 5.13 and 5.14) from which the kernel checks who may set flags.
+pub const CHECKED_SINCE: u32 = 34;
+
+/// Does the command set flags?
+pub fn is_change(command: u32) -> bool {
+    matches!(command, SET_FLAGS | SET_XATTR)
+}
+
 /// Carries the command out; `None` if it is none of these.
 pub fn ioctl<S: Served>(served: &S, ino: Ino, command: u32, data: &[u8]) -> Option<Result<Vec<u8>>> {
     let flags = || served.getattr(ino).map(|attr| attr.flags & SETTABLE);

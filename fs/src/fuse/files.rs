@@ -11,7 +11,7 @@ use super::served::{Served, WriteOptions};
 use super::translate::entry;
 use super::wire::{
     CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_DATA_ONLY, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn, LseekOut,
-    OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut, op,
+    OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteIn, WriteOut, op,
 };
 use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
@@ -98,8 +98,9 @@ impl<S: Served> Adaptor<S> {
             // the second request finds nothing left to do.
             sync: asked.flags & libc::O_DSYNC != 0,
             kill_suid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
-            // The kernel holds the inode's lock and knows the size: it has already chosen the offset.
+            // The kernel holds the inode's lock and knows the size: it has already chosen the offset, and may send the pieces of one write in any order.
             append: false,
+            at_end: asked.flags & libc::O_APPEND != 0 && asked.write_flags & WRITE_CACHE == 0,
         };
         let written = self.call("write", node, |s| s.write(node, asked.offset, data, &options));
         answer_value(reply, written.map(|written| WriteOut { size: u32::try_from(written).unwrap_or(u32::MAX), padding: 0 }))
@@ -139,6 +140,7 @@ impl<S: Served> Adaptor<S> {
     /// syncfs(2), and sync(1) for this filesystem. Linux asks mounts of type fuseblk only.
     pub(super) fn syncfs(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
+        self.answers.told_of_sync();
         let adaptor = self.clone();
         self.lanes.run(move || {
             let _ = adaptor.answer_done("syncfs", node, reply, S::sync);
@@ -188,6 +190,7 @@ impl<S: Served> Adaptor<S> {
                 Ok(piece) => answer_ioctl(reply, i32::try_from(piece.len()).unwrap_or(0), &piece),
                 Err(errno) => reply.error(errno),
             },
+            command if fileattr::is_change(command) && self.agreed.minor < fileattr::CHECKED_SINCE => reply.error(Errno::OPNOTSUPP),
             command => match self.call("ioctl", node, |s| fileattr::ioctl(s, node, command, data).transpose()) {
                 Ok(Some(out)) => answer_ioctl(reply, 0, &out[..out.len().min(room)]),
                 Ok(None) => reply.error(Errno::NOTTY),
@@ -234,6 +237,10 @@ impl<S: Served> Adaptor<S> {
     /// The kernel lets go of a filesystem that has a block device: nobody can open it for himself before this is answered, so that everything we write has
     /// been written by then.
     pub fn destroy(&self, reply: Reply) {
+        let _ = self.call("destroy", Ino::ROOT, |s| {
+            s.ending();
+            Ok(())
+        });
         self.lanes.drain();
         let _ = self.call("destroy", Ino::ROOT, |s| {
             s.end();
@@ -294,7 +301,8 @@ fn fill<S: Served>(
             }
             cookie = found.cookie;
         }
-        if entries.len() < batch {
+        // What went since, and was left out, must not make the listing look complete.
+        if entries.is_empty() || entries.len() < batch && !listing.is_empty() {
             return Ok(listing.into_bytes());
         }
     }

@@ -5,11 +5,16 @@ use super::channel::{Buffer, Channel};
 use super::wire::{InitIn, InitMore, InitOut, MAJOR, MINOR, OLDEST_MINOR, Request, capability, op};
 use rustix::io::Errno;
 
+/// Version (Linux 6.18) from which no answer waits for the closing of a file.
+const CLOSES_ASIDE: u32 = 45;
+
 /// What both sides agreed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Agreed {
     /// Capabilities.
     pub capabilities: u64,
+    /// The kernel's minor version.
+    pub minor: u32,
 }
 
 impl Agreed {
@@ -23,7 +28,7 @@ impl Agreed {
 ///
 /// # Errors
 /// A kernel that is too old or speaks another protocol; a connection that ended.
-pub fn handshake(channel: &Channel, options: &AdaptorOptions, has_acls: bool) -> std::io::Result<Agreed> {
+pub fn handshake(channel: &Channel, options: &AdaptorOptions, has_acls: bool, is_block_mount: bool) -> std::io::Result<Agreed> {
     let mut buffer = Buffer::new(options.max_write);
     loop {
         let bytes = channel.receive(&mut buffer)?.ok_or_else(|| std::io::Error::other("the mount was removed before it began"))?;
@@ -47,7 +52,12 @@ pub fn handshake(channel: &Channel, options: &AdaptorOptions, has_acls: bool) ->
         }
         let more = request.take::<InitMore>().ok().filter(|_| u64::from(init.flags) & capability::INIT_EXT != 0);
         let offered = u64::from(init.flags) | more.map_or(0, |more| u64::from(more.flags2) << 32);
-        let agreed = Agreed { capabilities: offered & wanted(offered, has_acls) };
+        let mut capabilities = offered & wanted(offered, has_acls);
+        // The last answer to asynchronous direct I/O may close its file, which waits for another answer of ours in such mounts.
+        if is_block_mount && init.minor < CLOSES_ASIDE {
+            capabilities &= !capability::ASYNC_DIO;
+        }
+        let agreed = Agreed { capabilities, minor: init.minor };
         reply.value(&answer(options, &init, agreed));
         return Ok(agreed);
     }
@@ -126,7 +136,7 @@ mod tests {
         for request in requests {
             rustix::io::write(&kernel, request).unwrap();
         }
-        (handshake(&Channel::new(ours), &AdaptorOptions::default(), has_acls), kernel)
+        (handshake(&Channel::new(ours), &AdaptorOptions::default(), has_acls, false), kernel)
     }
 
     fn answered(kernel: &OwnedFd) -> (OutHeader, Option<InitOut>) {
@@ -155,7 +165,7 @@ mod tests {
         assert!(refused.unwrap_err().to_string().contains("speaks FUSE 7.20"));
         assert_eq!(answered(&kernel).0.error, -libc::EPROTO);
         let (agreed, kernel) = shake(&[init(8, 1, 0), init(7, 45, 0)], false);
-        assert_eq!(agreed.unwrap(), Agreed::default());
+        assert_eq!(agreed.unwrap(), Agreed { capabilities: 0, minor: 45 });
         assert_eq!(answered(&kernel).1.unwrap().minor, MINOR);
         let (refused, _kernel) = shake(&[init(7, 45, 0)[..20].to_vec()], false);
         assert!(refused.is_err());

@@ -22,6 +22,11 @@ impl Listing {
         Self { bytes: Vec::with_capacity(limit), limit }
     }
 
+    /// Has nothing been added?
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The bytes of the answer.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes

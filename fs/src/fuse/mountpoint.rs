@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use thiserror::Error;
 
-/// The types under which a mount appears, and mount(8) finds its helper: with the kernel's word about sync(1), and without it.
+/// The types under which a mount appears, and mount(8) finds its helper: with a block device of its own, and without.
 pub const FILESYSTEM_TYPES: [&str; 2] = ["fuseblk.ferryfs", "fuse.ferryfs"];
 /// The second of them.
 const PLAIN_TYPE: &str = FILESYSTEM_TYPES[1];
@@ -130,7 +130,7 @@ pub fn open_device() -> Result<OwnedFd> {
 /// Everything that can be in the way, in a sentence.
 pub fn mount(request: &MountRequest) -> Result<OwnedFd> {
     check_fuse()?;
-    if request.kind != MountType::Plain {
+    if request.kind == MountType::Block || request.kind == MountType::Best && kernel_tells_of_sync() {
         match mount_as_block(request) {
             Err(MountpointError::NoBlock(reason)) if request.kind == MountType::Best => {
                 tracing::info!(
@@ -146,6 +146,17 @@ pub fn mount(request: &MountRequest) -> Result<OwnedFd> {
     }
 }
 
+/// Does Linux tell mounts of type fuseblk of sync(1)? It does since 6.18; without that the type has no use, and before it a daemon could wait for itself when
+/// asynchronous direct I/O outlives its file (mended in 6.18, too).
+fn kernel_tells_of_sync() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| is_at_least(&release, (6, 18)))
+}
+
+fn is_at_least(release: &str, least: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= least
+}
+
 fn mount_as_block(request: &MountRequest) -> Result<OwnedFd> {
     let connection = match open_device() {
         Err(MountpointError::FuseForbidden) if request.kind == MountType::Best => {
@@ -155,6 +166,7 @@ fn mount_as_block(request: &MountRequest) -> Result<OwnedFd> {
     };
     let mut parameters = kernel_parameters(request);
     parameters.push(("subtype", SUBTYPE.into()));
+    parameters.push(("blksize", crate::BLOCK.to_string()));
     blockmount::mount(request, connection.as_fd(), &parameters).map_err(MountpointError::NoBlock)?;
     Ok(connection)
 }
@@ -274,6 +286,25 @@ fn receive(socket: impl AsFd) -> std::result::Result<Option<OwnedFd>, Errno> {
     }))
 }
 
+/// [`unmount`] for a process that serves the mount itself. The kernel may wait for the last answer of that process, and whoever waits in umount(2) cannot be
+/// killed; so it is a thread that has no descriptor of the connection: if the process is killed meanwhile, the connection ends, and with it the wait.
+///
+/// # Errors
+/// As [`unmount`].
+pub fn unmount_own(path: &Path, lazy: bool) -> Result<()> {
+    let apart = || {
+        // SAFETY: both calls concern this thread's own table of descriptors, which nobody else uses from here on; nothing in it is used any more but the
+        // standard streams.
+        let alone = unsafe { libc::unshare(libc::CLONE_FILES) == 0 && libc::close_range(3, libc::c_uint::MAX, 0) == 0 };
+        if alone { unmount(path, lazy) } else { Err(MountpointError::System("unmount apart", std::io::Error::last_os_error())) }
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("umount".into()).spawn_scoped(scope, apart);
+        let thread = thread.map_err(|error| MountpointError::System("start a thread", error))?;
+        thread.join().unwrap_or_else(|_| Err(MountpointError::System("unmount", std::io::Error::other("a panic"))))
+    })
+}
+
 /// Unmounts. `lazy`: it disappears from the tree at once, and from memory when the last open file is closed.
 ///
 /// # Errors
@@ -350,11 +381,6 @@ impl MountLine {
     pub fn is_ours(&self) -> bool {
         FILESYSTEM_TYPES.contains(&self.kind.as_str())
     }
-
-    /// Does sync(1) make everything in it durable?
-    pub fn is_synced(&self) -> bool {
-        self.kind == FILESYSTEM_TYPES[0]
-    }
 }
 
 /// All mounts of this process's namespace, the latest last.
@@ -409,11 +435,20 @@ mod tests {
         assert_eq!(parsed.device, "0:45");
         assert_eq!(parsed.path, PathBuf::from("/mnt/two words"));
         assert_eq!(parsed.kind, "fuse.ferryfs");
-        assert!(parsed.is_ours() && !parsed.is_synced());
+        assert!(parsed.is_ours());
         assert_eq!(parsed.source, r"/tmp/a\b");
         assert_eq!(parse_mount_line(b""), None);
         assert_eq!(parse_mount_line(b"1 2 3"), None);
         assert_eq!(unescape(br"\9\04"), br"\9\04");
+    }
+
+    #[test]
+    fn versions_of_the_kernel_are_compared_by_number() {
+        for (release, expected) in
+            [("6.18.44-fc", true), ("7.3.0-rc1+deb14", true), ("10.0", true), ("6.9.1", false), ("6.12.38+deb13-amd64", false), ("", false)]
+        {
+            assert_eq!(is_at_least(release, (6, 18)), expected, "{release}");
+        }
     }
 
     #[test]

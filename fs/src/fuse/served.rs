@@ -66,6 +66,8 @@ pub trait Served: Send + Sync + 'static {
     fn fsync(&self, ino: Ino, data_only: bool) -> Result<()>;
     /// Everything, not just one file.
     fn sync(&self) -> Result<()>;
+    /// The end is near: nothing that takes long is to go on.
+    fn ending(&self) {}
     /// The kernel lets go, and waits: the last moment to write anything.
     fn end(&self) {}
     fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()>;

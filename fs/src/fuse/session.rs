@@ -3,12 +3,12 @@
 use super::adaptor::{Adaptor, AdaptorOptions};
 use super::channel::{Buffer, Channel};
 use super::handshake::handshake;
-use super::mountpoint::{self, Identity, MountRequest, MountpointError};
+use super::mountpoint::{self, Identity, MountRequest, MountType, MountpointError};
 use super::served::Served;
 use super::wire::{Request, op};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -56,8 +56,8 @@ impl Mounted {
         // From here on a failure must not leave a dead mount behind.
         let mut abandoned = AbandonedMount(Some(&request.mountpoint));
         let channel = Channel::new(connection);
-        let agreed = handshake(&channel, &options, S::HAS_ACLS).map_err(SessionError::Start)?;
-        let channels = channels(channel, options.threads).map_err(SessionError::Start)?;
+        let agreed = handshake(&channel, &options, S::HAS_ACLS, request.kind == MountType::Block).map_err(SessionError::Start)?;
+        let channels = channels(channel, options.threads);
         let adaptor = Arc::new(Adaptor::new(served, channels.len(), agreed));
         let over = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| SessionError::Start(errno.into()))?;
         let signal = over.try_clone().map_err(SessionError::Start)?;
@@ -72,6 +72,10 @@ impl Mounted {
         rustix::fs::statvfs(&request.mountpoint).map_err(silent)?;
         let identity = mountpoint::identity(&request.mountpoint).map_err(silent)?;
         raise_readahead(&identity);
+        // Whether the kernel tells of it is seen by asking (and remembered by the adaptor); nothing is there yet to be made durable.
+        if let Ok(root) = File::open(&request.mountpoint) {
+            let _ = rustix::fs::syncfs(root);
+        }
         abandoned.0 = None;
         Ok(Self { thread: Some(thread), over, mountpoint: request.mountpoint.clone(), identity })
     }
@@ -81,16 +85,17 @@ impl Mounted {
         self.over.as_fd()
     }
 
-    /// Takes the mount out of the tree, if it is still there: somebody may have unmounted it, and something else may be
-    /// mounted in its place.
+    /// How this mount is taken out of the tree, for another thread.
+    pub fn way_out(&self) -> WayOut {
+        WayOut { mountpoint: self.mountpoint.clone(), identity: self.identity }
+    }
+
+    /// See [`WayOut::unmount`].
     ///
     /// # Errors
-    /// A mount in use (unless `lazy`), or a refusal.
+    /// As there.
     pub fn unmount(&self, lazy: bool) -> Result<(), MountpointError> {
-        if mountpoint::identity(&self.mountpoint) != Ok(self.identity) {
-            return Ok(());
-        }
-        mountpoint::unmount(&self.mountpoint, lazy)
+        self.way_out().unmount(lazy)
     }
 
     /// Waits until the kernel has let go: nobody has a file open any more, and every request has been answered.
@@ -111,16 +116,37 @@ impl Mounted {
     }
 }
 
+/// How a mount is taken out of the tree.
+#[derive(Clone, Debug)]
+pub struct WayOut {
+    mountpoint: PathBuf,
+    identity: Identity,
+}
+
+impl WayOut {
+    /// Takes the mount out of the tree, if it is still there: somebody may have unmounted it, and something else may be
+    /// mounted in its place.
+    ///
+    /// # Errors
+    /// A mount in use (unless `lazy`), or a refusal.
+    pub fn unmount(&self, lazy: bool) -> Result<(), MountpointError> {
+        if mountpoint::identity(&self.mountpoint) != Ok(self.identity) {
+            return Ok(());
+        }
+        mountpoint::unmount_own(&self.mountpoint, lazy)
+    }
+}
+
 /// A descriptor of the connection for each thread; without the right to open /dev/fuse they share the one that the helper gave.
-fn channels(first: Channel, threads: usize) -> std::io::Result<Vec<Channel>> {
+fn channels(first: Channel, threads: usize) -> Vec<Channel> {
     let mut channels = vec![first.clone()];
     for _ in 1..threads.max(1) {
         channels.push(match mountpoint::open_device() {
-            Ok(device) => first.cloned_to(device)?,
+            Ok(device) => first.cloned_to(device).unwrap_or_else(|_| first.clone()),
             Err(_) => first.clone(),
         });
     }
-    Ok(channels)
+    channels
 }
 
 /// Answers requests on a thread for each channel, until the kernel lets go.
@@ -133,11 +159,16 @@ fn serve_all<S: Served>(adaptor: &Arc<Adaptor<S>>, channels: Vec<Channel>, max_w
             std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || serve(&adaptor, &channel, max_write))
         })
         .collect();
-    let mut ended = Ok(());
+    let mut ended: std::io::Result<()> = Ok(());
     for thread in started {
         let result =
             thread.and_then(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a thread of the FUSE session panicked"))));
-        ended = ended.and(result);
+        // An end by abortion is no news beside another error.
+        ended = match (ended, result) {
+            (Err(first), Err(next)) if first.raw_os_error() == Some(libc::ECONNABORTED) => Err(next),
+            (Err(first), _) => Err(first),
+            (Ok(()), result) => result,
+        };
     }
     adaptor.finish();
     ended
@@ -164,16 +195,19 @@ struct AbandonedMount<'a>(Option<&'a Path>);
 impl Drop for AbandonedMount<'_> {
     fn drop(&mut self) {
         if let Some(path) = self.0 {
-            let _ = mountpoint::unmount(path, true);
+            let _ = mountpoint::unmount_own(path, true);
         }
     }
 }
 
 /// Best effort: only root may, and only where sysfs is mounted.
 fn raise_readahead(identity: &Identity) {
-    // One of them is there, by the type of the mount.
-    for suffix in ["", "-fuseblk"] {
+    // In a mount of type fuseblk the name without suffix is that of the block device.
+    for suffix in ["-fuseblk", ""] {
         let knob = format!("/sys/class/bdi/{}{suffix}/read_ahead_kb", identity.device());
-        let _ = OpenOptions::new().write(true).open(knob).and_then(|mut knob| knob.write_all(READAHEAD_KIB.to_string().as_bytes()));
+        if let Ok(mut knob) = OpenOptions::new().write(true).open(knob) {
+            let _ = knob.write_all(READAHEAD_KIB.to_string().as_bytes());
+            break;
+        }
     }
 }

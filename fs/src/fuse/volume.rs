@@ -113,6 +113,9 @@ impl Served for Volume {
     fn sync(&self) -> Result<()> {
         self.sync()
     }
+    fn ending(&self) {
+        self.stop_threads();
+    }
     fn end(&self) {
         // Whoever unmounted the filesystem asks once more, and reports what went wrong.
         if let Err(error) = self.shutdown() {

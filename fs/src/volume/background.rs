@@ -220,13 +220,23 @@ impl Volume {
         }
     }
 
+    /// Tells the threads, and whoever cleans by hand, to end.
+    pub(crate) fn stop_threads(&self) {
+        self.wake.set(|flags| flags.stop = true);
+    }
+
+    /// Have they been told?
+    pub(super) fn is_ending(&self) -> bool {
+        self.wake.flags.lock().stop
+    }
+
     /// Ends the mount: threads stop, everything is made durable by a last checkpoint. Nothing can be changed afterwards.
     ///
     /// # Errors
     /// A device that fails; then what was acknowledged and synced is still in the log. [`FsError::ReadOnly`] if the volume had become read-only before
     /// all that was acknowledged was durable.
     pub fn shutdown(&self) -> Result<()> {
-        self.wake.set(|flags| flags.stop = true);
+        self.stop_threads();
         if let Some(Background(threads)) = self.background.lock().take() {
             for thread in threads {
                 if thread.join().is_err() {

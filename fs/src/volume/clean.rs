@@ -340,7 +340,7 @@ impl Volume {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (checkpoints, freed) = (count(&self.counters.checkpoints), count(&self.counters.zones_reclaimed));
         let mut campaign = if until_clean { gc::campaign::Campaign::until_clean() } else { gc::campaign::Campaign::one_victim() };
-        loop {
+        while !self.is_ending() {
             if self.is_dirty_metadata_high() {
                 self.checkpoint_for_cleaning()?;
             }

@@ -121,7 +121,11 @@ impl Volume {
                 if options.append && inode.size != at {
                     return Ok(Attempt::Done(false));
                 }
-                ops::check_write(&inode, at)?;
+                if options.at_end {
+                    ops::check_grows(&inode)?;
+                } else {
+                    ops::check_write(&inode, at)?;
+                }
                 if options.kill_suid {
                     clear_privileges(&mut inode);
                 }
