@@ -17,6 +17,8 @@ pub mod device_name;
 pub mod engine;
 pub mod error;
 pub mod foreground;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod governor;
 pub mod host;
 pub mod image;

@@ -12,6 +12,8 @@ pub mod dump;
 pub mod error;
 pub mod format;
 pub mod fuse;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ids;
 pub mod volume;
 

@@ -6,7 +6,7 @@ use fs::core::{BlockId, Class, Key};
 use fs::format::item::{Extent, Inode, Summary, Timestamp};
 use fs::format::log::Fragment;
 use fs::format::segment::{Phase, Role, SegmentEntry};
-use fs::format::superblock::{Features, LogStart, Member, Reserves, RootPointers, Superblock};
+use fs::format::superblock::{Features, LogStart, Member, Reserves, RootPointers, Superblock, SuperblockError};
 use fs::format::{batch, log, segment};
 use fs::{Addr, FileBlock, Ino, NodeId};
 use std::collections::BTreeMap;
@@ -60,9 +60,32 @@ fn the_page_is_about_the_version_that_the_code_writes() {
 }
 
 #[test]
-fn superblock() {
+fn a_superblock_with_numbers_that_cannot_be_is_refused() {
+    let sound = record();
+    assert_eq!(Superblock::decode(&sound.encode()[..]).as_ref(), Ok(&sound));
+    let refused = |change: &dyn Fn(&mut Superblock)| {
+        let mut record = sound.clone();
+        change(&mut record);
+        let decoded = Superblock::decode(&record.encode()[..]);
+        assert!(matches!(decoded, Err(SuperblockError::Invalid(_))), "{decoded:?}");
+    };
+    refused(&|record| record.generation = u64::MAX);
+    refused(&|record| record.epoch = 1 << 62);
+    refused(&|record| record.next_ino = u64::MAX);
+    refused(&|record| record.clock = 1 << 51);
+    refused(&|record| record.unwritten = 1 << 51);
+    refused(&|record| record.log.batch = u64::MAX);
+    refused(&|record| record.log.sequence = u64::MAX);
+    refused(&|record| record.roots.next_id = u64::MAX);
+    refused(&|record| record.reserves.gc_zones = u32::MAX);
+    refused(&|record| record.reserves.dirty_blocks = u32::MAX);
+    refused(&|record| record.members[1].zones = u32::MAX);
+    refused(&|record| record.members[0].zone_blocks = u64::MAX);
+}
+
+fn record() -> Superblock {
     let member = Member { uuid: [0xa1; 16], block_size: 512, zones: 0x0102, zone_blocks: 0x0a0b_0c0d, zone_capacity: 0x0906 };
-    let record = Superblock {
+    Superblock {
         features: Features { compatible: 0x11, read_only: 0x12, incompatible: 0x13 },
         uuid: [0x21; 16],
         label: "a label".into(),
@@ -81,7 +104,12 @@ fn superblock() {
         roots: RootPointers { tree_root: NodeId(0x61), map_addr: Addr(0x62), map_crc: 0x63, map_levels: 4, next_id: 0x65, free_head: 0x66 },
         log: LogStart { addr: Addr(0x71), next_zone: Addr(0x72), sequence: 0x73, previous: 0x74, batch: 0x75 },
         members: vec![member, member],
-    };
+    }
+}
+
+#[test]
+fn superblock() {
+    let record = record();
     let block = fs::format::superblock::second_copy(&record.encode());
     let word = |n: u64| n.to_le_bytes();
     let half = |n: u32| n.to_le_bytes();

@@ -2,6 +2,7 @@
 //! cannot run here.
 
 pub mod errno;
+pub mod fuzzing;
 pub mod guest;
 pub mod lines;
 pub mod mounted;

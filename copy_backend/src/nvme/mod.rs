@@ -16,6 +16,7 @@
 mod carve;
 mod command;
 mod facts;
+pub(crate) mod fuzzing;
 mod identify;
 mod linux;
 mod ring;

@@ -8,6 +8,7 @@ use super::background::{self, Report, Side};
 use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OrFail};
 use super::logging::Log;
 use super::options::MountSettings;
+use super::privileges;
 use super::signals::{Event, Signals};
 use crate::fuse::mountpoint::{self, MountLine};
 use crate::fuse::{AdaptorOptions, MountRequest, Mounted, Served};
@@ -53,12 +54,14 @@ impl Plan {
 
     fn request(&self) -> MountRequest {
         let settings = &self.settings;
+        // Whoever is not root may have the right to mount all the same, by a capability of the program: what they made must not take effect either.
+        let trusted = rustix::process::geteuid().is_root();
         MountRequest {
             mountpoint: self.mountpoint.clone(),
             source: self.devices.first().map_or_else(|| "ferryfs".into(), |path| path.to_string_lossy().into_owned()),
             read_only: settings.read_only,
-            no_suid: settings.no_suid,
-            no_dev: settings.no_dev,
+            no_suid: settings.no_suid || !trusted,
+            no_dev: settings.no_dev || !trusted,
             no_exec: settings.no_exec,
             no_atime: settings.no_atime,
             allow_other: settings.allow_other,
@@ -177,7 +180,13 @@ fn prepare(plan: &Plan) -> CommandResult<(Signals, Log, Option<File>)> {
         std::env::set_current_dir("/").or_fail(MOUNT_SYSTEM)?;
     }
     mark_as_io_flusher();
+    privileges::give_up(plan.devices.iter().any(|device| is_block_device(device))).or_fail(MOUNT_SYSTEM)?;
     Ok((signals, log, log_file))
+}
+
+fn is_block_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
 /// Memory reclaim may write pages back through this daemon; so the daemon's own allocations must not wait for reclaim.

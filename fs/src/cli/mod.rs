@@ -14,6 +14,7 @@ pub mod install;
 pub mod logging;
 pub mod mount;
 pub mod options;
+pub mod privileges;
 pub mod report;
 pub mod scrub;
 pub mod signals;

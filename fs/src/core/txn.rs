@@ -184,7 +184,7 @@ impl<'a> Txn<'a> {
 /// # Errors
 /// [`Halt::Need`] for a block that is not resident; [`FsError::Corrupt`].
 pub fn extent_at_or_after(view: &dyn ItemView, ino: Ino, block: FileBlock) -> Planned<Option<Extent>> {
-    let decode = |key: Key, value: &[u8]| Extent::decode(FileBlock(key.b), value).ok_or_else(|| damaged("extent"));
+    let decode = |key: Key, value: &[u8]| crate::core::extents::sound_extent(FileBlock(key.b), value);
     let of_file = |key: &Key| key.class == Class::Extent && key.a == ino.0;
     if let Some((key, value)) = view.last_before(&Key::extent(ino, FileBlock(block.0.saturating_add(1))))?
         && of_file(&key)

@@ -18,9 +18,15 @@ pub fn encode(generation: u64, ids: &[BlockId]) -> [u8; BLOCK] {
     for (slot, id) in page[HEADER..].chunks_exact_mut(8).zip(ids) {
         slot.copy_from_slice(&id.pack().to_le_bytes());
     }
-    let crc = crc32c::crc32c(&page);
-    page[20..24].copy_from_slice(&crc.to_le_bytes());
+    reseal(&mut page);
     page
+}
+
+/// Gives a header the checksum of what it says.
+pub(crate) fn reseal(page: &mut [u8; BLOCK]) {
+    page[20..24].fill(0);
+    let crc = crc32c::crc32c(page);
+    page[20..24].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Reads a header: the blocks it names. `None` if this is not a header or it is damaged.

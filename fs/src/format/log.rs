@@ -108,6 +108,15 @@ fn seal(secret: &[u8; 32], bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(secret), bytes)
 }
 
+/// Gives a fragment another predecessor and the checksum that it has then, which is returned: for those who change one on purpose.
+pub(crate) fn reseal(bytes: &mut [u8], secret: &[u8; 32], previous: u32) -> u32 {
+    bytes[12..16].copy_from_slice(&previous.to_le_bytes());
+    bytes[8..12].fill(0);
+    let checksum = seal(secret, bytes);
+    bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+    checksum
+}
+
 /// Reads only the number of blocks from the first block of a supposed fragment, to know how much to read.
 pub fn peek_blocks(block: &[u8]) -> Option<u32> {
     let (disk, _) = Disk::read_from_prefix(block).ok()?;

@@ -58,6 +58,13 @@ pub struct Reserves {
     pub dirty_blocks: u32,
 }
 
+impl Reserves {
+    /// Zones of all reserves.
+    pub fn zones(&self) -> u64 {
+        u64::from(self.log_zones) + u64::from(self.gc_zones) + u64::from(self.checkpoint_zones)
+    }
+}
+
 /// Where the metadata tree begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootPointers {
@@ -216,11 +223,19 @@ fn age(version: u32) -> &'static str {
 pub fn second_copy(first: &[u8; BLOCK]) -> Box<[u8; BLOCK]> {
     let mut block = Box::new(*first);
     block[COPY] = 1;
+    reseal(&mut block);
+    block
+}
+
+/// Gives a record the checksum of what it says.
+pub(crate) fn reseal(block: &mut [u8; BLOCK]) {
     block[CHECKSUM].fill(0);
     let checksum = crc32c::crc32c(&block[..]);
     block[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
-    block
 }
+
+/// Where a record keeps the checksum of the root of the node map.
+pub(crate) const MAP_CRC: std::ops::Range<usize> = std::mem::offset_of!(Disk, map_crc)..std::mem::offset_of!(Disk, map_crc) + 4;
 
 /// Is this the second copy of a record, as far as can be seen? The block need not be whole.
 pub fn is_second_copy(block: &[u8]) -> bool {
@@ -230,6 +245,33 @@ pub fn is_second_copy(block: &[u8]) -> bool {
 /// The generation of a record, as far as can be seen. The block need not be whole.
 pub fn generation_of(block: &[u8]) -> u64 {
     block.get(GENERATION).map_or(0, |bytes| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// What counts up has not come so far in any volume: there is always a next number.
+const LAST_NUMBER: u64 = 1 << 62;
+/// Blocks whose bytes can be counted.
+const MOST_BLOCKS: u64 = 1 << 51;
+/// Zones of a device, and blocks of a zone, that an address can tell.
+const MOST_IN_ADDRESS: u64 = 1 << 28;
+
+impl Disk {
+    /// Are all numbers such that they can be worked with? What they are used for is checked where they are used.
+    fn check_numbers(&self) -> Result<(), SuperblockError> {
+        let numbers = [self.generation, self.epoch, self.next_ino, self.inodes, self.next_id, self.log_sequence, self.log_batch];
+        if numbers.iter().any(|number| number.get() >= LAST_NUMBER) || [self.clock, self.unwritten].iter().any(|n| n.get() >= MOST_BLOCKS) {
+            return Err(SuperblockError::Invalid("a number that no volume reaches"));
+        }
+        Ok(())
+    }
+}
+
+fn check_reserves(reserves: &Reserves, members: &[Member]) -> Result<(), SuperblockError> {
+    let zones: u64 = members.iter().map(|member| u64::from(member.zones)).sum();
+    let blocks: u64 = members.iter().map(|member| u64::from(member.zones) * u64::from(member.zone_capacity)).sum();
+    if reserves.zones() > zones || u64::from(reserves.dirty_blocks) > blocks {
+        return Err(SuperblockError::Invalid("reserves"));
+    }
+    Ok(())
 }
 
 const CHECKSUM: std::ops::Range<usize> = 12..16;
@@ -297,8 +339,7 @@ impl Superblock {
             };
             slot.copy_from_slice(disk.as_bytes());
         }
-        let checksum = crc32c::crc32c(&block[..]);
-        block[12..16].copy_from_slice(&checksum.to_le_bytes());
+        reseal(&mut block);
         block
     }
 
@@ -327,7 +368,12 @@ impl Superblock {
         let mut members = Vec::with_capacity(count);
         for slot in block[TABLE..].chunks_exact(64).take(count) {
             let m = DiskMember::read_from_bytes(slot).map_err(|_| SuperblockError::Invalid("device table"))?;
-            if m.zone_capacity.get() == 0 || u64::from(m.zone_capacity.get()) > m.zone_blocks.get() || m.zones.get() <= RING_ZONES {
+            let in_address = u64::from(m.zones.get()) <= MOST_IN_ADDRESS && m.zone_blocks.get() <= MOST_IN_ADDRESS;
+            if m.zone_capacity.get() == 0
+                || u64::from(m.zone_capacity.get()) > m.zone_blocks.get()
+                || m.zones.get() <= RING_ZONES
+                || !in_address
+            {
                 return Err(SuperblockError::Invalid("zone shape"));
             }
             members.push(Member {
@@ -338,6 +384,14 @@ impl Superblock {
                 zone_capacity: m.zone_capacity.get(),
             });
         }
+        disk.check_numbers()?;
+        let reserves = Reserves {
+            log_zones: disk.log_zones.get(),
+            gc_zones: disk.gc_zones.get(),
+            checkpoint_zones: disk.checkpoint_zones.get(),
+            dirty_blocks: disk.dirty_blocks.get(),
+        };
+        check_reserves(&reserves, &members)?;
         Ok(Self {
             features: Features {
                 compatible: disk.compatible.get(),
@@ -357,12 +411,7 @@ impl Superblock {
             clock: disk.clock.get(),
             unwritten: disk.unwritten.get(),
             inodes: disk.inodes.get(),
-            reserves: Reserves {
-                log_zones: disk.log_zones.get(),
-                gc_zones: disk.gc_zones.get(),
-                checkpoint_zones: disk.checkpoint_zones.get(),
-                dirty_blocks: disk.dirty_blocks.get(),
-            },
+            reserves,
             roots: RootPointers {
                 tree_root: NodeId(disk.tree_root.get()),
                 map_addr: Addr(disk.map_addr.get()),

@@ -140,6 +140,7 @@ impl Volume {
     /// The caller holds the checkpoint lock.
     fn checkpoint_locked(&self, kind: CheckpointKind) -> Result<()> {
         self.check_writable()?;
+        self.check_counts()?;
         self.made.begin();
         let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind));
         self.made.end();
@@ -151,6 +152,17 @@ impl Volume {
             self.progress.notify_all();
         }
         outcome
+    }
+
+    /// A checkpoint resets zones because of their counts (I2): those that were found to be wrong end all writing.
+    fn check_counts(&self) -> Result<()> {
+        let Some(zone) = self.state.lock().zones.miscounted() else { return Ok(()) };
+        let reason = format!(
+            "the segment table counts fewer live blocks in zone {zone} than there are, or two files own the same block: the volume is damaged \
+             (fsck.ferryfs -n says where); what is in it can be copied away"
+        );
+        self.fail(reason.clone());
+        Err(FsError::ReadOnly(reason))
     }
 
     fn checkpoint_attempts(&self, kind: CheckpointKind) -> Result<()> {

@@ -163,7 +163,7 @@ impl Volume {
             return Err(FsError::NoSpace.into());
         }
         inode.size = inode.size.max(end);
-        inode.blocks += new;
+        inode.blocks = inode.blocks.saturating_add(new);
         inode.ctime = self.options.clock.now();
         let cut_first = self.try_run(state, Cost::NOTHING, |txn| {
             if ops::pending_cut(txn, ino)?.is_some_and(|cut| to > cut) {

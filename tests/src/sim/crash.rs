@@ -9,10 +9,11 @@ use super::subject::{Answer, Subject};
 use super::world::{World, blocks_of, refusal_of, root_only};
 use fs::FsError;
 use parking_lot::Mutex;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use zns::sim::{SimDrive, Survival};
 
 /// A run that went wrong.
@@ -78,12 +79,26 @@ pub fn long_run(seed: u64, log: Log) -> Result<Coverage, String> {
     run_with(scenario, rng, seed, log)
 }
 
+/// A crash simulation on the drives of `seed` in which `rng` decides what happens, until `over` is set.
+///
+/// # Errors
+/// What went wrong.
+pub fn scripted_run(seed: u64, rng: Box<dyn RngCore>, over: Arc<AtomicBool>, log: Log) -> Result<Coverage, String> {
+    let scenario = Scenario::draw(&mut ChaCha8Rng::seed_from_u64(seed), seed);
+    run_until(scenario, rng, over, seed, log)
+}
+
 fn run_with(scenario: Scenario, rng: ChaCha8Rng, seed: u64, log: Log) -> Result<Coverage, String> {
+    run_until(scenario, Box::new(rng), Arc::default(), seed, log)
+}
+
+fn run_until(scenario: Scenario, rng: Box<dyn RngCore>, over: Arc<AtomicBool>, seed: u64, log: Log) -> Result<Coverage, String> {
     log.lock().push(format!("{}: {scenario:?}", scenario.name));
     let mut run = CrashRun {
         chooser: Chooser::new(scenario.habits.clone()),
         world: World::new(scenario, seed),
         rng,
+        over,
         history: Vec::new(),
         copies: BTreeMap::new(),
         floor: 0,
@@ -114,7 +129,9 @@ pub fn parts_of_a_copy<'a>(before: &'a Model, op: &'a Operation, now: i64) -> im
 
 struct CrashRun {
     world: World,
-    rng: ChaCha8Rng,
+    rng: Box<dyn RngCore>,
+    /// Nothing more is to be done.
+    over: Arc<AtomicBool>,
     chooser: Chooser,
     /// States of the model, the last one the present.
     history: Vec<Model>,
@@ -274,7 +291,10 @@ impl CrashRun {
     fn operate(&mut self, cut: bool) -> Result<(), String> {
         let mut armed = !cut;
         for n in 0..self.world.scenario.operations {
-            let op = self.chooser.draw(self.history.last().expect("there is a state"), &mut self.rng);
+            if self.over.load(Ordering::Relaxed) {
+                break;
+            }
+            let op = self.chooser.draw(self.history.last().expect("there is a state"), &mut *self.rng);
             if !armed {
                 armed = self.arm(&op);
             }

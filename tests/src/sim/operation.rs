@@ -1,9 +1,8 @@
 //! What programs do to a volume, drawn at random from what is there.
 
 use super::model::{Id, Kind, Model, ROOT, Refusal};
-use rand::Rng;
 use rand::seq::IndexedRandom;
-use rand_chacha::ChaCha8Rng;
+use rand::{Rng, RngCore};
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +214,7 @@ impl Chooser {
     }
 
     /// An operation on what `model` holds.
-    pub fn draw(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    pub fn draw(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         let roll = rng.random_range(0..1000u32);
         let (gc, barrier) = (self.habits.cleaning, self.habits.barriers);
         if roll < gc {
@@ -227,7 +226,7 @@ impl Chooser {
         self.change(model, rng)
     }
 
-    fn barrier(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    fn barrier(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         match rng.random_range(0..10) {
             0..5 => Operation::Fsync { id: files(model).choose(rng).copied().unwrap_or(ROOT) },
             5..7 => Operation::Sync,
@@ -236,7 +235,7 @@ impl Chooser {
         }
     }
 
-    fn change(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    fn change(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         let files = files(model);
         let few = files.len() < self.habits.files;
         let Some(&id) = files.choose(rng) else { return self.create(model, rng) };
@@ -279,26 +278,26 @@ impl Chooser {
         self.next_id - 1
     }
 
-    fn create(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    fn create(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         Operation::Create { parent: directory(model, rng), name: name(rng), id: self.id() }
     }
 
-    fn mkdir(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    fn mkdir(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         Operation::Mkdir { parent: directory(model, rng), name: name(rng), id: self.id() }
     }
 
-    fn symlink(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    fn symlink(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         let len = if rng.random_range(0..3) == 0 { rng.random_range(1000..4000) } else { rng.random_range(1..60) };
         Operation::Symlink { parent: directory(model, rng), name: name(rng), id: self.id(), target: vec![b't'; len] }
     }
 
-    fn unlink(&mut self, model: &Model, rng: &mut ChaCha8Rng) -> Operation {
+    fn unlink(&mut self, model: &Model, rng: &mut dyn RngCore) -> Operation {
         let (parent, name) = some_entry(model, rng).unwrap_or((ROOT, name(rng)));
         Operation::Unlink { parent, name, hold: rng.random_range(0..6) == 0 }
     }
 
     /// An offset: often at a block's border, often at the file's end.
-    fn place(&self, model: &Model, id: Id, rng: &mut ChaCha8Rng) -> u64 {
+    fn place(&self, model: &Model, id: Id, rng: &mut dyn RngCore) -> u64 {
         let size = size(model, id);
         match rng.random_range(0..10) {
             0..2 => size,
@@ -309,7 +308,7 @@ impl Chooser {
         }
     }
 
-    fn write(&mut self, model: &Model, id: Id, rng: &mut ChaCha8Rng) -> Operation {
+    fn write(&mut self, model: &Model, id: Id, rng: &mut dyn RngCore) -> Operation {
         let most = self.habits.write;
         let len = match rng.random_range(0..4) {
             0 => rng.random_range(1..200),
@@ -321,7 +320,7 @@ impl Chooser {
         Operation::Write { id, offset, len, stamp: self.stamp(), append, sync: rng.random_range(0..20) == 0 }
     }
 
-    fn copy(&mut self, model: &Model, files: &[Id], rng: &mut ChaCha8Rng) -> Operation {
+    fn copy(&mut self, model: &Model, files: &[Id], rng: &mut dyn RngCore) -> Operation {
         let from = *files.choose(rng).expect("there are files");
         let to = *files.choose(rng).expect("there are files");
         let len = rng.random_range(1..=self.habits.reach);
@@ -351,14 +350,14 @@ fn size(model: &Model, id: Id) -> u64 {
     }
 }
 
-fn name(rng: &mut ChaCha8Rng) -> Vec<u8> {
+fn name(rng: &mut dyn RngCore) -> Vec<u8> {
     match rng.random_range(0..30) {
         0 => vec![b'n'; rng.random_range(200..=255)],
         _ => NAMES[rng.random_range(0..NAMES.len())].to_vec(),
     }
 }
 
-fn xattr(rng: &mut ChaCha8Rng) -> Vec<u8> {
+fn xattr(rng: &mut dyn RngCore) -> Vec<u8> {
     XATTRS[rng.random_range(0..XATTRS.len())].to_vec()
 }
 
@@ -366,17 +365,17 @@ fn files(model: &Model) -> Vec<Id> {
     model.nodes().filter(|(_, node)| matches!(node.kind, Kind::File { .. })).map(|(id, _)| id).collect()
 }
 
-fn directory(model: &Model, rng: &mut ChaCha8Rng) -> Id {
+fn directory(model: &Model, rng: &mut dyn RngCore) -> Id {
     let all: Vec<Id> = model.nodes().filter(|(_, node)| matches!(node.kind, Kind::Directory(_))).map(|(id, _)| id).collect();
     if rng.random() { ROOT } else { all.choose(rng).copied().unwrap_or(ROOT) }
 }
 
-fn anything(model: &Model, rng: &mut ChaCha8Rng) -> Id {
+fn anything(model: &Model, rng: &mut dyn RngCore) -> Id {
     let all: Vec<Id> = model.nodes().filter(|(_, node)| !matches!(node.kind, Kind::Symlink(_))).map(|(id, _)| id).collect();
     all.choose(rng).copied().unwrap_or(ROOT)
 }
 
-fn some_entry(model: &Model, rng: &mut ChaCha8Rng) -> Option<(Id, Vec<u8>)> {
+fn some_entry(model: &Model, rng: &mut dyn RngCore) -> Option<(Id, Vec<u8>)> {
     let dir = directory(model, rng);
     let names: Vec<&Vec<u8>> = model.entries(dir)?.keys().collect();
     names.choose(rng).map(|name| (dir, name.to_vec()))

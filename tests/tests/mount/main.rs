@@ -15,6 +15,8 @@ mod names;
 mod nodes;
 mod one_user;
 mod options;
+mod overload;
+mod privileges;
 mod programs;
 mod reflink;
 mod repair;

@@ -155,9 +155,32 @@ pub(super) fn encode_header(layout: &Layout) -> [u8; META_BLOCK] {
 pub(super) fn seal_header(header: &Header) -> [u8; META_BLOCK] {
     let mut block = [0; META_BLOCK];
     block[..size_of::<Header>()].copy_from_slice(header.as_bytes());
-    let sum = checksum(&block, HEADER_CHECKSUM);
-    block[HEADER_CHECKSUM..HEADER_CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
+    seal(&mut block, HEADER_CHECKSUM);
     block
+}
+
+/// Gives a block the checksum of what it says, in the field at `field`.
+fn seal(block: &mut [u8; META_BLOCK], field: usize) {
+    let sum = checksum(block, field);
+    block[field..field + 4].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Gives what begins like a header its checksum; `false` if it does not.
+pub(super) fn reseal_header(block: &mut [u8; META_BLOCK]) -> bool {
+    let is_header = block.starts_with(&MAGIC);
+    if is_header {
+        seal(block, HEADER_CHECKSUM);
+    }
+    is_header
+}
+
+/// The same for a block of the zone table.
+pub(super) fn reseal_table(block: &mut [u8; META_BLOCK]) -> bool {
+    let is_table = block.starts_with(&TABLE_MAGIC);
+    if is_table {
+        seal(block, TABLE_CHECKSUM);
+    }
+    is_table
 }
 
 /// Reads one copy of the header.
@@ -218,6 +241,9 @@ pub(super) enum TableRead {
     Damaged,
 }
 
+/// No table block is written so often: one that says so is damaged, and its successor would have no number.
+const LAST_SEQUENCE: u64 = 1 << 62;
+
 /// Which slot a sequence number belongs to.
 pub(super) fn slot_of(sequence: u64) -> usize {
     (sequence & 1) as usize
@@ -240,8 +266,7 @@ pub(super) fn encode_table(index: u32, sequence: u64, zones: &[Snapshot]) -> [u8
         let entry = TableEntry { written: zone.written.into(), state: state_number(zone.state), reserved: [0; 7] };
         place.copy_from_slice(entry.as_bytes());
     }
-    let sum = checksum(&block, TABLE_CHECKSUM);
-    block[TABLE_CHECKSUM..TABLE_CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
+    seal(&mut block, TABLE_CHECKSUM);
     block
 }
 
@@ -264,7 +289,9 @@ pub(super) fn decode_table(block: &[u8], index: u32, slot: usize, zones: usize, 
         && head.checksum.get() == checksum(block, TABLE_CHECKSUM)
         && head.index.get() == index
         && head.entries.get() as usize == zones
-        && slot_of(sequence) == slot;
+        && zones <= ZONES_PER_BLOCK
+        && slot_of(sequence) == slot
+        && sequence < LAST_SEQUENCE;
     if !sound {
         return TableRead::Damaged;
     }

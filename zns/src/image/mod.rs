@@ -13,6 +13,8 @@
 mod backing;
 mod copy;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod layout;
 mod table;
 #[cfg(test)]

@@ -114,12 +114,16 @@ pub fn extent_parts(
     Ok((found, None))
 }
 
+/// Checksums that memory is taken for before any was found.
+const AT_ONCE: usize = 4096;
+
 /// The checksums of `blocks` mapped blocks from `block` on.
 ///
 /// # Errors
 /// [`Halt::Need`] for a block that is not resident; `Corrupt` if one is missing.
 pub fn checksums(view: &dyn ItemView, ino: Ino, block: FileBlock, blocks: u32) -> Planned<Vec<u32>> {
-    let mut sums = Vec::with_capacity(blocks as usize);
+    // How many blocks there are, an item says that may be damaged: memory is taken for checksums that were found.
+    let mut sums = Vec::with_capacity((blocks as usize).min(AT_ONCE));
     let end = block.0.saturating_add(blocks.into());
     let mut at = block.0;
     while at < end {

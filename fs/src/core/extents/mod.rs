@@ -14,6 +14,7 @@ mod tests;
 
 pub use live::{LiveData, LivePart, checksums, extent_parts, forget_zone, live_runs, prepare_forget_zone};
 pub use runs::MAX_FILE_BLOCKS;
+pub(crate) use runs::sound_extent;
 
 use crate::addr::Addr;
 use crate::core::halt::Planned;

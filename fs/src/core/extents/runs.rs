@@ -50,11 +50,7 @@ impl RunMap for Extents {
         (key.class == Class::Extent && key.a == self.0.0).then_some(key.b)
     }
     fn decode(&self, at: u64, value: &[u8]) -> Planned<Extent> {
-        let sound = |e: &Extent| {
-            let in_file = at.checked_add(u64::from(e.blocks)).is_some_and(|end| end <= MAX_FILE_BLOCKS);
-            in_file && (e.is_unwritten() || in_one_zone(e.addr, u64::from(e.blocks)))
-        };
-        Extent::decode(FileBlock(at), value).filter(sound).ok_or_else(|| damaged("extent"))
+        sound_extent(FileBlock(at), value)
     }
     fn encode(run: &Extent) -> Vec<u8> {
         run.encode()
@@ -75,6 +71,16 @@ impl RunMap for Extents {
         };
         (fits && a.end() == b.block).then_some(Extent { blocks: blocks as u32, ..*a })
     }
+}
+
+/// The extent at `block` of a file; one that reaches beyond what a file or a zone can have is damaged like one that cannot be decoded: what
+/// cannot be unmapped must not be found either, or work in steps had no end.
+pub(crate) fn sound_extent(block: FileBlock, value: &[u8]) -> Planned<Extent> {
+    let sound = |e: &Extent| {
+        let in_file = block.0.checked_add(u64::from(e.blocks)).is_some_and(|end| end <= MAX_FILE_BLOCKS);
+        in_file && (e.is_unwritten() || in_one_zone(e.addr, u64::from(e.blocks)))
+    };
+    Extent::decode(block, value).filter(sound).ok_or_else(|| damaged("extent"))
 }
 
 /// The summaries of all zones.

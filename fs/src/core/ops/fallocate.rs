@@ -108,7 +108,7 @@ fn allocate(txn: &mut Txn, inode: &mut Inode, blocks: Range<u64>) -> Planned<All
     let holes = reached - blocks.start - seen.blocks;
     if holes > 0 {
         txn.preallocate(inode.ino, FileBlock(blocks.start), reached - blocks.start);
-        inode.blocks += holes;
+        inode.blocks = inode.blocks.saturating_add(holes);
     }
     Ok(allocation(inode, Vec::new(), holes, 0, (reached < blocks.end).then_some(reached)))
 }
@@ -153,7 +153,7 @@ fn empty(txn: &mut Txn, inode: &mut Inode, mode: Mode, blocks: Range<u64>, seen:
     let holes = len - seen.blocks;
     if unmap || holes > 0 {
         txn.preallocate(inode.ino, FileBlock(blocks.start), len);
-        inode.blocks += holes;
+        inode.blocks = inode.blocks.saturating_add(holes);
     }
     holes
 }
@@ -173,7 +173,7 @@ fn trim(txn: &mut Txn, inode: &mut Inode, mode: Mode, edge: Range<u64>, edges: &
         }
         None if mode == Mode::Zero => {
             txn.preallocate(inode.ino, block, 1);
-            inode.blocks += 1;
+            inode.blocks = inode.blocks.saturating_add(1);
             Ok(1)
         }
         None => Ok(0),

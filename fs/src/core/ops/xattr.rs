@@ -85,8 +85,8 @@ pub(super) fn store(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i
         Some((key, attribute)) => (key, piece_count(&attribute)),
         None => {
             let mut totals = totals_of(txn, ino)?;
-            totals.count += 1;
-            totals.names += name.len() as u32 + 1;
+            let more = totals.count.checked_add(1).zip(totals.names.checked_add(name.len() as u32 + 1));
+            (totals.count, totals.names) = more.ok_or_else(|| damaged("totals of extended attributes"))?;
             if totals.names as usize > MAX_LIST {
                 return fail(FsError::NoSpace);
             }

@@ -99,6 +99,8 @@ pub struct ZoneTable {
     total: u64,
     /// Part of what it is made from was lost: the counts are not those of what is there, and nothing may be written by them.
     incomplete: bool,
+    /// See [`ZoneTable::miscounted`].
+    miscounted: Option<Addr>,
 }
 
 impl ZoneTable {
@@ -147,6 +149,7 @@ impl ZoneTable {
             to_finish: Vec::new(),
             total: 0,
             incomplete: false,
+            miscounted: None,
         };
         table.total = table.compute_total();
         table
@@ -357,15 +360,24 @@ impl ZoneTable {
         if self.zone(addr).is_none() {
             return;
         }
-        let exact = !self.incomplete;
         let zone = self.zone_mut(addr);
-        debug_assert!(!exact || zone.entry.live >= blocks, "live count of {addr} below zero");
+        let below_nothing = zone.entry.live < blocks;
         let gone = blocks.min(zone.entry.live);
         zone.entry.live -= gone;
         match zone.entry.role {
             Role::Metadata => self.live_metadata -= u64::from(gone),
             _ => self.live_data -= u64::from(gone),
         }
+        if below_nothing && !self.incomplete {
+            self.miscounted = Some(addr.zone_base());
+            self.set_incomplete();
+        }
+    }
+
+    /// A zone in which more died than lived: what the segment table said was wrong, or two extents said that they own a block. A zone that counts as
+    /// dead may not be, so nothing may be written any more.
+    pub fn miscounted(&self) -> Option<Addr> {
+        self.miscounted
     }
 
     /// Preallocated blocks appeared (or went, when negative).

@@ -46,11 +46,10 @@ impl ZoneTable {
         let capacity: u64 = self.devices.iter().map(|d| d.zones.len() as u64 * u64::from(d.capacity)).sum();
         let retired: u64 =
             self.iter().filter(|(_, e)| e.phase == Phase::Retired).map(|(a, e)| u64::from(self.capacity(a.device()) - e.live)).sum();
-        let reserves = self.reserves.log_zones + self.reserves.gc_zones + self.reserves.checkpoint_zones;
-        let kept = reserves + self.kept_ahead().max(PARTLY_FILLED + self.devices.len() as u32 - 1);
+        let kept = self.reserves.zones() + u64::from(self.kept_ahead().max(PARTLY_FILLED + self.devices.len() as u32 - 1));
         let ring: u64 = self.devices.iter().map(|d| u64::from(RING_ZONES) * u64::from(d.capacity)).sum();
         let largest = u64::from(self.devices.iter().map(|d| d.capacity).max().unwrap_or(0));
-        let usable = capacity.saturating_sub(ring + u64::from(kept) * largest);
+        let usable = capacity.saturating_sub(ring + kept * largest);
         // One part in 64 keeps cleaning possible when everything else is full.
         (usable - usable / 64).saturating_sub(retired)
     }

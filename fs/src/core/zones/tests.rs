@@ -69,3 +69,15 @@ fn a_second_open_zone_of_a_role_is_ended_when_the_table_is_loaded() {
     assert_eq!(after.entry(other).map(|entry| entry.phase), Some(Phase::Closed));
     assert_eq!(after.take_to_finish(), [other]);
 }
+
+#[test]
+fn more_that_dies_than_lived_is_damage_and_no_panic() {
+    let mut zones = table(&[64]);
+    let (addr, _) = zones.allocate(Role::User, 10).expect("there is room");
+    zones.add_live(addr, 10);
+    zones.sub_live(addr, 4);
+    assert_eq!((zones.miscounted(), zones.is_incomplete()), (None, false));
+    zones.sub_live(addr, 7);
+    assert_eq!((zones.miscounted(), zones.is_incomplete()), (Some(addr.zone_base()), true));
+    assert_eq!(zones.entry(addr).map(|entry| entry.live), Some(0));
+}

@@ -1,0 +1,4 @@
+//! See `tests::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| (tests::fuzzing::target("superblock").run)(data));
