@@ -393,7 +393,7 @@ impl Volume {
         let mut failure = None;
         for (addr, result) in places.iter().zip(results) {
             if let Err(error) = result {
-                if let Some(error) = self.fail_if_no_room_below(*addr, &error) {
+                if let Some(error) = self.write_failed(*addr, &error) {
                     return Err(error);
                 }
                 self.state.lock().zones.retire(*addr);

@@ -168,8 +168,12 @@ impl Volume {
 
     /// There is no zone for data that was acknowledged: an invariant is broken, or zones failed. Nothing more can be promised.
     pub(super) fn no_zone(&self) -> FsError {
-        self.fail("no zone is left to write to".into());
-        FsError::ReadOnly("no zone is left to write to".into())
+        let reason = match self.failed_write.lock().as_ref() {
+            Some(failed) => format!("no zone is left to write to; the write that failed last: {failed}"),
+            None => "no zone is left to write to".into(),
+        };
+        self.fail(reason.clone());
+        FsError::ReadOnly(reason)
     }
 
     /// Cuts the batch under the lock: nothing has changed when this says what is missing.
@@ -277,7 +281,7 @@ impl Volume {
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
         let runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
         let mut results = self.members.write_heads(vec![runs, log], IoClass::Foreground);
-        let no_room = |(addr, result): (Addr, &Result<()>)| self.fail_if_no_room_below(addr, result.as_ref().err()?);
+        let no_room = |(addr, result): (Addr, &Result<()>)| self.write_failed(addr, result.as_ref().err()?);
         let addrs = data.iter().map(|d| d.addr).chain(log_at.iter().copied());
         // The pages stay in flight: what was acknowledged can still be read.
         if let Some(error) = addrs.zip(&results).find_map(no_room) {
@@ -350,7 +354,7 @@ impl Volume {
             let _writing = Writing { volume: self, to };
             let (mine, others) = split_slices(&rest.data, blocks);
             let written = self.members.write_runs(vec![RunWrite { addr: to, data: mine }], IoClass::Foreground);
-            if let Some(error) = written.iter().find_map(|r| self.fail_if_no_room_below(to, r.as_ref().err()?)) {
+            if let Some(error) = written.iter().find_map(|r| self.write_failed(to, r.as_ref().err()?)) {
                 return Err(error);
             }
             if written.iter().any(Result::is_err) {
@@ -443,4 +447,26 @@ fn split_slices(data: &[BufSlice], blocks: u32) -> (Vec<BufSlice>, Vec<BufSlice>
         left -= n;
     }
     (mine, others)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::FsError;
+    use crate::volume::rig;
+    use zns::sim::{FaultPlan, SimConfig, SimDrive};
+
+    /// Whoever looks at the status, or at the log, is told which device is to be looked at.
+    #[test]
+    fn a_volume_that_can_be_written_nowhere_names_the_device_that_failed() {
+        let drive = SimDrive::new(SimConfig::zoned(64, 1));
+        let volume = rig::formatted(&drive);
+        let ino = rig::make(&volume, "file");
+        volume.sync().expect("synced");
+        volume.write(ino, 0, &[1; 50_000], &crate::volume::WriteOptions::default()).expect("acknowledged");
+        drive.set_faults(FaultPlan { write_error: 1.0, ..FaultPlan::default() });
+        assert!(matches!(volume.sync(), Err(FsError::ReadOnly(_))), "there is nowhere to go");
+        let reason = volume.read_only_reason().expect("a reason");
+        let label = volume.members().device(zns::DeviceId(0)).label();
+        assert!(reason.contains("no zone is left") && reason.contains(&label) && reason.contains("device error"), "{reason}");
+    }
 }

@@ -100,6 +100,8 @@ pub struct Volume {
     wake: Arc<background::Wake>,
     writable: AtomicBool,
     read_only_reason: Mutex<Option<String>>,
+    /// Device and failure of the write that failed last.
+    failed_write: Mutex<Option<String>>,
 }
 
 impl Volume {
@@ -141,10 +143,11 @@ impl Volume {
         self.progress.notify_all();
     }
 
-    /// If a write at `addr` failed because what lies below the device is full (the filesystem of an image file, a quota, a thin pool), that is
-    /// no fault of a zone: none is retired. Nothing more can be written, and what was acknowledged before is safe.
-    fn fail_if_no_room_below(&self, addr: Addr, error: &FsError) -> Option<FsError> {
+    /// Notes that a write at `addr` failed. If that was because what lies below the device is full (the filesystem of an image file, a quota, a thin
+    /// pool), it is no fault of a zone: none is retired. Nothing more can be written, and what was acknowledged before is safe.
+    fn write_failed(&self, addr: Addr, error: &FsError) -> Option<FsError> {
         let FsError::Device(device) = error else { return None };
+        *self.failed_write.lock() = Some(format!("{}: {device}", self.members.device(addr.device()).label()));
         if !matches!(device.errno(), libc::ENOSPC | libc::EDQUOT) {
             return None;
         }

@@ -186,6 +186,7 @@ impl Volume {
             wake: Arc::new(Wake::default()),
             writable,
             read_only_reason: Mutex::new(None),
+            failed_write: Mutex::new(None),
         })
     }
 

@@ -82,6 +82,9 @@ fn failing_writes(device: &Path, format: &[&str]) {
     assert_eq!(volume.status().unwrap().value("volume/mounted_read_only").unwrap(), true);
     let said = volume.log().to_lowercase();
     assert!(said.contains("read-only") && !said.contains("panicked"), "{said}");
+    let reason = volume.status().unwrap().text("volume/read_only_reason").unwrap().to_owned();
+    let names = [mapped.path().canonicalize().unwrap(), mapped.path()];
+    assert!(names.iter().any(|name| reason.contains(name.to_str().unwrap())), "whoever looks is told which device fails: {reason}");
     forget_pages();
     check(&volume.path("kept"), 1);
     recovered(device, &mapped, &mut volume);

@@ -20,3 +20,4 @@ mod tokens;
 mod tool;
 mod volume;
 mod write_pointers;
+mod zoned;

@@ -2,14 +2,16 @@
 //! they took is known.
 
 use crate::brief::{self, PLAIN, ZONED};
-use crate::raw::{copies, fill, source};
+use crate::raw::{content, copies, fill, source};
 use crate::tool::{by_device, ferrycopy, report};
 use guest::{BadSector, Kernel, Machine, Namespace};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tests::guest::fabrics::plain_drive;
 use tests::guest::in_guest;
 use tests::guest::stacks::NullBlock;
+use tests::mounted::programs;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -83,6 +85,23 @@ fn tiny_limits_of_copy() {
 fn large_limits_of_copy() {
     // No command is made to hold a zone for longer than 16 MiB take.
     in_guest(Machine::new(Kernel::New7_3).device(zoned("z").copy(65535, 1 << 20, 255)), &[], || within_limits(16 * MIB, 256));
+}
+
+/// Too few zones for a volume, which is said and nothing touched; the tool does not mind.
+#[test]
+fn a_drive_of_ten_zones() {
+    in_guest(machine().device(zoned("z").size(10 * MIB).copy(64, 256, 31)), &[], || {
+        let device = Path::new("/dev/vm/zn1");
+        fill(device, 1, 0, 3 * MIB);
+        let said = copies(device, &[(4 * KIB, 300 * KIB), (MIB + 64 * KIB, 512 * KIB)], device, 9 * MIB, &["--route", "offload"]);
+        by_device(&said, 812 * KIB, "nvme");
+        let before = content(device, 0, 10 * MIB);
+        let mut command = programs().command("mkfs.ferryfs").unwrap();
+        let refused = harness::run(command.arg("--force").arg(device), Duration::from_secs(120)).unwrap();
+        assert!(refused.code.is_some_and(|code| code != 0), "{refused}");
+        assert!(refused.stderr.contains("has 10 zones, a volume needs at least 24"), "{refused}");
+        assert!(content(device, 0, 10 * MIB) == before, "a refusal changes nothing");
+    });
 }
 
 fn two_namespaces(kernel: Kernel) -> Machine {
