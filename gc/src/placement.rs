@@ -5,8 +5,10 @@
 //! `placement/`.
 
 mod fixed;
+mod learned;
 
 pub use fixed::{None, Separate};
+pub use learned::{Dac, HotWarmCold, SepBit};
 
 use crate::segment::Seq;
 use serde::{Deserialize, Serialize};
@@ -88,6 +90,13 @@ pub enum PlacementKind {
     /// What users write and what the cleaner moves, apart.
     #[default]
     Separate,
+    /// Hot, warm and cold by the number of writes.
+    HotWarmCold,
+    /// Dynamic data clustering in six levels.
+    Dac,
+    /// SepBIT.
+    #[serde(rename = "sepbit")]
+    SepBit,
 }
 
 /// A placement name that is not known.
@@ -100,13 +109,22 @@ pub struct UnknownPlacement {
 
 impl PlacementKind {
     /// Every placement.
-    pub const ALL: [PlacementKind; 2] = [PlacementKind::None, PlacementKind::Separate];
+    pub const ALL: [PlacementKind; 5] =
+        [PlacementKind::None, PlacementKind::Separate, PlacementKind::HotWarmCold, PlacementKind::Dac, PlacementKind::SepBit];
+
+    /// Can a volume use it? The others need a memory for each block, which only the simulator has so far.
+    pub fn is_for_volumes(self) -> bool {
+        matches!(self, Self::None | Self::Separate)
+    }
 
     /// The name used in options and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Separate => "separate",
+            Self::HotWarmCold => "hot-warm-cold",
+            Self::Dac => "dac",
+            Self::SepBit => "sepbit",
         }
     }
 
@@ -115,6 +133,9 @@ impl PlacementKind {
         match self {
             Self::None => Box::new(None),
             Self::Separate => Box::new(Separate),
+            Self::HotWarmCold => Box::new(HotWarmCold::default()),
+            Self::Dac => Box::new(Dac::default()),
+            Self::SepBit => Box::new(SepBit::default()),
         }
     }
 

@@ -6,10 +6,12 @@
 //!
 //! One file per policy in `policy/`; a policy never chooses a segment without dead blocks, because moving it gains nothing.
 
+mod age;
 mod cost_benefit;
 mod greedy;
 
-pub use cost_benefit::CostBenefit;
+pub use age::{AgeThreshold, Choices, Fifo, WindowedGreedy};
+pub use cost_benefit::{CostBenefit, CostBenefitRoot};
 pub use greedy::Greedy;
 
 use crate::segment::{SegmentId, SegmentInfo, Seq};
@@ -37,6 +39,16 @@ pub enum Policy {
     Greedy,
     /// Rosenblum and Ousterhout's (1 - u) age / (1 + u).
     CostBenefit,
+    /// (1 - u) / u * sqrt(age), as the authors of SepBIT have it.
+    CostBenefitRoot,
+    /// Fewest live blocks among the older segments.
+    AgeThreshold,
+    /// Fewest live blocks in the quarter written first.
+    WindowedGreedy,
+    /// Fewest live blocks of ten drawn at random.
+    DChoices,
+    /// Written first.
+    Fifo,
 }
 
 /// A policy name that is not known.
@@ -49,13 +61,26 @@ pub struct UnknownPolicy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Policy; 2] = [Policy::Greedy, Policy::CostBenefit];
+    pub const ALL: [Policy; 7] = [
+        Policy::Greedy,
+        Policy::CostBenefit,
+        Policy::CostBenefitRoot,
+        Policy::AgeThreshold,
+        Policy::WindowedGreedy,
+        Policy::DChoices,
+        Policy::Fifo,
+    ];
 
     /// The name used in options and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Greedy => "greedy",
             Self::CostBenefit => "cost-benefit",
+            Self::CostBenefitRoot => "cost-benefit-root",
+            Self::AgeThreshold => "age-threshold",
+            Self::WindowedGreedy => "windowed-greedy",
+            Self::DChoices => "d-choices",
+            Self::Fifo => "fifo",
         }
     }
 
@@ -64,6 +89,11 @@ impl Policy {
         match self {
             Self::Greedy => Box::new(Greedy),
             Self::CostBenefit => Box::new(CostBenefit),
+            Self::CostBenefitRoot => Box::new(CostBenefitRoot),
+            Self::AgeThreshold => Box::new(AgeThreshold),
+            Self::WindowedGreedy => Box::new(WindowedGreedy),
+            Self::DChoices => Box::new(Choices),
+            Self::Fifo => Box::new(Fifo),
         }
     }
 
@@ -112,10 +142,36 @@ mod tests {
     /// What the policies mean, said as plainly as possible: sort everything, take the first.
     fn naive(policy: Policy, segments: &[SegmentInfo], now: Seq) -> Option<SegmentId> {
         let mut worth: Vec<SegmentInfo> = segments.iter().copied().filter(|s| s.live < s.capacity).collect();
+        let age = |s: &SegmentInfo| now.saturating_sub(s.written_at);
+        match policy {
+            Policy::AgeThreshold => {
+                let oldest = worth.iter().map(age).max().unwrap_or(0);
+                worth.retain(|s| 2 * age(s) >= oldest);
+            }
+            Policy::WindowedGreedy => {
+                worth.sort_by_key(|s| (s.written_at, s.id));
+                worth.truncate(WindowedGreedy::window(worth.len()));
+            }
+            Policy::DChoices => {
+                worth.sort_by_key(|s| (age::lot(s.id, now), s.id));
+                worth.truncate(age::CHOICES);
+            }
+            Policy::Greedy | Policy::CostBenefit | Policy::CostBenefitRoot | Policy::Fifo => {}
+        }
         worth.sort_by(|a, b| {
             // Compared as exact fractions.
             let order = match policy {
-                Policy::Greedy => (u128::from(a.live) * u128::from(b.capacity)).cmp(&(u128::from(b.live) * u128::from(a.capacity))),
+                Policy::Greedy | Policy::AgeThreshold | Policy::WindowedGreedy | Policy::DChoices => {
+                    (u128::from(a.live) * u128::from(b.capacity)).cmp(&(u128::from(b.live) * u128::from(a.capacity)))
+                }
+                Policy::Fifo => a.written_at.cmp(&b.written_at).then(a.id.cmp(&b.id)),
+                Policy::CostBenefitRoot => {
+                    // Compared as squares, which fit for segments of this size.
+                    let top = |s: &SegmentInfo| u128::from(s.capacity - s.live).pow(2) * u128::from(age(s));
+                    let bottom = |s: &SegmentInfo| u128::from(s.live).pow(2);
+                    let empty = |s: &SegmentInfo| s.live == 0;
+                    empty(b).cmp(&empty(a)).then((top(b) * bottom(a)).cmp(&(top(a) * bottom(b))))
+                }
                 Policy::CostBenefit => {
                     let top = |s: &SegmentInfo| u128::from(s.capacity - s.live) * u128::from(now.saturating_sub(s.written_at));
                     let bottom = |s: &SegmentInfo| u128::from(s.capacity + s.live);
@@ -146,7 +202,10 @@ mod tests {
         }
         assert_eq!("default".parse(), Ok(Policy::Greedy));
         let error = "best".parse::<Policy>().expect_err("not a policy");
-        assert_eq!(error.to_string(), "no cleaning policy is called \"best\": choose one of default, greedy, cost-benefit");
+        assert_eq!(
+            error.to_string(),
+            "no cleaning policy is called \"best\": choose one of default, greedy, cost-benefit, cost-benefit-root, age-threshold, windowed-greedy, d-choices, fifo"
+        );
     }
 
     #[test]

@@ -226,7 +226,10 @@ impl MountSettings {
             }
             "policy" => self.policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?,
             "placement" => {
-                gc::PlacementKind::from_str(value).map_err(|error| bad(name, value, error))?;
+                let kind = gc::PlacementKind::from_str(value).map_err(|error| bad(name, value, error))?;
+                if !kind.is_for_volumes() {
+                    return Err(bad(name, value, "this placement works in the simulator (ferryfs-bench wa) only, so far"));
+                }
                 value.clone_into(&mut self.placement);
             }
             "cache_size" => {
@@ -328,6 +331,7 @@ mod tests {
             ("verify_copies=maybe", "choose one of off, sampled, full"),
             ("policy=best", "no cleaning policy"),
             ("placement=best", "best"),
+            ("placement=sepbit", "simulator"),
             ("cache_size=big", "is not a size"),
             ("cache_size=1K", "at least 4M"),
             ("commit=0", "from 1 to 3600"),
