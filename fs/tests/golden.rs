@@ -84,7 +84,7 @@ fn file(volume: &Volume, dir: Ino, name: &str, data: &[u8]) -> Ino {
 }
 
 fn write(volume: &Volume, ino: Ino, offset: u64, data: &[u8]) {
-    let options = WriteOptions { sync: false, kill_suid: false, append: false, at_end: false };
+    let options = WriteOptions { sync: false, kill_suid: false, append: false };
     assert_eq!(volume.write(ino, offset, data, &options).expect("written"), data.len());
 }
 

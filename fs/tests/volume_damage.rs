@@ -27,7 +27,7 @@ fn content(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn write(volume: &Volume, ino: Ino, offset: u64, data: &[u8]) -> Result<usize, FsError> {
-    volume.write(ino, offset, data, &WriteOptions { sync: false, kill_suid: false, append: false, at_end: false })
+    volume.write(ino, offset, data, &WriteOptions { sync: false, kill_suid: false, append: false })
 }
 
 /// What was acknowledged: files by directory and name, and names that are gone.

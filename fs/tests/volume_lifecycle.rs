@@ -109,7 +109,7 @@ fn a_read_that_fails_at_mount_costs_nothing_that_was_synced() {
     let volume = mount(&drive, 2);
     for n in 0..20 {
         let ino = make(&volume, &format!("file {n}"));
-        let write = WriteOptions { sync: false, kill_suid: false, append: false, at_end: false };
+        let write = WriteOptions { sync: false, kill_suid: false, append: false };
         volume.write(ino, 0, &[n; 9000], &write).expect("written");
         volume.sync().expect("synced");
     }

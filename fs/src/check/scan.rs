@@ -20,6 +20,8 @@ pub(super) struct Scanner<'a> {
     lost: RefCell<Vec<(SortKey, Option<SortKey>)>>,
     /// Nodes that cannot be had, each with the lower bound under which its parent has it.
     bad: RefCell<HashSet<(NodeId, SortKey)>>,
+    /// The first node that could not be had.
+    missed: RefCell<Option<FsError>>,
 }
 
 /// Visits items; `false` ends the scan.
@@ -27,11 +29,20 @@ type Visit<'v> = &'v mut dyn FnMut(Key, &[u8]) -> bool;
 
 impl<'a> Scanner<'a> {
     pub fn new(volume: &'a Volume) -> Self {
-        Self { volume, lost: RefCell::default(), bad: RefCell::default() }
+        Self { volume, lost: RefCell::default(), bad: RefCell::default(), missed: RefCell::default() }
     }
 
     fn node(&self, id: NodeId) -> Result<Page> {
-        self.volume.ask(|state| Ok(state.tree.store().get(id).cloned()?))
+        let page = self.volume.read_again(|| self.volume.ask(|state| Ok(state.tree.store().get(id).cloned()?)));
+        if let Err(error) = &page {
+            self.missed.borrow_mut().get_or_insert_with(|| error.clone());
+        }
+        page
+    }
+
+    /// The first node that could not be had so far. A repair, which has made the tree whole, must not take what it holds for missing.
+    pub fn missed(&self) -> Option<FsError> {
+        self.missed.borrow().clone()
     }
 
     /// A node that is what its parent says: `level`, `None` for the root, and keys from `low` up to `high`.

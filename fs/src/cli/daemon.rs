@@ -218,6 +218,8 @@ fn wait_until_over<S: Served>(mounted: &Mounted, signals: &Signals, served: &Arc
             if let Err(error) = served.sync() {
                 tracing::error!("sync before unmounting: {error}");
             }
+            // Whoever closes the volume is the last to hold it.
+            drop(served);
             if way_out.unmount(false).is_err()
                 && let Err(error) = way_out.unmount(true)
             {

@@ -220,7 +220,7 @@ mod tests {
         let volume = Volume::open(devices(), MountOptions::default()).unwrap();
         let ino = volume.mknod(Ino::ROOT, b"file", libc::S_IFREG, 0, &Caller::default()).unwrap().ino;
         let marker = [0x5a; 4096];
-        volume.write(ino, 0, &marker, &WriteOptions { sync: true, kill_suid: false, append: false, at_end: false }).unwrap();
+        volume.write(ino, 0, &marker, &WriteOptions { sync: true, kill_suid: false, append: false }).unwrap();
         drop(volume);
 
         let fsck = |option: &str| run(Line::try_parse_from(["fsck.ferryfs", option, path.to_str().unwrap()]).unwrap());

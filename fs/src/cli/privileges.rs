@@ -4,6 +4,7 @@
 //! programs of others, modules, the network and the clock are out of reach. ARCHITECTURE.md says what each one that is kept is for.
 
 use rustix::io::{Errno, Result};
+use rustix::process::geteuid;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -20,15 +21,18 @@ fn needed(block_devices: bool) -> CapabilitySet {
 /// # Errors
 /// The system call that failed.
 pub fn give_up(block_devices: bool) -> Result<()> {
-    let has = capabilities(None)?.permitted;
+    let CapabilitySets { permitted: has, effective, .. } = capabilities(None)?;
     let keeps = has & needed(block_devices);
-    clear_ambient_capability_set()?;
+    // Those go with the others below, too; some sandboxes do not know this call.
+    let _ = clear_ambient_capability_set();
     // Whoever can unmount without fusermount3, which is set-uid, runs no other program.
     if keeps.contains(CapabilitySet::SYS_ADMIN) {
-        if has.contains(CapabilitySet::SETPCAP) {
+        if effective.contains(CapabilitySet::SETPCAP) {
             bound(keeps)?;
         }
-        set_no_new_privs(true)?;
+        if geteuid().is_root() {
+            set_no_new_privs(true)?;
+        }
     }
     set_capabilities(None, CapabilitySets { effective: keeps, permitted: keeps, inheritable: CapabilitySet::empty() })
 }

@@ -11,7 +11,7 @@ use super::served::{Served, WriteOptions};
 use super::translate::entry;
 use super::wire::{
     CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_DATA_ONLY, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn, LseekOut,
-    OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteIn, WriteOut, op,
+    OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut, op,
 };
 use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
@@ -98,9 +98,8 @@ impl<S: Served> Adaptor<S> {
             // the second request finds nothing left to do.
             sync: asked.flags & libc::O_DSYNC != 0,
             kill_suid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
-            // The kernel holds the inode's lock and knows the size: it has already chosen the offset, and may send the pieces of one write in any order.
+            // The kernel holds the inode's lock and knows the size: it has already chosen the offset.
             append: false,
-            at_end: asked.flags & libc::O_APPEND != 0 && asked.write_flags & WRITE_CACHE == 0,
         };
         let written = self.call("write", node, |s| s.write(node, asked.offset, data, &options));
         answer_value(reply, written.map(|written| WriteOut { size: u32::try_from(written).unwrap_or(u32::MAX), padding: 0 }))
@@ -251,6 +250,10 @@ impl<S: Served> Adaptor<S> {
 
     /// The session is over: whatever was handed to other threads is finished.
     pub fn finish(&self) {
+        let _ = self.call("finish", Ino::ROOT, |s| {
+            s.ending();
+            Ok(())
+        });
         self.lanes.drain();
     }
 }

@@ -97,8 +97,6 @@ pub mod set {
 pub const OPEN_KEEP_CACHE: u32 = 1 << 1;
 /// Closing the file is nothing to tell of (FOPEN_NOFLUSH).
 pub const OPEN_NO_FLUSH: u32 = 1 << 5;
-/// This write comes from the page cache (FUSE_WRITE_CACHE).
-pub const WRITE_CACHE: u32 = 1;
 /// Set-id bits go with this write (FUSE_WRITE_KILL_SUIDGID).
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// Setgid goes with this list (FUSE_SETXATTR_ACL_KILL_SGID).

@@ -95,6 +95,4 @@ pub struct WriteOptions {
     pub kill_suid: bool,
     /// Write at the end of the file, whatever the offset says.
     pub append: bool,
-    /// The offset is where the file ended when the write began: what is append-only takes it.
-    pub at_end: bool,
 }

@@ -155,7 +155,7 @@ impl Volume {
     }
 
     /// A checkpoint resets zones because of their counts (I2): those that were found to be wrong end all writing.
-    fn check_counts(&self) -> Result<()> {
+    pub(super) fn check_counts(&self) -> Result<()> {
         let Some(zone) = self.state.lock().zones.miscounted() else { return Ok(()) };
         let reason = format!(
             "the segment table counts fewer live blocks in zone {zone} than there are, or two files own the same block: the volume is damaged \

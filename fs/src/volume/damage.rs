@@ -103,6 +103,11 @@ impl Lost {
         self.content.iter().filter(|(_, lost)| !lost.is_empty()).map(|(ino, _)| *ino).collect()
     }
 
+    /// Blocks of which nobody knows what the log has made of them, to be given up.
+    pub fn take_content(&mut self) -> Vec<(Ino, Vec<Range<u64>>)> {
+        std::mem::take(&mut self.content).into_iter().filter(|(_, lost)| !lost.is_empty()).collect()
+    }
+
     /// What stands in for the root directory's inode.
     pub fn stand_in(&self) -> Option<&Inode> {
         self.root.as_deref()

@@ -43,8 +43,9 @@ impl Mending {
         let newest = rings.iter().map(|ring| ring.generation()).max().unwrap_or(0);
         let options = MountOptions { cache_size, gc: GcMode::Manual, ..MountOptions::default() };
         let volume = Volume::build(devices, rings, superblock, options)?;
-        // The next record must be the newest, whichever this one is.
-        volume.state.lock().generation = newest;
+        // The next record must be the newest, whichever this one is, and whatever the ones say that cannot be had.
+        let hidden = if newer_lost.is_some() { crate::format::superblock::RING_SLOTS } else { 0 };
+        volume.state.lock().generation = newest + u64::from(hidden);
         let pages = 0..ZoneTable::page_count(&volume.identity.members);
         let bad_zone_pages: Vec<u32> = pages.filter(|page| volume.read_again(|| volume.load_zone_page(*page)).is_err()).collect();
         volume.zone_table_loaded();
@@ -85,18 +86,21 @@ impl Mending {
     ///
     /// # Errors
     /// What the checkpoint failed with. Then the volume is as it was.
-    pub fn finish(&self, replay: &Replay) -> Result<()> {
+    ///
+    /// `whole`: nothing of the log or of a newer checkpoint is given up. Otherwise what only they know to be in use is emptied by the next mount, not before the
+    /// repair is durable.
+    pub fn finish(&self, replay: &Replay, whole: bool) -> Result<()> {
         let volume = &self.volume;
         let unused: Vec<Addr> = {
             let mut state = volume.state.lock();
             state.zones.counted_anew();
             state.lost = crate::volume::damage::Lost::default();
             let dead = |addr: &Addr| state.zones.entry(*addr).is_some_and(|e| e.live == 0) && !replay.touched.contains(addr);
-            self.unused.iter().copied().filter(dead).collect()
+            self.unused.iter().copied().filter(|addr| whole && dead(addr)).collect()
         };
         volume.forget_dead_zones()?;
         volume.flush_devices()?;
-        volume.settle_zones(&self.reports, false, &unused)?;
+        volume.settle_zones(&self.reports, false, &unused, whole)?;
         volume.bring_rings_up_to_date()?;
         volume.checkpoint()
     }

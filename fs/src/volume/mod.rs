@@ -160,7 +160,7 @@ impl Volume {
         Some(FsError::ReadOnly(reason))
     }
 
-    fn lost_power(&self, error: &FsError) -> bool {
+    pub(crate) fn lost_power(&self, error: &FsError) -> bool {
         matches!(error, FsError::Device(zns::DeviceError::PowerLost))
     }
 

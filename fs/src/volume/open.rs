@@ -55,6 +55,8 @@ impl Volume {
             volume.fail(damage);
         }
         volume.look_ahead()?;
+        // What the log showed to be counted wrongly keeps every zone as it is.
+        volume.unless_read_only(volume.check_counts())?;
         if volume.is_writable() {
             // Their summaries leave the tree before they become something else.
             volume.unless_read_only(volume.forget_dead_zones())?;
@@ -67,7 +69,7 @@ impl Volume {
         {
             return Err(error);
         }
-        volume.settle_zones(&reports, replay.clean, &unused)?;
+        volume.settle_zones(&reports, replay.clean, &unused, true)?;
         if volume.is_writable() {
             volume.bring_rings_up_to_date()?;
             // No append before the new epoch is durable.
@@ -250,7 +252,7 @@ impl Volume {
     /// `unused` and those written in vain are empty before the checkpoint that ends the mount needs room: the volume counted on them when it
     /// went down, and many crashes in a row must not use up what there is. Whatever part of the log a next mount finds, nothing of it lies
     /// there (I2).
-    pub(super) fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool, unused: &[Addr]) -> Result<()> {
+    pub(super) fn settle_zones(&self, reports: &[Vec<ZoneInfo>], clean: bool, unused: &[Addr], empty_in_vain: bool) -> Result<()> {
         let mut state = self.state.lock();
         let zones = &mut state.zones;
         let unwritten: Vec<Addr> = zones.iter().filter(|(_, e)| e.phase == Phase::Empty).map(|(addr, _)| addr).collect();
@@ -263,7 +265,7 @@ impl Volume {
         for info in reports.iter().enumerate().flat_map(|(d, zones)| zones.iter().map(move |z| (d, z))) {
             self.settle_zone(zones, info.0, info.1);
         }
-        let in_vain = unwritten.iter().filter(|addr| zones.entry(**addr).is_some_and(|e| e.phase == Phase::Closed));
+        let in_vain = unwritten.iter().filter(|addr| empty_in_vain && zones.entry(**addr).is_some_and(|e| e.phase == Phase::Closed));
         let to_empty: Vec<Addr> = unused.iter().chain(in_vain).copied().filter(|addr| zones.is_resettable(*addr)).collect();
         let is_software = |addr: &Addr| self.members.device(addr.device()).geometry().software_zones;
         let (by_software, by_device): (Vec<Addr>, Vec<Addr>) = to_empty.into_iter().partition(is_software);

@@ -261,7 +261,7 @@ impl DeviceRun {
 
 /// A hole in a file that has lost content may be where that was.
 fn refuse_lost(inode: &Inode, parts: &[Part]) -> Planned<()> {
-    let lost = |part: &&Part| matches!(part.content, Content::Hole) && part.block.0 * B < inode.size;
+    let lost = |part: &&Part| matches!(part.content, Content::Hole | Content::Unwritten) && part.block.0 * B < inode.size;
     parts.iter().find(lost).map_or(Ok(()), |part| refuse_if_lost(inode, part.block))
 }
 

@@ -125,7 +125,7 @@ impl Volume {
         }
         step.next = Some(match () {
             () if end < pages => ScrubAt::Map { level, index: end },
-            () if level + 1 < roots.map_root.levels => ScrubAt::Map { level: level + 1, index: 0 },
+            () if level.saturating_add(1) < roots.map_root.levels => ScrubAt::Map { level: level + 1, index: 0 },
             () => ScrubAt::Nodes { id: 1 },
         });
         Ok(())
@@ -310,6 +310,9 @@ impl Volume {
 
     fn entry_within(&self, ino: Ino, mut from: Key, to: Key) -> Result<Option<(Ino, String)>> {
         loop {
+            if self.is_ending() {
+                return Ok(None);
+            }
             let (found, last) = self.ask_for(IoClass::Cleaning, |state| {
                 let (mut found, mut last, mut seen) = (None, None, 0);
                 let visited = state.tree.scan(&from, &to, |key, value| {

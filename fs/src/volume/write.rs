@@ -121,11 +121,7 @@ impl Volume {
                 if options.append && inode.size != at {
                     return Ok(Attempt::Done(false));
                 }
-                if options.at_end {
-                    ops::check_grows(&inode)?;
-                } else {
-                    ops::check_write(&inode, at)?;
-                }
+                ops::check_write(&inode, at)?;
                 if options.kill_suid {
                     clear_privileges(&mut inode);
                 }

@@ -293,7 +293,7 @@ fn use_it(place: &Place) {
     let Ok(volume) = Volume::open(devices, options(false)) else { return };
     let found = walk(&volume);
     let caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0o22 };
-    let plain = WriteOptions { sync: false, kill_suid: true, append: false, at_end: false };
+    let plain = WriteOptions { sync: false, kill_suid: true, append: false };
     for (n, (dir, name, attr)) in found.iter().enumerate().step_by(1 + found.len() / 12) {
         let ino = attr.ino;
         let _ = match n % 6 {

@@ -100,7 +100,7 @@ impl Subject {
             }
             Operation::Write { id, offset, len, stamp, append, sync } => {
                 let data = content(*stamp, *len);
-                let options = WriteOptions { sync: *sync, kill_suid: false, append: *append, at_end: false };
+                let options = WriteOptions { sync: *sync, kill_suid: false, append: *append };
                 let written = volume.write(self.ino(*id)?, if *append { 0 } else { *offset }, &data, &options)?;
                 if written != data.len() {
                     return Err(FsError::Internal("a write was cut short"));

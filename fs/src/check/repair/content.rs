@@ -67,7 +67,7 @@ impl Mender<'_> {
     }
 
     /// Was there an extent of this file among what is lost?
-    fn has_lost(&self, ino: Ino) -> bool {
+    pub(super) fn has_lost(&self, ino: Ino) -> bool {
         let (from, to) = (SortKey::from(&Key::extent(ino, FileBlock(0))), SortKey::from(&Key::new(Class::Extent, ino.0, u64::MAX)));
         self.lost.iter().any(|(low, high)| *low <= to && high.is_none_or(|high| high > from))
     }

@@ -8,7 +8,7 @@ use crate::BLOCK;
 use crate::core::key::{Class, Key};
 use crate::core::ops::{self, MAX_FILE_SIZE, dirent::ENTRY_SIZE, xattr::PIECE_BITS};
 use crate::error::Result;
-use crate::format::item::{Dirent, Extent, Inode};
+use crate::format::item::{Dirent, Extent, Inode, LOST_CONTENT};
 use crate::format::record::Delta;
 use crate::format::xattr::Totals;
 use crate::ids::{FileBlock, Ino};
@@ -43,7 +43,9 @@ impl Mender<'_> {
         if self.inode(ino)?.is_some() {
             // A file with entries: these lead nowhere.
             return match (finding, key) {
-                (Finding::EntryOfNothing { dir, name }, Some(key)) if self.inode(ino)?.is_some_and(|inode| !inode.is_dir()) => {
+                (Finding::EntryOfNothing { dir, name }, Some(key))
+                    if ino != Ino::ROOT && self.inode(ino)?.is_some_and(|inode| is_known_and_no_directory(inode.mode)) =>
+                {
                     self.set_raw(key, None)?;
                     self.note(Repair::EntryRemoved { dir: *dir, name: name.clone(), reason: "that is no directory" });
                     Ok(true)
@@ -84,7 +86,8 @@ impl Mender<'_> {
             gid,
             nlink: if is_dir { 2 } else { 1 },
             rdev: 0,
-            flags: 0,
+            // Its holes may have been something.
+            flags: if is_dir { 0 } else { LOST_CONTENT },
             atime: now,
             mtime: now,
             ctime: now,
@@ -136,7 +139,7 @@ impl Mender<'_> {
                 self.note(Repair::Root);
                 Ok(true)
             }
-            reason::NO_TYPE => match self.kind_by_content(ino) {
+            reason::NO_TYPE => match self.kind_by_content(ino)? {
                 None => self.remove_inode(ino, "is of no known type and has nothing that tells"),
                 Some(kind) => {
                     let to = inode.mode & !libc::S_IFMT | kind;
@@ -147,14 +150,13 @@ impl Mender<'_> {
         }
     }
 
-    fn kind_by_content(&self, ino: Ino) -> Option<u32> {
-        let has = |class| !self.keys_of_class(class, ino).is_empty();
-        match () {
-            () if has(Class::Extent) => Some(libc::S_IFREG),
-            () if has(Class::Dirent) => Some(libc::S_IFDIR),
-            () if has(Class::Symlink) => Some(libc::S_IFLNK),
-            () => None,
+    fn kind_by_content(&self, ino: Ino) -> Result<Option<u32>> {
+        for (class, kind) in [(Class::Extent, libc::S_IFREG), (Class::Dirent, libc::S_IFDIR), (Class::Symlink, libc::S_IFLNK)] {
+            if !self.keys_of_class(class, ino)?.is_empty() {
+                return Ok(Some(kind));
+            }
         }
+        Ok(None)
     }
 
     /// Changes an inode, and says so.
@@ -175,7 +177,7 @@ impl Mender<'_> {
             return Ok(false);
         }
         for class in BELONGINGS {
-            for key in self.keys_of_class(class, ino) {
+            for key in self.keys_of_class(class, ino)? {
                 self.set_raw(key, None)?;
             }
         }
@@ -221,7 +223,7 @@ impl Mender<'_> {
 
     fn remove_pieces(&self, attribute: Key) -> Result<()> {
         let from = Key::new(Class::XattrValue, attribute.a, attribute.b << PIECE_BITS);
-        for piece in self.keys_of(from, Key { b: from.b | ((1 << PIECE_BITS) - 1), ..from }) {
+        for piece in self.keys_of(from, Key { b: from.b | ((1 << PIECE_BITS) - 1), ..from })? {
             self.set_raw(piece, None)?;
         }
         Ok(())
@@ -239,7 +241,7 @@ impl Mender<'_> {
             _ => return Ok(false),
         };
         for class in classes {
-            for key in self.keys_of_class(*class, ino) {
+            for key in self.keys_of_class(*class, ino)? {
                 self.set_raw(key, None)?;
             }
         }
@@ -256,4 +258,9 @@ impl Mender<'_> {
         });
         found
     }
+}
+
+/// An inode of no kind is given one before its entries are judged.
+fn is_known_and_no_directory(mode: u32) -> bool {
+    matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFLNK | libc::S_IFIFO | libc::S_IFSOCK | libc::S_IFCHR | libc::S_IFBLK)
 }

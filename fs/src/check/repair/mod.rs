@@ -25,13 +25,14 @@ use crate::core::key::{Class, Key};
 use crate::core::page::SortKey;
 use crate::core::txn::{ItemTree, Txn};
 use crate::error::{FsError, Result};
-use crate::format::item::{Inode, LOST_CONTENT};
+use crate::format::item::{Extent, Inode, LOST_CONTENT};
 use crate::format::record::Delta;
-use crate::ids::Ino;
+use crate::ids::{FileBlock, Ino};
 use crate::volume::Volume;
 use crate::volume::mend::Mending;
 use crate::volume::state::State;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use zns::ZonedDevice;
@@ -101,8 +102,10 @@ pub fn repair(devices: &[Arc<dyn ZonedDevice>], options: impl Fn() -> CheckOptio
         Ok(ref report) if report.clean => (Vec::new(), 0),
         _ => mend(devices, &options)?,
     };
-    finish_by_mounting(devices)?;
-    let after = check(devices.to_vec(), options())?;
+    let after = finish_by_mounting(devices).and_then(|()| check(devices.to_vec(), options())).inspect_err(|_| {
+        // It is done; whoever asked must learn of it all the same.
+        repairs.iter().for_each(|done| tracing::error!("repaired: {}", done.message));
+    })?;
     // What was not even checked has nothing to be compared with.
     let before = before.unwrap_or_else(|error| CheckReport::refused(&error));
     Ok(RepairReport { repairs, more_repairs, finished: true, before, after })
@@ -124,7 +127,14 @@ fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -
     let (mending, pages, older) = find_way_in(devices, cache_size)?;
     let mut mender = Mender { mending: &mending, cache_size, window, progress, lost: Vec::new(), done: Vec::new(), more: 0 };
     let identity = mending.volume.identity();
+    let several = identity.members.len() > 1;
     if older || mending.newer_lost.is_some() {
+        // Their records of checkpoints go up one by one, each device by itself.
+        if several {
+            return Err(FsError::Volume(
+                "the newest checkpoint of a volume on several devices is damaged: it cannot be repaired yet".into(),
+            ));
+        }
         mender.note(Repair::OlderCheckpoint { generation: identity.generation });
     }
     for page in &mending.bad_zone_pages {
@@ -136,11 +146,16 @@ fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -
     if let Some(reason) = replay.damage.as_ref().filter(|_| replay.wrong_device) {
         return Err(FsError::Volume(reason.clone()));
     }
+    // A device that holds less of the log than it should may be an old copy.
+    if several && let Some(reason) = &replay.damage {
+        return Err(FsError::Volume(format!("the log of a volume on several devices is damaged, or one of them is an old copy: {reason}")));
+    }
     if let Some(reason) = &replay.damage {
         mender.note(Repair::LogEnded { reason: reason.clone() });
     }
     mender.contents()?;
-    mending.finish(&replay)?;
+    let whole = !older && mending.newer_lost.is_none() && replay.damage.is_none();
+    mending.finish(&replay, whole)?;
     Ok((mender.done, mender.more))
 }
 
@@ -156,7 +171,8 @@ fn find_way_in(devices: &[Arc<dyn ZonedDevice>], cache_size: u64) -> Result<(Men
         limit = mending.volume.identity().generation;
         match structure::mend_map(&mending) {
             Ok(pages) => return Ok((mending, pages, attempt > 0)),
-            Err(error @ FsError::Device(zns::DeviceError::PowerLost)) => return Err(error),
+            // An older checkpoint is for what is wrong, not for what a device does not give now.
+            Err(error @ FsError::Device(_)) => return Err(structure::too_often(&error)),
             Err(error) => {
                 let generation = limit;
                 let told = FsError::Volume(format!(
@@ -200,29 +216,64 @@ impl Mender<'_> {
 
     /// Passes over everything, until a pass finds nothing that can be mended.
     fn contents(&mut self) -> Result<()> {
-        let lost = self.volume().state.lock().lost.files();
-        for ino in lost {
-            self.lose_content(ino)?;
-        }
+        self.lose_preallocated()?;
+        // What the log did to these is not known; what was there before is not what is there now.
+        let mut unknown = self.volume().state.lock().lost.take_content();
         for pass in 0..PASSES {
             if let Some(progress) = &mut self.progress {
                 progress(Progress { what: "repair, pass", done: pass as u64 + 1, total: None });
             }
-            let (found, recount) = self.look();
-            if !self.mend_first_kind(&found)? && !self.recount(&recount, &found)? {
+            let (found, recount) = self.look()?;
+            if self.mend_first_kind(&found)? || self.recount(&recount, &found)? {
+                continue;
+            }
+            if unknown.is_empty() {
                 return Ok(());
+            }
+            for (ino, ranges) in std::mem::take(&mut unknown) {
+                self.lose_content(ino)?;
+                for range in ranges {
+                    self.apply(&Delta::Unmap { ino, block: FileBlock(range.start), blocks: range.end - range.start })?;
+                }
             }
         }
         Err(FsError::Internal("the repair went in circles; nothing was written"))
     }
 
-    fn look(&self) -> (Vec<Found>, Recount) {
+    /// Files of which extents were lost, and whose preallocation the log may have laid over them.
+    fn lose_preallocated(&mut self) -> Result<()> {
+        if self.lost.is_empty() {
+            return Ok(());
+        }
+        let mut files = BTreeSet::new();
+        let scanner = super::scan::Scanner::new(self.volume());
+        scanner.class(Class::Extent, 0..=u64::MAX, |key, value| {
+            if Extent::decode(FileBlock(key.b), value).is_some_and(|extent| extent.is_unwritten()) {
+                files.insert(Ino(key.a));
+            }
+            true
+        });
+        if let Some(error) = scanner.missed() {
+            return Err(structure::too_often(&error));
+        }
+        for ino in files {
+            if self.has_lost(ino) {
+                self.lose_content(ino)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self) -> Result<(Vec<Found>, Recount)> {
         let options = CheckOptions { read_data: false, cache_size: self.cache_size, window: self.window, progress: None };
         let mut checker = Checker::new(self.volume(), CheckReport::default(), options);
         let recount = checker.all_in_memory();
+        if let Some(error) = checker.scan.missed() {
+            return Err(structure::too_often(&error));
+        }
         let Checker { report, mut keys, .. } = checker;
         let found = report.findings.into_iter().enumerate().map(|(n, found)| (found.finding, keys.remove(&n))).collect();
-        (found, recount)
+        Ok((found, recount))
     }
 
     /// Mends all damage of the first kind of which there is any; others may follow from it. `false`: there is none that can be mended.
@@ -335,16 +386,17 @@ impl Mender<'_> {
     }
 
     /// Keys of the items in a range, both ends included.
-    fn keys_of(&self, from: Key, to: Key) -> Vec<Key> {
+    fn keys_of(&self, from: Key, to: Key) -> Result<Vec<Key>> {
         let mut keys = Vec::new();
-        super::scan::Scanner::new(self.volume()).range(&from, &to, &mut |key, _| {
+        let scanner = super::scan::Scanner::new(self.volume());
+        scanner.range(&from, &to, &mut |key, _| {
             keys.push(key);
             true
         });
-        keys
+        scanner.missed().map_or(Ok(keys), |error| Err(structure::too_often(&error)))
     }
 
-    fn keys_of_class(&self, class: Class, ino: Ino) -> Vec<Key> {
+    fn keys_of_class(&self, class: Class, ino: Ino) -> Result<Vec<Key>> {
         self.keys_of(Key::new(class, ino.0, 0), Key::new(class, ino.0, u64::MAX))
     }
 

@@ -163,7 +163,8 @@ impl Mender<'_> {
         for n in 0..TRIES {
             let name = if n == 0 { LOST_FOUND.to_owned() } else { format!("{LOST_FOUND}.{n}") };
             match self.plan(|txn| ops::lookup(txn, Ino::ROOT, name.as_bytes())) {
-                Ok(found) if found.is_dir() && found.nlink > 0 => return Ok((found.ino, name)),
+                // What everybody may enter would give everybody what is put there.
+                Ok(found) if found.is_dir() && found.nlink > 0 && found.mode & 0o077 == 0 => return Ok((found.ino, name)),
                 Ok(_) => {}
                 Err(FsError::NotFound) => {
                     let (uid, gid) = self.inode(Ino::ROOT)?.map_or((0, 0), |root| (root.uid, root.gid));

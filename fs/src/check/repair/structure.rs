@@ -43,7 +43,8 @@ pub(super) fn mend_map(mending: &Mending) -> Result<Pages> {
         let BlockId::Map { level, index } = page else { continue };
         match entries(mending, page) {
             Ok(found) => found.into_iter().try_for_each(|(id, entry)| pages.take(mending, &mut todo, id, entry))?,
-            Err(error @ FsError::Device(zns::DeviceError::PowerLost)) => return Err(error),
+            // What a device does not give now it may give the next time.
+            Err(error @ FsError::Device(_)) => return Err(error),
             Err(error) => {
                 let below = FANOUT.saturating_pow(u32::from(level) + 1);
                 pages.unknown.push(index * below..(index + 1).saturating_mul(below));
@@ -103,6 +104,16 @@ impl Pages {
     }
 }
 
+/// Leaves given up because a device does not read them.
+const MOST_UNREADABLE: u32 = 16;
+
+/// The device does not give what has to be known.
+pub(super) fn too_often(error: &FsError) -> FsError {
+    FsError::Volume(format!(
+        "nothing was repaired, for metadata cannot be read ({error}): copy what can be read to a good device, and repair it there"
+    ))
+}
+
 /// A node that is to be looked at, and what its parent says of it.
 struct Branch {
     id: NodeId,
@@ -127,7 +138,7 @@ impl Mender<'_> {
         // Whatever has an id now keeps it, whatever becomes of it.
         let next_id = self.volume().state.lock().tree.store().roots().next_id;
         self.prune()?;
-        let reached = self.reached();
+        let reached = self.reached()?;
         self.drop_unreachable(&placed, &reached, next_id);
         if !chained {
             let unknown = unknown.into_iter().flat_map(|ids| ids.start.max(1)..ids.end.min(next_id));
@@ -144,13 +155,25 @@ impl Mender<'_> {
             let store = state.tree.store();
             (store.tree_root(), store.raw_pages(), store.roots().next_id)
         };
+        let mut unreadable = 0;
         let mut seen = HashSet::new();
         let mut todo = vec![Branch { id: root, level: None, low: SortKey::ZERO, high: None, above: None }];
         while let Some(Branch { id, level, low, high, above }) = todo.pop() {
             let fits = match id.0 {
                 n if n <= raw_pages || n >= next_id => Err("there is no such tree node".to_string()),
                 n if !seen.insert(n) => Err("the tree leads to it twice".to_string()),
-                _ => Scanner::new(self.volume()).fitting(id, level, low, high),
+                _ => {
+                    let scanner = Scanner::new(self.volume());
+                    let fits = scanner.fitting(id, level, low, high);
+                    if let Some(error @ FsError::Device(_)) = scanner.missed() {
+                        unreadable += 1;
+                        // A leaf is given up where one block is bad; not what is below a node, nor much where the device has a bad day.
+                        if level != Some(0) || unreadable > MOST_UNREADABLE || self.volume().lost_power(&error) {
+                            return Err(too_often(&error));
+                        }
+                    }
+                    fits
+                }
             };
             let page = match (fits, above) {
                 (Ok(page), _) => page,
@@ -175,9 +198,11 @@ impl Mender<'_> {
         Ok(())
     }
 
-    fn reached(&self) -> HashSet<u64> {
+    fn reached(&self) -> Result<HashSet<u64>> {
         let options = CheckOptions { read_data: false, ..CheckOptions::default() };
-        Checker::new(self.volume(), CheckReport::default(), options).check_tree()
+        let mut checker = Checker::new(self.volume(), CheckReport::default(), options);
+        let reached = checker.check_tree();
+        checker.scan.missed().map_or(Ok(reached), |error| Err(too_often(&error)))
     }
 
     fn drop_unreachable(&mut self, placed: &BTreeMap<u64, Addr>, reached: &HashSet<u64>, next_id: u64) {

@@ -12,7 +12,7 @@ use zns::sim::Survival;
 fn work(volume: &Volume, rng: &mut ChaCha8Rng) -> Result<()> {
     let caller = Caller::default();
     let name = |n: u32| format!("name {n}").into_bytes();
-    let options = WriteOptions { sync: false, kill_suid: false, append: false, at_end: false };
+    let options = WriteOptions { sync: false, kill_suid: false, append: false };
     for _ in 0..400 {
         let (one, other) = (name(rng.random_range(0..12)), name(rng.random_range(0..12)));
         let ino = volume.lookup(Ino::ROOT, &one).ok().filter(|attr| attr.is_file()).map(|attr| attr.ino);

@@ -93,7 +93,7 @@ fn make(volume: &Volume, dir: Ino, name: &str) -> Ino {
 }
 
 fn write(volume: &Volume, ino: Ino, offset: u64, data: &[u8]) {
-    let options = WriteOptions { sync: false, kill_suid: false, append: false, at_end: false };
+    let options = WriteOptions { sync: false, kill_suid: false, append: false };
     assert_eq!(volume.write(ino, offset, data, &options).expect("written"), data.len());
 }
 

@@ -202,7 +202,7 @@ fn holes_of_a_file_that_lost_content_are_errors_until_it_is_emptied() {
     assert_eq!(volume.seek(base.big, 0, libc::SEEK_DATA).expect("told"), 0);
     assert_eq!(volume.seek(base.big, 0, libc::SEEK_HOLE).expect("told"), size);
     assert!(corrupt(volume.copy_file_range(base.big, 0, make(&volume, Ino::ROOT, "copy"), 0, 4096).map(drop)), "a copy");
-    let options = WriteOptions { sync: false, kill_suid: false, append: false, at_end: false };
+    let options = WriteOptions { sync: false, kill_suid: false, append: false };
     assert!(corrupt(volume.write(base.big, 5, b"some", &options).map(drop)), "half a block");
     assert!(corrupt(volume.fallocate(base.big, 0, 0, 4096)), "room for what may be there");
     write(&volume, base.big, 0, &[9; 4096]);

@@ -58,7 +58,7 @@ pub struct Cut {
 #[derive(Debug)]
 pub struct InFlight {
     blocks: Vec<(u64, u32)>,
-    raw: Vec<u64>,
+    pub(super) raw: Vec<u64>,
 }
 
 /// The write set while it grows.

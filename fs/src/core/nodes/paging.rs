@@ -150,6 +150,11 @@ impl NodeStore {
         if self.cache.peek(id.pack()).is_some_and(|slot| slot.dirty || slot.writing) {
             return Ok(None);
         }
+        // Pages of the segment table pass by the cache: while they are being written, the map is ahead of the media.
+        let being_written = |n: u64| self.raw_again.contains(&n) || self.in_flight.as_ref().is_some_and(|cut| cut.raw.contains(&n));
+        if matches!(id, BlockId::Node(NodeId(n)) if being_written(n)) {
+            return Ok(None);
+        }
         match self.mapped(id) {
             Some(Entry::At(addr, crc)) => Ok(Some((addr, crc))),
             Some(_) => Ok(None),

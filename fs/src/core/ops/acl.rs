@@ -140,7 +140,8 @@ pub(super) fn rewrite(txn: &mut Txn, ino: Ino, own: bool) -> Planned<Rewritten> 
             }
             inode.flags &= !flag;
             if claimed && own {
-                inode.mode &= !0o070;
+                // Whom it kept out by name must not come in as one of the others.
+                inode.mode &= !0o077;
             }
             if stored.is_some() { Rewritten::Dropped } else { Rewritten::Forgotten }
         }

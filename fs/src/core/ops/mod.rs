@@ -34,7 +34,7 @@ pub use attr::{Setattr, clear_privileges, is_atime_stale, setattr, touch_atime};
 pub use cost::Cost;
 pub use create::{mkdir, mknod, tmpfile};
 pub use fallocate::{Allocation, Fallocate, fallocate};
-pub use flags::{check_grows, check_loose, check_write, set_flags};
+pub use flags::{check_loose, check_write, set_flags};
 pub use intent::{Step, cut_step, free_step, next_intent, pending_cut};
 pub use link::link;
 pub use lookup::{getattr, lookup};

@@ -82,8 +82,11 @@ impl ZoneTable {
         self.devices[usize::from(addr.device().0)].zones[at].forgotten = true;
     }
 
+    /// Where a count was found to be wrong, no zone is dead by its count: nothing is reset any more.
     fn dead(&self) -> impl Iterator<Item = (Addr, &Zone)> {
-        self.devices.iter().enumerate().flat_map(|(d, device)| {
+        let counts_hold = self.miscounted.is_none();
+        let devices = self.devices.iter().enumerate().take_while(move |_| counts_hold);
+        devices.flat_map(|(d, device)| {
             device.zones.iter().enumerate().filter_map(move |(z, zone)| {
                 // What a copy is filling is not dead, though nothing of it is mapped yet.
                 let dead = zone.entry.phase == Phase::Closed && zone.entry.live == 0 && zone.writing == 0;
@@ -119,9 +122,15 @@ impl ZoneTable {
 
     /// May this candidate be reset now? Nothing live, nothing pinned.
     pub fn is_resettable(&self, addr: Addr) -> bool {
-        self.zone(addr).is_some_and(|z| {
-            z.entry.role != Role::Ring && z.entry.phase == Phase::Closed && z.entry.live == 0 && z.pins == 0 && z.writing == 0 && !z.victim
-        })
+        self.miscounted.is_none()
+            && self.zone(addr).is_some_and(|z| {
+                z.entry.role != Role::Ring
+                    && z.entry.phase == Phase::Closed
+                    && z.entry.live == 0
+                    && z.pins == 0
+                    && z.writing == 0
+                    && !z.victim
+            })
     }
 
     /// The device has reset the zone.
