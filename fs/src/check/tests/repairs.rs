@@ -253,3 +253,39 @@ fn a_power_cut_in_a_repair_leaves_the_volume_as_it_was_or_as_it_was_mended() {
     let as_it_was = around.len() - as_mended;
     assert!(as_it_was > 3 && as_mended > 1, "{as_it_was} as it was, {as_mended} as mended");
 }
+
+#[test]
+fn a_read_that_fails_once_costs_nothing() {
+    let base = base();
+    let rig = damaged(&base, |e| e.change(e.ino("dir/big"), |inode| inode.nlink += 1));
+    let fork = || Rig { drives: rig.drives.iter().map(zns::sim::SimDrive::fork).collect(), mounts: rig.mounts };
+    let was = contents(&fork().mount());
+    let try_repair = |rig: &Rig| {
+        let devices: Vec<_> = rig.drives.iter().map(|drive| drive.open() as std::sync::Arc<dyn zns::ZonedDevice>).collect();
+        // So little memory that nodes are read again and again.
+        repair(&devices, || CheckOptions { cache_size: 64 << 10, ..CheckOptions::default() })
+    };
+    let reads = {
+        let rig = fork();
+        let before = rig.drives[0].ops();
+        try_repair(&rig).expect("repaired");
+        rig.drives[0].ops() - before
+    };
+    for n in (0..reads).step_by((reads as usize / 100).max(1)) {
+        let mut rig = fork();
+        rig.drives[0].fail_at(rig.drives[0].ops() + n, zns::sim::Fault::ReadError);
+        let report = match try_repair(&rig) {
+            Ok(report) => report,
+            // Refused, with nothing written: the next attempt finds everything.
+            Err(_) => try_repair(&rig).unwrap_or_else(|error| panic!("read {n}: {error}")),
+        };
+        let now = contents(&rig.mount());
+        assert!(
+            now == was,
+            "read {n}: {} of {} files are as they were\n{report}",
+            now.iter().filter(|(ino, bytes)| was.get(ino) == Some(bytes)).count(),
+            was.len()
+        );
+    }
+    assert!(reads > 20, "{reads}");
+}
