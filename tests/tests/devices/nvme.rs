@@ -99,7 +99,7 @@ fn a_drive_of_ten_zones() {
         let mut command = programs().command("mkfs.ferryfs").unwrap();
         let refused = harness::run(command.arg("--force").arg(device), Duration::from_secs(120)).unwrap();
         assert!(refused.code.is_some_and(|code| code != 0), "{refused}");
-        assert!(refused.stderr.contains("has 10 zones, a volume needs at least 24"), "{refused}");
+        assert!(refused.stderr.contains("it has 10 zones, and at least 24 are needed"), "{refused}");
         assert!(content(device, 0, 10 * MIB) == before, "a refusal changes nothing");
     });
 }
