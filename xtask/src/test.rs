@@ -26,6 +26,7 @@ const NEEDS: &[Need] = &[
     need("modprobe", "kmod", "drivers in guests"),
     need("xz", "xz-utils", "unpacking the kernels of guests"),
     need("zstd", "zstd", "unpacking the kernels of guests"),
+    need("fusermount3", "fuse3", "mounts of ordinary users"),
     need("dmsetup", "dmsetup", "device-mapper in guests"),
     need("mdadm", "mdadm", "arrays in guests"),
     need("mkfs.xfs", "xfsprogs", "a filesystem whose files share blocks"),

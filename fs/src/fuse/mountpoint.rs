@@ -286,26 +286,35 @@ fn receive(socket: impl AsFd) -> std::result::Result<Option<OwnedFd>, Errno> {
     }))
 }
 
-/// [`unmount`] for a process that serves the mount itself. The kernel may wait for the last answer of that process, and whoever waits in umount(2) cannot be
-/// killed; so it is a thread that has no descriptor of the connection: if the process is killed meanwhile, the connection ends, and with it the wait.
+/// Runs `ask`, a call that a mount served by this very process has to answer.
+///
+/// Whoever waits for such an answer in the kernel cannot be killed. So it is a thread that has no descriptor of the connection: if the process is killed
+/// meanwhile, its other threads end, with them the connection, and with that the wait.
 ///
 /// # Errors
-/// As [`unmount`].
-pub fn unmount_own(path: &Path, lazy: bool) -> Result<()> {
-    let apart = || {
+/// No thread can be made.
+pub fn apart<T: Send>(ask: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    let alone = || {
         // SAFETY: both calls concern this thread's own table of descriptors, which nobody else uses from here on; nothing in it is used any more but the
         // standard streams.
         let alone = unsafe { libc::unshare(libc::CLONE_FILES) == 0 && libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) == 0 };
         if !alone {
-            tracing::debug!("unmounting with all descriptors open: {}", std::io::Error::last_os_error());
+            tracing::debug!("a mount is asked with all descriptors open: {}", std::io::Error::last_os_error());
         }
-        unmount(path, lazy)
+        ask()
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("umount".into()).spawn_scoped(scope, apart);
-        let thread = thread.map_err(|error| MountpointError::System("start a thread", error))?;
-        thread.join().unwrap_or_else(|_| Err(MountpointError::System("unmount", std::io::Error::other("a panic"))))
+        let thread = std::thread::Builder::new().name("apart".into()).spawn_scoped(scope, alone)?;
+        thread.join().map_err(|_| std::io::Error::other("a thread panicked"))
     })
+}
+
+/// [`unmount`] for a process that serves the mount itself, and may have to give the last answer.
+///
+/// # Errors
+/// As [`unmount`].
+pub fn unmount_own(path: &Path, lazy: bool) -> Result<()> {
+    apart(|| unmount(path, lazy)).unwrap_or_else(|error| Err(MountpointError::System("unmount", error)))
 }
 
 /// Unmounts. `lazy`: it disappears from the tree at once, and from memory when the last open file is closed.

@@ -69,13 +69,8 @@ impl Mounted {
         };
         let thread = std::thread::Builder::new().name("fuse-session".into()).spawn(run).map_err(SessionError::Start)?;
         let silent = |errno| SessionError::Silent { path: request.mountpoint.clone(), errno };
-        rustix::fs::statvfs(&request.mountpoint).map_err(silent)?;
-        let identity = mountpoint::identity(&request.mountpoint).map_err(silent)?;
+        let identity = mountpoint::apart(|| try_out(&request.mountpoint)).map_err(SessionError::Start)?.map_err(silent)?;
         raise_readahead(&identity);
-        // Whether the kernel tells of it is seen by asking (and remembered by the adaptor); nothing is there yet to be made durable.
-        if let Ok(root) = File::open(&request.mountpoint) {
-            let _ = rustix::fs::syncfs(root);
-        }
         abandoned.0 = None;
         Ok(Self { thread: Some(thread), over, mountpoint: request.mountpoint.clone(), identity })
     }
@@ -114,6 +109,16 @@ impl Mounted {
             None => Ok(()),
         }
     }
+}
+
+/// Has the mount answer, and see whether the kernel tells of syncfs(2), which the adaptor remembers. Nothing is there yet to be made durable.
+fn try_out(mountpoint: &Path) -> Result<Identity, Errno> {
+    rustix::fs::statvfs(mountpoint)?;
+    let identity = mountpoint::identity(mountpoint)?;
+    if let Ok(root) = File::open(mountpoint) {
+        let _ = rustix::fs::syncfs(root);
+    }
+    Ok(identity)
 }
 
 /// How a mount is taken out of the tree.

@@ -156,6 +156,13 @@ fn a_lost_leaf_of_names_is_repaired_and_its_files_are_in_lost_and_found() {
     assert!(!report["before"]["clean"].as_bool().unwrap() && report["clean"].as_bool().unwrap(), "{done}");
     assert_eq!(fsck(&volume, "-n").code, Some(0));
     assert_eq!(fsck(&volume, "-y").code, Some(0), "nothing is left to be done");
+    // The leaf may have held extents, too, by the chance of where it was split: the files that these belonged to say so.
+    let told = repairs.iter().filter(|kind| **kind == "content-lost").count();
+    let unreadable = std::cell::Cell::new(0);
+    let assert_is_one = |path: &Path| match fs::read(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => unreadable.set(unreadable.get() + 1),
+        content => assert_is_one(path, &content.unwrap()),
+    };
     volume.mount().unwrap();
     let mut found = 0;
     for directory in ["d", "lost+found"] {
@@ -170,12 +177,12 @@ fn a_lost_leaf_of_names_is_repaired_and_its_files_are_in_lost_and_found() {
         }
     }
     assert_eq!(found, FILES, "none is lost");
+    assert!(unreadable.get() <= told, "{} files cannot be read: {done}", unreadable.get());
     volume.umount().unwrap();
 }
 
 /// One of the files, whole.
-fn assert_is_one(path: &Path) {
-    let content = fs::read(path).unwrap();
+fn assert_is_one(path: &Path, content: &[u8]) {
     // Of one of which the inode was lost too, the length is known to a block.
     let (whole, rest) = content.split_at(SIZE.min(content.len()));
     let is_one = whole.len() == SIZE && (0..FILES).any(|n| Pattern(n).mismatch(0, whole).is_none());

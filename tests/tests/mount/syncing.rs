@@ -128,3 +128,23 @@ fn checkpoint(value: &Value) -> Option<Value> {
         _ => None,
     }
 }
+
+/// Killed at any moment of its start, a daemon must not stay to wait for itself: sync(1) of the whole machine would wait with it.
+#[test]
+fn a_daemon_that_is_killed_while_it_starts_is_gone() {
+    let Some(mut mounted) = synced() else {
+        return;
+    };
+    let volume = mounted.volume().unwrap();
+    volume.umount().unwrap();
+    for step in 0..30 {
+        let mut daemon = volume.mount_command().unwrap().arg("--foreground").stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(step * 2));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        harness::mounts::detach_below(volume.root());
+    }
+    rustix::fs::sync();
+    volume.mount().unwrap();
+    mounted.finish();
+}
