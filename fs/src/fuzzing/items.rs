@@ -2,7 +2,7 @@
 
 use super::Script;
 use crate::addr::Addr;
-use crate::core::extents::{self, LiveCounts, Relocation};
+use crate::core::extents::{self, Relocation, Uncounted};
 use crate::core::halt::{Halt, Planned};
 use crate::core::ops::{self, Step, dirent};
 use crate::core::txn::{Txn, extent_at_or_after};
@@ -68,16 +68,6 @@ pub(super) fn decode(key: Key, value: &[u8]) {
     if let Some(acl) = Acl::decode(value) {
         assert!(acl.encode() == value);
     }
-}
-
-/// Counts nothing: what a damaged volume maps adds up to nothing in particular.
-struct Uncounted;
-
-impl LiveCounts for Uncounted {
-    fn add(&mut self, _: Addr, _: u32) {}
-    fn sub(&mut self, _: Addr, _: u32) {}
-    fn add_unwritten(&mut self, _: u64) {}
-    fn sub_unwritten(&mut self, _: u64) {}
 }
 
 struct Bench {

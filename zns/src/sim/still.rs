@@ -1,7 +1,7 @@
 //! Media at rest: what a loss of power left, or a volume that is not in use. Cheap to clone, to change in a few places and to tell apart.
 
 use super::drive::SimDrive;
-use super::file::{PIECE, SimFile};
+use super::file::SimFile;
 use super::media::Zone;
 use super::store::mixed;
 use super::{SimConfig, Tape};
@@ -53,7 +53,7 @@ impl SimMedium {
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
     Drive(Arc<SimConfig>),
-    /// A file of so many bytes; its "zones" are its pieces of [`PIECE`] bytes.
+    /// A file of so many bytes; its "zones" are its pieces of [`super::file::PIECE`] bytes.
     File(u64),
 }
 
@@ -104,14 +104,6 @@ impl Still {
                 self.zones.iter().filter(active).count() <= config.max_active as usize
             }
             _ => true,
-        }
-    }
-
-    /// The byte at which `zone` begins on the device or in the file, for people.
-    pub fn zone_bytes(&self) -> usize {
-        match &self.shape {
-            Shape::Drive(config) => config.zone_size.0 as usize * config.block_size as usize,
-            Shape::File(_) => PIECE,
         }
     }
 }

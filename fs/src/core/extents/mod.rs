@@ -37,6 +37,17 @@ pub trait LiveCounts {
     fn sub_unwritten(&mut self, blocks: u64);
 }
 
+/// Counts nothing, where zones are nobody's business.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uncounted;
+
+impl LiveCounts for Uncounted {
+    fn add(&mut self, _: Addr, _: u32) {}
+    fn sub(&mut self, _: Addr, _: u32) {}
+    fn add_unwritten(&mut self, _: u64) {}
+    fn sub_unwritten(&mut self, _: u64) {}
+}
+
 /// What a delta did to the number of blocks that a file takes; both together are the change of [`crate::format::item::Inode::blocks`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {

@@ -76,8 +76,15 @@ fn more_that_dies_than_lived_is_damage_and_no_panic() {
     let (addr, _) = zones.allocate(Role::User, 10).expect("there is room");
     zones.add_live(addr, 10);
     zones.sub_live(addr, 4);
+    let dead = Addr::new(addr.device(), zns::ZoneId(addr.zone().0 + 1), 0);
+    let entry =
+        crate::format::segment::SegmentEntry { phase: Phase::Closed, role: Role::Metadata, ..crate::format::segment::SegmentEntry::EMPTY };
+    zones.set_entry(dead, entry);
+    assert!(zones.is_resettable(dead) && zones.reset_candidates(&[]) == [dead]);
     assert_eq!((zones.miscounted(), zones.is_incomplete()), (None, false));
     zones.sub_live(addr, 7);
     assert_eq!((zones.miscounted(), zones.is_incomplete()), (Some(addr.zone_base()), true));
     assert_eq!(zones.entry(addr).map(|entry| entry.live), Some(0));
+    // What can be wrong of one zone can be wrong of all: nothing is emptied by its count any more.
+    assert!(!zones.is_resettable(dead) && zones.reset_candidates(&[]).is_empty() && zones.dead_zones() == 0);
 }

@@ -1,7 +1,7 @@
 //! A tree of items in memory, and one that has to be asked several times: every plan is made against both.
 
 use crate::addr::Addr;
-use crate::core::extents::{self, LiveCounts};
+use crate::core::extents::{self, Uncounted};
 use crate::core::halt::{BlockId, Halt, Planned};
 use crate::core::key::{Class, Key};
 use crate::core::ops::Cost;
@@ -105,16 +105,6 @@ impl ItemTree for Memory {
     fn touch(&self, _: &Key) -> Result<(), BlockId> {
         Ok(())
     }
-}
-
-/// Zones are nobody's business here.
-struct Uncounted;
-
-impl LiveCounts for Uncounted {
-    fn add(&mut self, _: Addr, _: u32) {}
-    fn sub(&mut self, _: Addr, _: u32) {}
-    fn add_unwritten(&mut self, _: u64) {}
-    fn sub_unwritten(&mut self, _: u64) {}
 }
 
 /// A view in which every item lies in one of a few blocks that must be loaded first.
