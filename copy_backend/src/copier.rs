@@ -26,6 +26,7 @@ use crate::engine::{CopyEngine, EngineConfig};
 use crate::error::{CopyError, Result};
 use crate::governor::Governor;
 use crate::job::{self, CopyReport, RangeCopy};
+use crate::ranges::Piece;
 use crate::rate::{TokenBucket, command_bytes};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::EventfdFlags;
@@ -141,7 +142,17 @@ struct Entry {
     copy: RangeCopy,
     footprint: Footprint,
     reins: Arc<Reins>,
+    /// What the check at its submission found, unless others were under way: they may change what it depends on.
+    checked: Option<Vec<Piece>>,
     running: bool,
+}
+
+/// A copy whose turn has come.
+struct Turn {
+    id: CopyId,
+    copy: RangeCopy,
+    checked: Option<Vec<Piece>>,
+    reins: Arc<Reins>,
 }
 
 #[derive(Debug, Default)]
@@ -155,14 +166,14 @@ struct State {
 
 impl State {
     /// The first copy that waits for nobody.
-    fn begin(&mut self) -> Option<(CopyId, RangeCopy, Arc<Reins>)> {
+    fn begin(&mut self) -> Option<Turn> {
         let free = (0..self.entries.len()).find(|&index| {
             let entry = &self.entries[index];
             !entry.running && !self.entries.range(..index).any(|earlier| earlier.footprint.disturbs(&entry.footprint))
         })?;
         let entry = self.entries.get_mut(free)?;
         entry.running = true;
-        Some((entry.id, entry.copy.clone(), entry.reins.clone()))
+        Some(Turn { id: entry.id, copy: entry.copy.clone(), checked: entry.checked.take(), reins: entry.reins.clone() })
     }
 }
 
@@ -223,13 +234,18 @@ impl Copier {
     /// [`CopyError::Range`] for one that makes no sense (misaligned, past the end, overlapping, not at the write pointer): nothing
     /// has been touched. A copy that depends on one before it is checked again when its turn comes.
     pub fn submit(&self, copy: RangeCopy) -> Result<CopyId> {
-        self.check(&copy)?;
+        let idle_since = {
+            let state = self.shared.state.lock();
+            state.entries.is_empty().then_some(state.next)
+        };
+        let pieces = job::check(&self.shared.engine, &copy)?;
         let footprint = Footprint::of(&self.shared.engine, &copy)?;
         let reins = Arc::new(Reins { pace: copy.pace.clone(), ..Reins::default() });
         let mut state = self.shared.state.lock();
+        let checked = (idle_since == Some(state.next)).then_some(pieces);
         state.next += 1;
         let id = CopyId(state.next);
-        state.entries.push_back(Entry { id, copy, footprint, reins, running: false });
+        state.entries.push_back(Entry { id, copy, footprint, reins, checked, running: false });
         let busy = state.entries.len();
         drop(state);
         self.threads_for(busy)?;
@@ -326,9 +342,9 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some((id, copy, reins)) = state.begin() {
+            if let Some(Turn { id, copy, checked, reins }) = state.begin() {
                 drop(state);
-                let report = catch_unwind(AssertUnwindSafe(|| job::run(&self.engine, &copy, &*reins)));
+                let report = catch_unwind(AssertUnwindSafe(|| job::run(&self.engine, &copy, checked, &*reins)));
                 let report =
                     report.unwrap_or_else(|_| Err(CopyError::Invalid("the copy ended by a panic: what it did is not known".into())));
                 state = self.state.lock();

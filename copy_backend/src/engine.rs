@@ -266,7 +266,11 @@ impl CopyEngine {
         while let Some((destination, mut queue, (index, mut progress))) = running.pop_front() {
             let starting = to_start > 0;
             to_start = to_start.saturating_sub(1);
-            let next = if progress.is_flying() && !starting { progress.step(self, governor) } else { progress.launch(self, governor) };
+            let mut next = if progress.is_flying() && !starting { progress.step(self, governor) } else { progress.launch(self, governor) };
+            if starting && progress.is_proving() {
+                // One proof is enough for all that are yet to take off.
+                next = progress.step(self, governor);
+            }
             match next {
                 Next::Flying => running.push_back((destination, queue, (index, progress))),
                 Next::NoTurn => {

@@ -123,13 +123,13 @@ pub(crate) fn check(engine: &CopyEngine, copy: &RangeCopy) -> Result<Vec<Piece>>
     pieces(&engine.devices, &copy.sources, copy.target)
 }
 
-/// Carries out a copy.
+/// Carries out a copy. `checked`: the pieces that [`check`] gave, if no copy has ended since that it may depend on.
 ///
 /// # Errors
 /// A copy that makes no sense, a cache that cannot be written back: nothing has been touched. Everything else is in the report.
-pub(crate) fn run(engine: &CopyEngine, copy: &RangeCopy, governor: &dyn Governor) -> Result<CopyReport> {
+pub(crate) fn run(engine: &CopyEngine, copy: &RangeCopy, checked: Option<Vec<Piece>>, governor: &dyn Governor) -> Result<CopyReport> {
     let begin = Instant::now();
-    let pieces = check(engine, copy)?;
+    let pieces = checked.map_or_else(|| check(engine, copy), Ok)?;
     let to = &**engine.device(copy.target.device)?;
     for device in involved(copy) {
         engine.device(device)?.settle()?;

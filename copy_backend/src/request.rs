@@ -133,6 +133,11 @@ impl Progress {
         !self.flights.is_empty()
     }
 
+    /// Is the first command of a road in flight, on which it depends whether the road is believed?
+    pub fn is_proving(&self) -> bool {
+        self.proving && self.is_flying()
+    }
+
     /// Starts as many commands as may be in flight.
     pub fn launch(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Next {
         loop {

@@ -55,6 +55,8 @@ pub fn carve(
     let mut parts = Vec::new();
     for mut to in target {
         let mut open: Option<Part> = None;
+        // Blocks of what is open.
+        let mut used = 0;
         while to.len > 0 {
             let from = sources.front_mut().ok_or("the sources end before the target does")?;
             if from.device.number != to.device.number && !limits.across {
@@ -64,12 +66,13 @@ pub fn carve(
                 ));
             }
             let source = nsid(from.device.number).ok_or_else(|| format!("{} is not open", from.device.name))?;
-            let full = |part: &Part| part.ranges.len() >= limits.ranges as usize || part.blocks() >= limits.command_blocks;
-            let elsewhere = |part: &Part| part.ranges.iter().any(|range| range.nsid != source);
+            let full = |part: &Part| part.ranges.len() >= limits.ranges as usize || used >= limits.command_blocks;
+            // All its ranges are on the namespace of the first.
+            let elsewhere = |part: &Part| part.ranges.first().is_some_and(|range| range.nsid != source);
             if open.as_ref().is_some_and(|part| full(part) || elsewhere(part)) {
                 parts.extend(open.take());
+                used = 0;
             }
-            let used = open.as_ref().map_or(0, Part::blocks);
             let room = limits.range_blocks.min(limits.command_blocks - used);
             let bytes = from.len.min(to.len).min(room.saturating_mul(limits.block_size));
             let aligned = [bytes, from.offset, to.offset].iter().all(|number| number.is_multiple_of(limits.block_size));
@@ -79,6 +82,7 @@ pub fn carve(
             let range = Range { nsid: source, lba: from.offset / limits.block_size, blocks: bytes / limits.block_size };
             let at = to.offset / limits.block_size;
             let part = open.get_or_insert_with(|| Part { device: to.device.number, target: at, ranges: Vec::new() });
+            used += range.blocks;
             part.ranges.push(range);
             (from.offset, from.len) = (from.offset + bytes, from.len - bytes);
             (to.offset, to.len) = (to.offset + bytes, to.len - bytes);

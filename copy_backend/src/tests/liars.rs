@@ -125,3 +125,59 @@ fn refuses_everything(road: Arc<dyn CopyBackend>, kind: FailureKind) {
     assert_eq!(lab.engine.road_for(DeviceId(0), DeviceId(0)).unwrap(), RoadPreference::Host);
     assert!(lab.engine.counters(IoClass::Cleaning).commands < 30);
 }
+
+/// A road that is believed when its first command was looked at; it may copy something else than it was asked for.
+struct Unproven {
+    road: ImageRoad,
+    wrongly: bool,
+}
+
+impl CopyBackend for Unproven {
+    fn road(&self) -> Road {
+        self.road.road()
+    }
+    fn caps(&self, from: DeviceId, to: DeviceId) -> Result<CopyCaps, NoRoad> {
+        self.road.caps(from, to)
+    }
+    fn needs_proof(&self) -> bool {
+        true
+    }
+    fn submit(&self, mut command: CopyCommand) -> crate::Result<Ticket> {
+        if self.wrongly {
+            command.sources.iter_mut().for_each(|source| source.lba = source.lba + source.blocks);
+        }
+        self.road.submit(command)
+    }
+    fn complete(&self, ticket: Ticket) -> CopyOutcome {
+        self.road.complete(ticket)
+    }
+}
+
+/// Copies four blocks into each of three zones side by side: gives the failures, the commands, and how many blocks were written to the zones.
+fn into_three_zones(wrongly: bool) -> (Vec<Option<FailureKind>>, u64, Vec<u64>) {
+    let drive = SimDrive::new(config(4096, 5));
+    let device: Arc<dyn ZonedDevice> = drive.open();
+    fill(&*device, 3);
+    let road = Unproven { road: ImageRoad::new(vec![device.clone()].into()), wrongly };
+    let engine = CopyEngine::new(vec![device.clone()], vec![Arc::new(road)], EngineConfig::default());
+    let lab = Lab { drives: vec![drive], engine };
+    let sources: Vec<SourceRange> = (0..3).map(|zone| lab.source(0, zone, 8, 4)).collect();
+    let targets: Vec<Target> = (10..13).map(|zone| lab.target(0, zone)).collect();
+    let requests = sources.iter().zip(&targets).map(|(source, target)| lab.request(vec![*source], *target, RoadPreference::Offload));
+    let results: Vec<crate::CopyResult> = lab.copy_many(requests.collect()).into_iter().map(Result::unwrap).collect();
+    for ((result, source), target) in results.iter().zip(&sources).zip(&targets) {
+        assert!(result.bytes_done == 0 || lab.at(*target, result.bytes_done) == lab.contents(&[*source]));
+    }
+    let written = device.report(10..13).unwrap().iter().map(|zone| zone.written.0).collect();
+    (results.iter().map(|result| result.failure).collect(), lab.engine.counters(IoClass::Cleaning).commands, written)
+}
+
+#[test]
+fn a_road_is_proved_once_for_all_that_begin_together() {
+    // A block that is looked at, and the rest.
+    assert_eq!(into_three_zones(false), (vec![None; 3], 2 + 1 + 1, vec![4; 3]));
+    // Nobody else has been sent on a road that copies wrongly.
+    let (failures, commands, written) = into_three_zones(true);
+    assert_eq!(failures, [Some(FailureKind::WrongData), Some(FailureKind::Unsupported), Some(FailureKind::Unsupported)]);
+    assert_eq!((commands, written), (1, vec![1, 0, 0]));
+}

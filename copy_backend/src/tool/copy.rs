@@ -37,7 +37,6 @@ pub(super) fn copy(arguments: &CopyArguments) -> Result<ExitCode> {
         target: BytePosition { device: pair.destination, offset: arguments.destination.offset },
         pace: how.rate.map(|rate| Arc::new(Pace::new(rate))),
     };
-    copier.check(&copy)?;
     interrupt::watch();
     let bar = run::bar(copy.sources.iter().map(|range| range.length).sum());
     let report = run::run(&copier, copy, &bar)?;

@@ -4,7 +4,9 @@ use crate::job::{CopyReport, Ending, RangeReport};
 use crate::size::show_size;
 use crate::stats::CopyCounters;
 use serde::Serialize;
+use serde_json::ser::Formatter;
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 /// The result of a copy or clone.
@@ -130,11 +132,19 @@ impl Summary {
         lines.join("\n")
     }
 
+    /// As JSON that people can read, a range to a line: there may be thousands.
+    fn json(&self) -> serde_json::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        self.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Lines::default()))?;
+        Ok(text)
+    }
+
     /// Prints the result to standard output, and why it is not whole to standard error.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        use std::io::Write;
-        let text = if json { serde_json::to_string_pretty(self)? } else { self.text() };
-        writeln!(std::io::stdout(), "{text}")?;
+        use io::Write;
+        let mut text = if json { self.json()? } else { self.text().into_bytes() };
+        text.push(b'\n');
+        io::stdout().write_all(&text)?;
         self.complain();
         Ok(())
     }
@@ -149,10 +159,100 @@ impl Summary {
     }
 }
 
+/// The two outer levels have a line for each value, what lies deeper stays in the line.
+#[derive(Debug, Default)]
+struct Lines {
+    depth: usize,
+    /// The array or object that ends next has values.
+    filled: bool,
+}
+
+impl Lines {
+    fn begin(&mut self, writer: &mut (impl io::Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        self.filled = false;
+        writer.write_all(bracket)
+    }
+    fn end(&mut self, writer: &mut (impl io::Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        if self.filled && self.depth < 2 {
+            self.new_line(writer)?;
+        }
+        writer.write_all(bracket)
+    }
+    fn separate(&self, writer: &mut (impl io::Write + ?Sized), first: bool) -> io::Result<()> {
+        if !first {
+            writer.write_all(b",")?;
+        }
+        match self.depth {
+            0..=2 => self.new_line(writer),
+            _ if first => Ok(()),
+            _ => writer.write_all(b" "),
+        }
+    }
+    fn new_line(&self, writer: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+        write!(writer, "\n{:1$}", "", 2 * self.depth)
+    }
+}
+
+impl Formatter for Lines {
+    fn begin_array<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.begin(writer, b"[")
+    }
+    fn end_array<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.end(writer, b"]")
+    }
+    fn begin_array_value<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.separate(writer, first)
+    }
+    fn end_array_value<W: io::Write + ?Sized>(&mut self, _writer: &mut W) -> io::Result<()> {
+        self.filled = true;
+        Ok(())
+    }
+    fn begin_object<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.begin(writer, b"{")
+    }
+    fn end_object<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.end(writer, b"}")
+    }
+    fn begin_object_key<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.separate(writer, first)
+    }
+    fn begin_object_value<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+    fn end_object_value<W: io::Write + ?Sized>(&mut self, _writer: &mut W) -> io::Result<()> {
+        self.filled = true;
+        Ok(())
+    }
+}
+
 impl RangeSummary {
     fn text(&self) -> String {
         let done: Vec<String> = self.done.iter().map(|(into, bytes)| format!("{}+{bytes}", self.offset + into)).collect();
         let which = if done.is_empty() { "nothing".to_owned() } else { done.join(", ") };
         format!("range {}+{}: {} bytes copied: {which}", self.offset, self.length, self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_takes_one_line_of_json() {
+        let ending = Ending::Failed("a \"reason\"".into());
+        let mut summary = Summary::of(&CopyCounters::default(), 7, "none".into(), false, &ending, Duration::ZERO);
+        let lines = |summary: &Summary| {
+            let json = String::from_utf8(summary.json().unwrap()).unwrap();
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(read, serde_json::to_value(summary).unwrap());
+            json.lines().count()
+        };
+        let without = lines(&summary);
+        summary.ranges = vec![RangeSummary { offset: 1, length: 2, bytes: 0, done: Vec::new() }];
+        assert_eq!(lines(&summary), without + 2);
+        summary.ranges.push(RangeSummary { offset: 4, length: 9, bytes: 3, done: vec![(0, 1), (5, 2)] });
+        assert_eq!(lines(&summary), without + 3);
     }
 }

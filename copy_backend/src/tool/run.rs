@@ -61,8 +61,11 @@ pub(super) fn run_all(copier: &Copier, copies: Vec<RangeCopy>, bar: &ProgressBar
         ended += report.bytes;
         reports.push(report);
     }
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
     bar.set_position(begin + ended);
-    refused.map_or(Ok(reports), |error| Err(error.into()))
+    Ok(reports)
 }
 
 /// Those that have ended already need no word.

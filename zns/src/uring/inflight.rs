@@ -54,6 +54,11 @@ impl Chain {
         Self { transfers: transfers.into(), index, batch, priority: priority(class), urgent }
     }
 
+    /// Would one of its transfers go through registered memory?
+    pub(super) fn suits_pool(&self) -> bool {
+        self.transfers.iter().any(|transfer| suits_pool(transfer, transfer.bytes()))
+    }
+
     /// Ends the chain: what has not run gets `errno`.
     pub(super) fn cancel(self, errno: i32) {
         for offset in 0..self.transfers.len() {

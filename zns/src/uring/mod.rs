@@ -6,7 +6,8 @@
 //! is given back early, also when callers give up or the executor is dropped.
 //!
 //! Short transfers go on where they stopped. The file is registered; small or fragmented transfers go through
-//! registered memory ([`pool`]), where a copy of a few pages is cheaper than pinning them.
+//! registered memory ([`pool`]), where a copy of a few pages is cheaper than pinning them. That memory is taken with the first of them:
+//! to clear and pin it takes longer than many a program needs the device for.
 //!
 //! The executor owns a thread: make it after a daemon has forked, not before.
 
@@ -26,7 +27,7 @@ use pool::Pool;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 /// Transfers that may be in the kernel at once.
@@ -126,7 +127,20 @@ struct Shared {
     /// The descriptor that the ring works on stays open as long as the ring.
     _file: File,
     table: Mutex<Table>,
-    pool: Option<Pool>,
+    /// Empty until the first transfer that suits it; `None`: we may not pin memory.
+    pool: OnceLock<Option<Pool>>,
+}
+
+impl Shared {
+    /// The registered memory, if some was wanted and there is any.
+    fn pool(&self) -> Option<&Pool> {
+        self.pool.get().and_then(Option::as_ref)
+    }
+
+    /// Registers memory, unless that was done before. Without the right to pin this much everything works, a little slower.
+    fn provide_pool(&self) {
+        self.pool.get_or_init(|| Pool::register(&self.ring).ok());
+    }
 }
 
 /// The executor. Dropping it waits for what is in flight.
@@ -152,17 +166,20 @@ impl Executor {
         let target = if registered { inflight::Target::Registered } else { inflight::Target::Descriptor(file.as_raw_fd()) };
         // One entry stays free for the operation that wakes the reaper at the end.
         let depth = ring.params().sq_entries() - 1;
-        // Without the right to pin this much memory everything works, a little slower.
-        let pool = Pool::register(&ring).ok();
-        let shared = Arc::new(Shared { ring, _file: file, table: Mutex::new(Table::new(depth, target)), pool });
+        let table = Mutex::new(Table::new(depth, target));
+        let shared = Arc::new(Shared { ring, _file: file, table, pool: OnceLock::new() });
+        // Before Linux 5.13, which has this feature, memory is registered only while nobody waits for completions, as the reaper does.
+        if !shared.ring.params().is_feature_resource_tagging() {
+            shared.provide_pool();
+        }
         let for_reaper = shared.clone();
         let reaper = std::thread::Builder::new().name("zns-reaper".to_owned()).spawn(move || for_reaper.reap())?;
         Ok(Self { shared, reaper: Some(reaper), tickets: Tickets::default() })
     }
 
-    /// Are small transfers going through registered memory?
+    /// Are small transfers going through registered memory? Not before the first one.
     pub fn has_registered_memory(&self) -> bool {
-        self.shared.pool.is_some()
+        self.shared.pool().is_some()
     }
 
     /// Starts a batch. With a full queue the rest waits its turn in memory: this call does not block for I/O to complete.

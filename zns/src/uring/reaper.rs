@@ -11,10 +11,13 @@ const WAKE: u64 = u64::MAX;
 impl Shared {
     /// Queues chains and brings as many of them as there is room for to the kernel.
     pub(super) fn start(&self, chains: Vec<Chain>) {
+        if chains.iter().any(Chain::suits_pool) {
+            self.provide_pool();
+        }
         let mut table = self.table.lock();
         chains.into_iter().for_each(|chain| table.enqueue(chain));
         let mut entries = Vec::new();
-        while let Some(entry) = table.next_entry(self.pool.as_ref()) {
+        while let Some(entry) = table.next_entry(self.pool()) {
             entries.push(entry);
         }
         self.push(&entries);
@@ -88,7 +91,7 @@ impl Shared {
 
     /// Deals with completions and fills the room they leave. True at the end.
     fn settle(&self, completions: &mut Vec<(u64, i32)>) -> bool {
-        let pool = self.pool.as_ref();
+        let pool = self.pool();
         let mut table = self.table.lock();
         let mut entries = Vec::new();
         for (user_data, result) in completions.drain(..) {

@@ -138,3 +138,24 @@ fn work_outlives_the_thread_that_submitted_it_and_an_executor_that_is_dropped() 
         assert!(content[at * 262_144..(at + 1) * 262_144] == pattern(262_144, at as u64)[..], "piece {at}");
     }
 }
+
+#[test]
+fn memory_is_registered_with_the_first_transfer_that_it_is_for() {
+    let Some((_directory, executor)) = executor(1 << 20, OFlags::empty()) else { return };
+    // Before Linux 5.13 it is registered at once.
+    let later = executor.shared.ring.params().is_feature_resource_tagging();
+    let data = pattern(256 << 10, 3);
+    run(&executor, vec![vec![write(0, vec![data.clone()])]]);
+    let allowed = IoUring::new(8).is_ok_and(|ring| Pool::register(&ring).is_ok());
+    assert_eq!(executor.has_registered_memory(), allowed && !later);
+    std::thread::scope(|scope| {
+        for at in 0..4 {
+            let (executor, data) = (&executor, &data);
+            scope.spawn(move || {
+                let outcome = run(executor, vec![vec![read(at * 4096, 4096)]]).pop().unwrap();
+                assert_eq!(outcome.buf.unwrap()[..], data[at as usize * 4096..][..4096]);
+            });
+        }
+    });
+    assert_eq!(executor.has_registered_memory(), allowed);
+}
