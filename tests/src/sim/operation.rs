@@ -132,6 +132,16 @@ impl Operation {
         matches!(self, Self::Fsync { .. } | Self::Sync | Self::Checkpoint | Self::Remount | Self::Write { sync: true, .. })
     }
 
+    /// The file whose content or attributes it changes by a descriptor, which needs no name.
+    pub fn writes_to(&self) -> Option<Id> {
+        match self {
+            Self::Write { id, .. } | Self::Truncate { id, .. } | Self::Fallocate { id, .. } | Self::Chmod { id, .. } => Some(*id),
+            Self::SetXattr { id, .. } | Self::RemoveXattr { id, .. } => Some(*id),
+            Self::CopyRange { to, .. } => Some(to.0),
+            _ => None,
+        }
+    }
+
     /// Does it change what programs see?
     pub fn changes(&self) -> bool {
         !matches!(self, Self::Read { .. } | Self::Fsync { .. } | Self::Sync | Self::Checkpoint | Self::Gc { .. } | Self::Remount)

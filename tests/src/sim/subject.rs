@@ -60,6 +60,11 @@ impl Subject {
         &self.volume
     }
 
+    /// Can this node be asked for: was it there at the mount, or made since?
+    pub fn knows(&self, id: Id) -> bool {
+        self.inos.contains_key(&id)
+    }
+
     fn ino(&self, id: Id) -> Result<Ino, FsError> {
         self.inos.get(&id).copied().ok_or(FsError::NotFound)
     }

@@ -3,12 +3,12 @@
 use super::ace::Sequence;
 use super::kind::{Base, Hands, VolumeKind, mount_options, open};
 use crate::sim::crash::parts_of_a_copy;
-use crate::sim::model::{Id, Kind, Model};
+use crate::sim::model::{Id, Kind, Model, Refusal};
 use crate::sim::operation::Operation;
 use crate::sim::subject::{Answer, Subject, observe};
 use crate::sim::world::refusal_of;
 use fs::volume::Volume;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zns::sim::{By, Deed, Lie, SimMedium, Step, Still, Tape};
 
@@ -47,6 +47,8 @@ struct Run {
     tape: Arc<Tape>,
     hands: Hands,
     subject: Option<Subject>,
+    /// Files without a name that a program still holds open: the model has them no more.
+    held: BTreeSet<Id>,
     history: Vec<Model>,
     /// Parts of copies that may be found, with the state that the whole copy came to.
     parts: Vec<(usize, Vec<u64>)>,
@@ -71,6 +73,7 @@ impl Recording {
             tape,
             hands: Hands::at(base.now),
             subject: None,
+            held: BTreeSet::new(),
             history: vec![base.model.clone()],
             parts: Vec::new(),
             floor: 0,
@@ -151,6 +154,7 @@ impl Run {
         if *op == Operation::Remount {
             let volume = self.volume();
             self.subject = None;
+            self.held.clear();
             volume.shutdown().map_err(|error| format!("unmounting failed: {error}"))?;
             drop(volume);
             self.floor = self.history.len() - 1;
@@ -158,6 +162,12 @@ impl Run {
         }
         let before = self.history.last().expect("there is a state").clone();
         let op = &at_the_end(op, &before);
+        if let Operation::Fsync { id } = op
+            && !self.subject.as_ref().is_some_and(|subject| subject.knows(*id))
+        {
+            // A file that was gone before the last mount: there is nothing to ask fsync for, and nothing is promised.
+            return Ok(());
+        }
         let mut after = before.clone();
         let expected = op.apply(&mut after, now);
         let answer = self.subject.as_mut().expect("mounted").apply(op);
@@ -174,6 +184,17 @@ impl Run {
                     let parts: Vec<u64> = parts_of_a_copy(&before, op, now).map(|model| model.digest()).collect();
                     self.parts.push((self.history.len() - 1, parts));
                 }
+                if let Operation::Unlink { parent, name, hold: true } = op {
+                    let id = before.entries(*parent).and_then(|entries| entries.get(name));
+                    self.held.extend(id.filter(|id| self.history.last().is_some_and(|now| now.node(**id).is_none())));
+                }
+                if op.is_barrier() {
+                    self.floor = self.history.len() - 1;
+                }
+                Ok(())
+            }
+            // Its content is nobody's but the holder's.
+            (Ok(_), Err(Refusal::NotFound)) if op.writes_to().is_some_and(|id| self.held.contains(&id)) => {
                 if op.is_barrier() {
                     self.floor = self.history.len() - 1;
                 }
