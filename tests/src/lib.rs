@@ -6,6 +6,7 @@ pub mod fuzzing;
 pub mod guest;
 pub mod lines;
 pub mod mounted;
+pub mod recorder;
 pub mod sim;
 pub mod skip;
 

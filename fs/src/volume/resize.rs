@@ -4,15 +4,17 @@
 //! are dropped and no longer counted, ranges that fallocate works on are written to devices first.
 
 use super::read::{B, regular_file};
-use super::write::{Attempt, pages_of};
+use super::write::{Attempt, Edge, pages_of};
 use crate::core::extents::extent_parts;
 use crate::core::halt::Planned;
-use crate::core::ops::{self, Allocation, Fallocate, Setattr};
+use crate::core::ops::{self, Fallocate, Setattr};
 use crate::error::{FsError, Result};
 use crate::ids::{FileBlock, Ino};
+use crate::volume::pages::Page;
 use crate::volume::room::Grant;
 use crate::volume::state::State;
 use crate::volume::{Attr, Caller, Cost, SetAttr, Volume};
+use std::ops::Range;
 
 const END: FileBlock = FileBlock(u64::MAX);
 
@@ -105,32 +107,65 @@ impl Volume {
         let mut at = offset;
         loop {
             self.admit(if allocates { Cost::METADATA } else { Cost::DELETION })?;
-            // The blocks at the ends are written after the range has changed: room for them comes first, so that a small call is one change.
-            let ragged = !offset.is_multiple_of(B) || !end.is_multiple_of(B);
-            let mut room = if ragged { Some(self.admit_data(2)?) } else { None };
-            let attempt = self.change(|state| self.try_fallocate(state, ino, mode, at, end))?;
+            // Blocks that are zeroed in part change together with the whole ones, so that a power cut finds all of a small call or nothing.
+            let ragged = !allocates && (!at.is_multiple_of(B) || !end.is_multiple_of(B));
+            let room = if ragged { Some(self.admit_data(2)?) } else { None };
+            let parts = if ragged { self.zeroed_parts(ino, at..end)? } else { Vec::new() };
+            let attempt = self.change(|state| self.try_fallocate(state, ino, mode, at..end, &parts, room.as_ref()))?;
+            drop(room);
             match attempt {
-                Attempt::Done(done) => {
-                    for (at, len) in &done.edges {
-                        self.zero_part(ino, *at, *len, &mut room)?;
-                    }
-                    match done.next {
-                        Some(next) => at = next,
-                        None => return Ok(()),
-                    }
-                }
+                Attempt::Done(Some(next)) => at = next,
+                Attempt::Done(None) => return Ok(()),
                 Attempt::CutFirst => self.finish_cut(ino)?,
                 // What is dirty in the range goes to the tree.
-                Attempt::Again | Attempt::NoRoom => self.commit_now(false)?,
+                Attempt::Again => self.commit_now(false)?,
+                Attempt::NoRoom => {}
             }
         }
     }
 
-    fn try_fallocate(&self, state: &mut State, ino: Ino, mode: i32, at: u64, end: u64) -> Planned<Attempt<Allocation>> {
+    /// What the blocks at the ends of a range will be once the range reads as zeros.
+    fn zeroed_parts(&self, ino: Ino, range: Range<u64>) -> Result<Vec<ZeroedPart>> {
+        let size = self.ask(|state| regular_file(&state.tree, ino))?.size;
+        let zeroed = |part: Range<u64>| {
+            let (edge, mut bytes) = self.edge(ino, part.start / B)?;
+            let within = (part.start % B) as usize;
+            bytes[within..within + (part.end - part.start) as usize].fill(0);
+            Ok(ZeroedPart { part, edge, page: pages_of(bytes).swap_remove(0) })
+        };
+        ops::ragged_parts(range, size).map(zeroed).collect()
+    }
+
+    /// One step of it, in one change; where to go on.
+    fn try_fallocate(
+        &self,
+        state: &mut State,
+        ino: Ino,
+        mode: i32,
+        range: Range<u64>,
+        parts: &[ZeroedPart],
+        room: Option<&Grant<'_>>,
+    ) -> Planned<Attempt<Option<u64>>> {
+        let (at, end) = (range.start, range.end);
         let inode = regular_file(&state.tree, ino)?;
         // What it would make of holes, nobody knows.
         crate::volume::read::refuse_if_lost(&inode, FileBlock(at / B))?;
         let old = inode.size;
+        if mode & !libc::FALLOC_FL_KEEP_SIZE != 0 {
+            let is_known = |part: Range<u64>| parts.iter().any(|known| known.part == part);
+            if !ops::ragged_parts(range.clone(), old).all(is_known) {
+                return Ok(Attempt::Again);
+            }
+            for part in parts {
+                if !part.edge.holds(state, ino)? {
+                    return Ok(Attempt::Again);
+                }
+            }
+            let rewritten = parts.iter().filter(|part| !part.edge.is_zeros()).count() as u64;
+            if rewritten > 0 && (room.is_none_or(|room| room.blocks() < rewritten) || !state.zones.has_place_for(rewritten)) {
+                return Ok(Attempt::NoRoom);
+            }
+        }
         let (from, to) = (FileBlock(at / B), FileBlock(end.div_ceil(B)));
         if state.pages.has_dirty(ino, from, to) {
             return Ok(Attempt::Again);
@@ -152,9 +187,26 @@ impl Volume {
                 None => end / B,
             };
             state.pages.drop_range(ino, FileBlock(at.div_ceil(B)), FileBlock(inner_end));
+            for (at, len) in &done.edges {
+                let known = parts.iter().find(|known| known.part == (*at..at + len) && !known.edge.is_zeros());
+                if let Some(ZeroedPart { edge, page, .. }) = known {
+                    state.pages.put(ino, edge.block, page.clone());
+                }
+            }
+            state.sync_promised();
         }
-        Ok(Attempt::Done(done))
+        Ok(Attempt::Done(done.next))
     }
+}
+
+/// A part of a block that becomes zeros, with the whole block as it will be.
+struct ZeroedPart {
+    /// Which bytes of the file.
+    part: Range<u64>,
+    /// The block as it is.
+    edge: Edge,
+    /// As it will be.
+    page: Page,
 }
 
 /// Blocks at or beyond `from` that only dirty pages take: nothing in the tree stands for them yet.
@@ -167,4 +219,54 @@ fn pages_above(state: &State, ino: Ino, from: FileBlock) -> Planned<u64> {
         count += run.len() as u64 - mapped.iter().map(|extent| u64::from(extent.blocks)).sum::<u64>();
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::WriteOptions;
+    use crate::volume::rig::{formatted, make, open};
+    use std::time::{Duration, Instant};
+    use zns::sim::{SimConfig, SimDrive};
+
+    /// Somebody's sync comes at any moment of it, and nothing after that reaches the drive.
+    #[test]
+    fn a_ragged_hole_is_found_whole_or_not_at_all() {
+        const LEN: usize = 5 * B as usize;
+        let (from, len) = (2000_u64, 9000_u64);
+        let mut met = [0_u32; 2];
+        for round in 0..400_u64 {
+            let drive = SimDrive::new(SimConfig::zoned(64, round));
+            let volume = formatted(&drive);
+            let ino = make(&volume, "file");
+            volume.write(ino, 0, &[7; LEN], &WriteOptions::default()).expect("written");
+            volume.sync().expect("synced");
+            std::thread::scope(|scope| {
+                let volume = &volume;
+                let begun = Instant::now();
+                // The delays sweep over what a call takes, whatever the machine.
+                let wait = Duration::from_nanos(round % 100 * 1500);
+                scope.spawn(move || {
+                    while begun.elapsed() < wait {
+                        std::hint::spin_loop();
+                    }
+                    volume.sync().expect("synced");
+                });
+                let mode = if round % 2 == 0 { libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE } else { libc::FALLOC_FL_ZERO_RANGE };
+                volume.fallocate(ino, mode, from, len).expect("zeroed");
+            });
+            drive.cut_power();
+            drop(volume);
+            drive.power_cycle();
+            let volume = open(&drive);
+            let found = volume.read(ino, 0, LEN as u32).expect("read").to_vec();
+            let mut whole = vec![7; LEN];
+            assert!(found.len() == LEN);
+            let is_old = found == whole;
+            whole[from as usize..(from + len) as usize].fill(0);
+            assert!(is_old || found == whole, "round {round}: the hole is there in part");
+            met[usize::from(is_old)] += 1;
+        }
+        assert!(met.iter().all(|times| *times > 0), "only one of two outcomes was met: {met:?}");
+    }
 }

@@ -217,33 +217,6 @@ impl Volume {
         Ok((Edge { block: FileBlock(block), was }, bytes))
     }
 
-    /// Zeroes a part of one block, if there is anything in it. Neither times nor length change. The caller has made room, before the change
-    /// that this belongs to, so that no commit comes between the two.
-    pub(super) fn zero_part<'a>(&'a self, ino: Ino, at: u64, len: u64, room: &mut Option<Grant<'a>>) -> Result<()> {
-        loop {
-            let (edge, mut bytes) = self.edge(ino, at / B)?;
-            if edge.is_zeros() {
-                return Ok(());
-            }
-            bytes[(at % B) as usize..][..len as usize].fill(0);
-            let payload = Payload { first: edge.block, pages: pages_of(bytes), edges: vec![edge] };
-            let attempt = self.change(|state| {
-                let inode = regular_file(&state.tree, ino)?;
-                self.place(state, inode, 0, &payload, room.as_ref())
-            })?;
-            match attempt {
-                Attempt::Done(()) => return Ok(()),
-                Attempt::CutFirst => self.finish_cut(ino)?,
-                Attempt::Again => {}
-                // Somebody took it after all. What is held is let go first: whoever waits in line holds nothing.
-                Attempt::NoRoom => {
-                    *room = None;
-                    *room = Some(self.wait_for_space(1)?);
-                }
-            }
-        }
-    }
-
     /// Before data is taken in: cleaning is paid for, the volume is writable, unlogged data stays within its bound, and there is room for it,
     /// which is kept until the grant is dropped.
     pub(super) fn admit_data(&self, blocks: u64) -> Result<Grant<'_>> {

@@ -18,6 +18,7 @@ mod options;
 mod overload;
 mod privileges;
 mod programs;
+mod recorded;
 mod reflink;
 mod repair;
 mod semantics;

@@ -1,7 +1,7 @@
 //! fallocate(2): preallocate, punch holes, zero ranges.
 //!
 //! Plans deal with whole blocks. Ragged edges, where a block keeps some of its content, are handed back as byte ranges for the shell to
-//! zero by writing. A plan goes as far as its bounds allow and says where to go on; the new length comes with the last one.
+//! zero by writing, in the same change; [`ragged_parts`] tells beforehand which these may be. A plan goes as far as its bounds allow and says where to go on; the new length comes with the last one.
 
 use super::flags::{check_grows, check_loose};
 use super::intent::pending_cut;
@@ -178,6 +178,15 @@ fn trim(txn: &mut Txn, inode: &mut Inode, mode: Mode, edge: Range<u64>, edges: &
         }
         None => Ok(0),
     }
+}
+
+/// Parts of blocks, at the ends of a range of bytes, that a hole or zeros there have to zero by writing if anything is written in them, in a file
+/// of `size` bytes.
+pub fn ragged_parts(bytes: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> {
+    // Behind the end of the file there is nothing to keep in the last block.
+    let whole_end = if bytes.end >= size { bytes.end.checked_next_multiple_of(B).unwrap_or(bytes.end) } else { bytes.end };
+    let ends = ragged(&(bytes.start..whole_end));
+    ends.into_iter().flatten().map(move |part| part.start..part.end.min(size)).filter(|part| !part.is_empty())
 }
 
 /// The parts of blocks at both ends of a range of bytes (one, if they are in the same block).

@@ -33,7 +33,7 @@ pub use acl::set_acl;
 pub use attr::{Setattr, clear_privileges, is_atime_stale, setattr, touch_atime};
 pub use cost::Cost;
 pub use create::{mkdir, mknod, tmpfile};
-pub use fallocate::{Allocation, Fallocate, fallocate};
+pub use fallocate::{Allocation, Fallocate, fallocate, ragged_parts};
 pub use flags::{check_loose, check_write, set_flags};
 pub use intent::{Step, cut_step, free_step, next_intent, pending_cut};
 pub use link::link;

@@ -161,6 +161,7 @@ impl Real {
         let (mut offset, end) = (from * SECTOR, (from + len) * SECTOR);
         loop {
             let before = self.shell.memory.extents(self.ino);
+            let size = self.shell.memory.inode(self.ino).expect("there").size;
             let done = match self.shell.run(|txn| fallocate(txn, self.ino, mode, offset, end - offset)).expect("planned") {
                 Fallocate::Done(done) => done,
                 Fallocate::CutFirst => {
@@ -177,6 +178,7 @@ impl Real {
                 assert_eq!(done.preallocated, count(true, &after) - count(true, &before));
             }
             for (from, len) in done.edges {
+                assert!(ragged_parts(offset..end, size).any(|part| part == (from..from + len)), "{offset}..{end} of {size}: {from} {len}");
                 assert!(from / 4096 == (from + len - 1) / 4096 && self.content(from / 4096).0 == State::Written);
                 self.fill(from / SECTOR, len / SECTOR, false);
             }
