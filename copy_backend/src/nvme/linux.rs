@@ -108,6 +108,16 @@ fn passthrough(file: &File, request: u64, mut command: Passthrough, data: &mut [
     }
 }
 
+/// Why a namespace does not say its number. This is the first thing that a kernel, or the filter of a container, is asked of passthrough.
+fn no_namespace(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOTTY | libc::ENOSYS | libc::EOPNOTSUPP) => {
+            format!("there is no passthrough of NVMe commands for programs here ({error})")
+        }
+        _ => format!("it does not say its namespace: {error}"),
+    }
+}
+
 fn io_by_ioctl(file: &File, command: &IoCommand) -> Answer {
     let IoCommand { opcode, nsid, cdw2, cdw10, ref data } = *command;
     passthrough(file, NVME_IOCTL_IO64_CMD, Passthrough { opcode, nsid, cdw2, cdw10, ..Passthrough::default() }, &mut data.clone())
@@ -123,10 +133,11 @@ impl Wire for LinuxWire {
     fn nsid(&self) -> Result<u32, String> {
         // SAFETY: the request takes no argument.
         let nsid = unsafe { libc::ioctl(self.file.as_raw_fd(), NVME_IOCTL_ID as _) };
-        u32::try_from(nsid)
-            .ok()
-            .filter(|&nsid| nsid > 0)
-            .ok_or_else(|| format!("it does not say its namespace: {}", io::Error::last_os_error()))
+        match u32::try_from(nsid) {
+            Ok(nsid) if nsid > 0 => Ok(nsid),
+            Ok(_) => Err("it says that its namespace is number 0".into()),
+            Err(_) => Err(no_namespace(&io::Error::last_os_error())),
+        }
     }
 
     fn admin(&self, command: AdminCommand, data: &mut [u8]) -> Answer {

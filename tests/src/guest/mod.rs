@@ -2,6 +2,7 @@
 //! this one test, and in the guest it calls the body.
 
 pub mod fabrics;
+pub mod restrict;
 pub mod stacks;
 pub mod targets;
 pub mod tcmu;

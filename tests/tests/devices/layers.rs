@@ -22,11 +22,16 @@ fn drive(name: &str, size: u64) -> Namespace {
     Namespace::conventional(name).size(size)
 }
 
-/// A volume and the tool on `top`, by the drives below.
-fn looked_through(top: &Path, below: &str) {
+/// The tool on `top`, by the drives below.
+fn looked_through_by_the_tool(top: &Path, below: &str) {
     fill(top, 5, 0, SIZE);
     copy_within(top, SIZE, below, "nvme");
     assert_eq!(road(top, below).0, "nvme");
+}
+
+/// A volume and the tool on `top`, by the drives below.
+fn looked_through(top: &Path, below: &str) {
+    looked_through_by_the_tool(top, below);
     by_device(&brief::live(&[top.to_owned()], PLAIN, &[&format!("offload_below={below}")]), "nvme");
 }
 
@@ -71,6 +76,10 @@ fn below_dm_linear_the_drive_copies_at_translated_addresses() {
         let table = format!("{}\n{}", linear(half, 0, 60 * MIB), linear(SIZE - half, sectors(half), 8 * MIB));
         let used = [(60 * MIB, 61 * MIB + half), (8 * MIB, 9 * MIB + SIZE - half)];
         untouched(drive, size, &used, || looked_through(&Mapped::new("segments", &[], &table).path(), "dm"));
+        unmapped("segments");
+        // Whole, by the only path of several that there might be.
+        let table = format!("0 {} multipath 0 0 1 1 round-robin 0 1 1 {} 100", sectors(size), drive.display());
+        looked_through_by_the_tool(&Mapped::new("paths", &["dm_multipath", "dm_round_robin"], &table).path(), "dm");
     });
 }
 
@@ -121,11 +130,16 @@ fn below_a_partition_the_drive_copies_at_translated_addresses() {
 #[test]
 fn below_a_striped_array_the_drives_copy_from_each_to_each() {
     let half = || drive("c", SIZE / 2 + 8 * MIB);
-    in_guest(machine().device(half()).device(half()), &["mdadm"], || {
+    in_guest(machine().device(half()).device(half()), &["dmsetup", "mdadm"], || {
         // Two namespaces of one drive.
         let array = striped(Path::new("/dev/vm/cn1"), Path::new("/dev/vm/cn2"));
         looked_through(&array, "md");
         not_asked_for(&array, "md");
+        call("mdadm", ["--stop", "/dev/md0"]);
+        // The same by device-mapper, in stripes of 64 KiB.
+        let table = format!("0 {} striped 2 128 /dev/vm/cn1 0 /dev/vm/cn2 2048", SIZE / 512);
+        let stripes = Mapped::new("stripes", &[], &table).path();
+        looked_through_by_the_tool(&stripes, "dm");
     });
 }
 

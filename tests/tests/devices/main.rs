@@ -11,6 +11,7 @@ mod layers;
 mod life;
 mod neighbours;
 mod nvme;
+mod passthrough;
 mod permission;
 mod raw;
 mod reflink;

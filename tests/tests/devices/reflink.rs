@@ -85,15 +85,17 @@ fn through_the_host(from: &Path, to: &Path, words: &str) {
 #[test]
 fn files_on_xfs_and_btrfs_share_their_blocks_and_those_on_ext4_are_copied() {
     let disk = |size, block| Device::VirtioBlock { size, block };
-    let machine = Machine::new(Kernel::Long6_12).device(disk(SIZE, 512)).device(disk(128 * MIB, 4096)).device(disk(64 * MIB, 512));
+    let machine = Machine::new(Kernel::Long6_12).device(disk(SIZE, 512)).device(disk(SIZE, 4096)).device(disk(64 * MIB, 512));
     in_guest(machine, &["mkfs.xfs", "mkfs.btrfs", "mkfs.ext4"], || {
         let xfs = mounted("xfs", "/dev/vda", &["-q", "-m", "reflink=1"]);
         let btrfs = mounted("btrfs", "/dev/vdb", &["-q"]);
         let ext4 = mounted("ext4", "/dev/vdc", &["-q"]);
         [&xfs, &btrfs].into_iter().for_each(|below| whole_blocks(below));
         parts_of_blocks(&xfs);
-        let volume = file(&xfs, "volume", 64 * MIB);
-        brief::by_device(&brief::live(&[volume], VOLUME, &[]), "reflink");
+        for below in [&xfs, &btrfs] {
+            let volume = file(below, "volume", 64 * MIB);
+            brief::by_device(&brief::live(&[volume], VOLUME, &[]), "reflink");
+        }
         let (from, to) = two_files(&ext4);
         through_the_host(&from, &to, "does not let files share blocks");
         let refused = ferrycopy([

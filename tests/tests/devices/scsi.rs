@@ -1,11 +1,15 @@
 //! EXTENDED COPY on Linux's own SCSI target: within a disk, between two, below a partition, below a volume; and without it.
 
+use crate::brief::{self, PLAIN};
+use crate::copied::copy_within;
+use crate::raw;
+use crate::tool::by_device;
 use copy_backend::{CopyEngine, CopyRequest, EngineConfig, Road, RoadPreference, SourceRange, Target};
 use guest::{Kernel, Machine};
 use harness::{Pattern, VolumeSpec};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tests::guest::in_guest;
 use tests::guest::stacks::{appears, call};
@@ -16,6 +20,8 @@ use zns::{AlignedBuf, Blocks, BufSlice, DeviceId, IoClass, Lba, ZoneAction, Zone
 
 const MIB: u64 = 1 << 20;
 const UNIT: u64 = 4096;
+/// Of a disk: it has as few zones as a device may have.
+const SIZE: u64 = 96 * MIB;
 
 fn machine() -> Machine {
     Machine::new(Kernel::Long6_12)
@@ -88,7 +94,7 @@ fn copies(devices: &[Arc<dyn ZonedDevice>], engine: &CopyEngine, from: u8, to: u
 }
 
 fn lio(number: u32, block: u32) -> LioDisk {
-    LioDisk { number, size: 192, block, copies: true }
+    LioDisk { number, size: SIZE >> 20, block, copies: true }
 }
 
 fn within_and_between(block: u32) {
@@ -102,6 +108,18 @@ fn within_and_between(block: u32) {
         eprintln!("EXTENDED COPY of LIO, blocks of {block}: {:?}", status.limits);
         assert_eq!((status.road, status.simulated), (Road::ScsiXcopy, false));
     }
+    drop((engine, devices));
+    by_the_tool(&paths);
+}
+
+/// The same disks by `ferrycopy`, which holds all of them against what has to be there.
+fn by_the_tool(paths: &[PathBuf; 2]) {
+    let [first, second] = paths;
+    raw::fill(first, 7, 0, SIZE);
+    raw::fill(second, 8, 0, SIZE);
+    copy_within(first, SIZE, "none", "scsi-xcopy");
+    let ranges = [(40960, 8192), (5 * MIB, 3 * MIB), (UNIT, UNIT)];
+    by_device(&raw::copies(first, &ranges, second, 9 * MIB + UNIT, &[]), 3 * MIB + 8192 + UNIT, "scsi-xcopy");
 }
 
 #[test]
@@ -117,7 +135,7 @@ fn extended_copy_with_blocks_of_4096_bytes() {
 #[test]
 fn extended_copy_below_a_partition_uses_the_addresses_of_the_disk() {
     in_guest(machine(), &["addpart"], || {
-        let disk = lio(1, 512).create();
+        let disk = LioDisk { size: 192, ..lio(1, 512) }.create();
         // In sectors of 512 bytes; only the kernel needs to know of it.
         call("addpart", [disk.as_os_str(), "1".as_ref(), "40960".as_ref(), "280000".as_ref()]);
         let partition = Path::new("/dev").join(format!("{}1", disk.file_name().unwrap().to_string_lossy()));
@@ -140,12 +158,18 @@ fn extended_copy_below_a_partition_uses_the_addresses_of_the_disk() {
 #[test]
 fn without_extended_copy_the_host_copies_and_says_why() {
     in_guest(machine(), &[], || {
-        let devices = vec![device(&LioDisk { copies: false, ..lio(1, 512) }.create())];
+        let disk = LioDisk { copies: false, ..lio(1, 512) }.create();
+        let devices = vec![device(&disk)];
         let engine = CopyEngine::for_devices(devices, EngineConfig::default());
         let status = engine.route(DeviceId(0), DeviceId(0));
         assert_eq!(status.road, Road::Host);
         assert!(status.reason.contains("third-party copies") || status.reason.contains("OPERATION CODE"), "{}", status.reason);
         eprintln!("without EXTENDED COPY: {}", status.reason);
+        let reason = status.reason;
+        drop(engine);
+        raw::fill(&disk, 7, 0, SIZE);
+        copy_within(&disk, SIZE, "none", "host");
+        brief::by_host(&brief::live(&[disk], PLAIN, &[]), &[&reason]);
     });
 }
 

@@ -1,5 +1,6 @@
 //! A whole volume on every kind of block device.
 
+use crate::copied::copy_within_zones;
 use crate::life::{FORMAT_PLAIN, FORMAT_ZONED, Lived, live};
 use guest::machine::SCRATCH;
 use guest::{Device, Kernel, Machine, Namespace};
@@ -50,6 +51,7 @@ fn on_a_zns_drive_under_the_new_kernel() {
 fn on_a_zns_drive_of_small_blocks_whose_capacity_is_less_than_its_zones() {
     let drive = Namespace::zoned("z").size(256 * MIB).block(512).zones(8 * MIB, 5 * MIB);
     in_guest(machine().device(drive), &[], || {
+        copy_within_zones(&zoned_drive()[0]);
         let lived = by_its_own_copy(live(&zoned_drive(), FORMAT_ZONED));
         assert_eq!(lived.status.number("volume/devices/0/zone_capacity").unwrap(), 5 * MIB);
     });
