@@ -312,7 +312,7 @@ impl Served for Ceiling {
     fn getattr(&self, ino: Ino) -> Result<Attr> {
         Ok(self.get(ino)?.read().attr.clone())
     }
-    fn setattr(&self, ino: Ino, change: &SetAttr, caller: &Caller) -> Result<Attr> {
+    fn setattr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
         if let Some(size) = change.size {
             self.file(ino, |bytes, attr| Self::resize(bytes, attr, size))?;
         }
@@ -320,7 +320,7 @@ impl Served for Ceiling {
         let mut node = node.write();
         let attr = &mut node.attr;
         let time = now();
-        if change.uid.is_some() || change.gid.is_some() || (change.size.is_some() && caller.uid != 0) {
+        if change.uid.is_some() || change.gid.is_some() || change.kill_suid {
             fs::core::ops::clear_privileges(attr);
         }
         let at = |t: SetTime| match t {

@@ -480,7 +480,7 @@ impl Served for Clumsy {
     }
     delegate! {
         getattr(&self, ino: fs::Ino) -> fs::Result<Attr>;
-        setattr(&self, ino: fs::Ino, change: &SetAttr, caller: &Caller) -> fs::Result<Attr>;
+        setattr(&self, ino: fs::Ino, change: &SetAttr) -> fs::Result<Attr>;
         readlink(&self, ino: fs::Ino) -> fs::Result<Vec<u8>>;
         mknod(&self, parent: fs::Ino, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> fs::Result<Attr>;
         mkdir(&self, parent: fs::Ino, name: &[u8], mode: u32, caller: &Caller) -> fs::Result<Attr>;

@@ -81,7 +81,7 @@ impl Scene {
 
     fn truncate(&mut self, dir: &str, name: &str, size: usize) {
         let set = SetAttr { size: Some(size as u64), ..SetAttr::default() };
-        self.volume.setattr(self.ino(dir, name), &set, &Caller::default()).expect("cut");
+        self.volume.setattr(self.ino(dir, name), &set).expect("cut");
         let at = (dir.to_owned(), name.to_owned());
         self.known.files.get_mut(&at).expect("there").resize(size, 0);
         self.known.logged.insert(at);
@@ -273,21 +273,29 @@ fn read_all(volume: &Volume, known: &Known, what: &str) -> BTreeSet<(String, Str
     }
     for (dir, ino) in &known.dirs {
         let mut cookie = 0;
-        loop {
+        let mut listed = BTreeSet::new();
+        let is_whole = loop {
             match volume.readdir(*ino, cookie, 100) {
-                Ok(entries) if entries.is_empty() => break,
+                Ok(entries) if entries.is_empty() => break true,
                 Ok(entries) => {
                     cookie = entries.last().expect("not empty").cookie;
                     for entry in entries {
                         let at = (dir.clone(), String::from_utf8(entry.name).expect("ours"));
                         assert!(!known.gone.contains(&at), "{what}: {at:?} is listed");
+                        assert!(listed.insert(at), "{what}: a name is listed twice");
                     }
                 }
                 Err(error) => {
                     assert!(is_damage(&error), "{what}: {error}");
-                    break;
+                    break false;
                 }
             }
+        };
+        // A listing leaves nothing out that can be had, and says so if it leaves out anything.
+        for at in known.files.keys().filter(|at| at.0 == *dir && !listed.contains(*at)) {
+            let found = volume.lookup(*ino, at.1.as_bytes());
+            assert!(!is_whole, "{what}: {at:?} is left out without a word");
+            assert!(found.is_err_and(|error| is_damage(&error)), "{what}: {at:?} is there and left out");
         }
     }
     lost

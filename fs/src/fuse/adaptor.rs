@@ -232,7 +232,7 @@ impl<S: Served> Adaptor<S> {
     }
 
     fn setattr(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
-        let (node, who) = (node(request), caller(request));
+        let node = node(request);
         let mut change = changes(&request.take::<SetattrIn>()?);
         let changed = self.call("setattr", node, |s| {
             if change == SetAttr::default() {
@@ -242,7 +242,7 @@ impl<S: Served> Adaptor<S> {
                     return attr_out(&attr);
                 }
             }
-            attr_out(&s.setattr(node, &change, &who)?)
+            attr_out(&s.setattr(node, &change)?)
         });
         answer_value(reply, changed)
     }

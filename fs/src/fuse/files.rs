@@ -297,7 +297,11 @@ fn fill<S: Served>(
     let mut listing = Listing::new(asked.size);
     let mut cookie = asked.offset;
     loop {
-        let entries = s.readdir(dir, cookie, batch)?;
+        let entries = match s.readdir(dir, cookie, batch) {
+            // What was found before comes first; whoever goes on from there meets the error.
+            Err(_) if !listing.is_empty() => return Ok(listing.into_bytes()),
+            entries => entries?,
+        };
         for found in &entries {
             if !add(&mut listing, found)? {
                 return Ok(listing.into_bytes());

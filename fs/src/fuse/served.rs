@@ -23,7 +23,7 @@ pub trait Served: Send + Sync + 'static {
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr>;
     fn getattr(&self, ino: Ino) -> Result<Attr>;
-    fn setattr(&self, ino: Ino, change: &SetAttr, caller: &Caller) -> Result<Attr>;
+    fn setattr(&self, ino: Ino, change: &SetAttr) -> Result<Attr>;
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
     /// A regular file without a name, open, as O_TMPFILE makes it in `parent`.
     fn tmpfile(&self, _parent: Ino, _mode: u32, _caller: &Caller) -> Result<Attr> {

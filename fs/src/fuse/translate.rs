@@ -135,6 +135,8 @@ pub fn changes(asked: &SetattrIn) -> SetAttr {
         atime: time(set::ATIME, set::ATIME_NOW, asked.atime, asked.atimensec),
         mtime: time(set::MTIME, set::MTIME_NOW, asked.mtime, asked.mtimensec),
         ctime: meant(set::CTIME).then(|| timestamp(asked.ctime, asked.ctimensec)),
+        // An owner takes them away anyway.
+        kill_suid: meant(set::SIZE) && meant(set::KILL_SUIDGID),
     }
 }
 
@@ -222,6 +224,10 @@ mod tests {
             ..SetAttr::default()
         };
         assert_eq!(changes(&asked), expected);
+        asked.valid |= wire::set::KILL_SUIDGID;
+        assert_eq!(changes(&asked), SetAttr { kill_suid: true, ..expected });
+        asked.valid = wire::set::KILL_SUIDGID;
+        assert_eq!(changes(&asked), SetAttr::default(), "an order without attributes stays one");
     }
 
     #[test]

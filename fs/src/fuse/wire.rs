@@ -91,6 +91,9 @@ pub mod set {
     pub const ATIME_NOW: u32 = 1 << 7;
     pub const MTIME_NOW: u32 = 1 << 8;
     pub const CTIME: u32 = 1 << 10;
+    /// The caller has no right to keep set-id bits (FATTR_KILL_SUIDGID): said with a length by kernels that agreed on HANDLE_KILLPRIV_V2, and with
+    /// every new owner.
+    pub const KILL_SUIDGID: u32 = 1 << 11;
 }
 
 /// The kernel keeps what it has of the file (FOPEN_KEEP_CACHE).

@@ -256,7 +256,7 @@ pub fn directory(data: &[u8]) {
             }
             14 => {
                 let set = SetAttr { mode: Some(script.u32()), size: Some(script.number()), ..SetAttr::default() };
-                let _ = bench.plan(|txn| ops::setattr(txn, one, &set, &caller));
+                let _ = bench.plan(|txn| ops::setattr(txn, one, &set));
             }
             15 => {
                 let acl = script.bytes(44);
@@ -340,8 +340,7 @@ pub fn extent_map(data: &[u8]) {
             }
             10 => {
                 let set = SetAttr { size: Some(script.number()), ..SetAttr::default() };
-                let caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
-                let _ = bench.plan(|txn| ops::setattr(txn, file, &set, &caller));
+                let _ = bench.plan(|txn| ops::setattr(txn, file, &set));
                 bench.steps(|txn| ops::cut_step(txn, file, ops::STEP_EXTENTS));
             }
             _ => bench.steps(|txn| ops::free_step(txn, file, ops::STEP_EXTENTS)),

@@ -45,6 +45,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Last change of anything (set by the kernel in writeback mode only).
     pub ctime: Option<Timestamp>,
+    /// The new length takes the set-id bits away: whoever sets it has no right to keep them (CAP_FSETID).
+    pub kill_suid: bool,
 }
 
 /// Flags of renameat2(2).

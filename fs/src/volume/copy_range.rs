@@ -8,7 +8,7 @@ use super::read::{B, Snapshot, regular_file};
 use super::write::Attempt;
 use crate::BLOCK;
 use crate::addr::Addr;
-use crate::core::ops::{self, MAX_FILE_SIZE, clear_privileges};
+use crate::core::ops::{self, MAX_FILE_SIZE};
 use crate::error::{FsError, Result};
 use crate::format::segment::Role;
 use crate::ids::{FileBlock, Ino};
@@ -211,7 +211,8 @@ impl Volume {
             Err(_) if n > to_block_end => (self.read_for_copy(job, from, to_block_end)?, to_block_end),
             Err(error) => return Err(error),
         };
-        let options = WriteOptions { kill_suid: true, ..WriteOptions::default() };
+        // Set-id bits have gone before, if they had to: the kernel orders that by itself.
+        let options = WriteOptions::default();
         let written = self.write(job.dst, job.to + done, &buf[(from % B) as usize..][..n as usize], &options)? as u64;
         self.counters.copy_host_written.fetch_add(written, Ordering::Relaxed);
         Ok(written)
@@ -358,7 +359,6 @@ impl Volume {
                 inode.size = inode.size.max(end);
                 inode.mtime = self.options.clock.now();
                 inode.ctime = inode.mtime;
-                clear_privileges(&mut inode);
                 let cut_first = self.try_run(state, Cost::NOTHING, |txn| {
                     if ops::pending_cut(txn, dst)?.is_some_and(|cut| to > cut) {
                         return Ok(true);

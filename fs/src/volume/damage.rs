@@ -42,7 +42,7 @@ impl Unmet {
     }
 }
 
-/// What of the log could not be rolled forward. Empty in a volume that is written to.
+/// What of the log could not be rolled forward, and what was missed since. All but the gaps in listings is empty in a volume that is written to.
 #[derive(Debug, Default)]
 pub struct Lost {
     /// Blocks of files of which nobody knows what the log has made of them.
@@ -51,6 +51,8 @@ pub struct Lost {
     blocks: BTreeSet<BlockId>,
     /// In place of the root directory's inode.
     root: Option<Box<Inode>>,
+    /// Directories of which a listing has left out what cannot be had.
+    pub gaps: BTreeSet<Ino>,
     /// Changes in the log that could not be made, and why the first one could not.
     unapplied: Option<(u64, String)>,
 }

@@ -17,6 +17,7 @@ mod held;
 pub(crate) mod inspect;
 pub mod layout;
 mod lifetime;
+mod listing;
 mod load;
 pub mod log;
 pub mod members;

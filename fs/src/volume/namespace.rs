@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::format::item::Timestamp;
 use crate::ids::Ino;
 use crate::volume::Volume;
-use crate::volume::attr::{Attr, Caller, DirEntry, RenameFlags};
+use crate::volume::attr::{Attr, Caller, RenameFlags};
 use crate::volume::load::Cost;
 use crate::volume::state::State;
 
@@ -40,15 +40,6 @@ impl Volume {
     /// `NotFound`, `Invalid` (not a symbolic link); those of loading.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         self.look(|txn| ops::readlink(txn, ino))
-    }
-
-    /// Entries of a directory behind `cookie` (0: from the start), `.` and `..` first. Fewer than asked for does not mean the end: only an
-    /// empty answer does.
-    ///
-    /// # Errors
-    /// `NotFound`, `NotADirectory`; those of loading.
-    pub fn readdir(&self, dir: Ino, cookie: u64, max_entries: usize) -> Result<Vec<DirEntry>> {
-        self.look(|txn| ops::readdir(txn, dir, cookie, max_entries))
     }
 
     /// Makes a file of any kind but a directory or a symbolic link.
@@ -181,11 +172,14 @@ impl Volume {
 
     /// Runs a plan that changes nothing: on a read-only volume too.
     fn look<T>(&self, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Result<T> {
-        self.ask(|state| {
-            let mut txn = Txn::new(&state.tree, Timestamp::default(), state.next_ino, self.identity.hash_key);
-            state.lost.stand_in().into_iter().for_each(|root| txn.put_inode(root));
-            plan(&mut txn)
-        })
+        self.ask(|state| plan(&mut self.reader(state)))
+    }
+
+    /// What a plan that changes nothing reads.
+    pub(super) fn reader<'a>(&self, state: &'a State) -> Txn<'a> {
+        let mut txn = Txn::new(&state.tree, Timestamp::default(), state.next_ino, self.identity.hash_key);
+        state.lost.stand_in().into_iter().for_each(|root| txn.put_inode(root));
+        txn
     }
 
     /// Runs a plan that may take the last name of an inode. That the inode waits for its last user is noted before anyone else can see that

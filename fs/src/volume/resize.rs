@@ -13,7 +13,7 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::pages::Page;
 use crate::volume::room::Grant;
 use crate::volume::state::State;
-use crate::volume::{Attr, Caller, Cost, SetAttr, Volume};
+use crate::volume::{Attr, Cost, SetAttr, Volume};
 use std::ops::Range;
 
 const END: FileBlock = FileBlock(u64::MAX);
@@ -23,17 +23,17 @@ impl Volume {
     ///
     /// # Errors
     /// `NotFound`; for a length: `FileTooLarge`, `IsADirectory`, `Invalid`; [`FsError::NoSpace`], [`FsError::ReadOnly`]; a device that fails.
-    pub fn setattr(&self, ino: Ino, set: &SetAttr, caller: &Caller) -> Result<Attr> {
+    pub fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
         if let Some(size) = set.size {
-            return self.set_size(ino, size, set, caller);
+            return self.set_size(ino, size, set);
         }
-        match self.run(Cost::NOTHING, |txn| ops::setattr(txn, ino, set, caller))? {
+        match self.run(Cost::NOTHING, |txn| ops::setattr(txn, ino, set))? {
             Setattr::Done { inode, .. } => Ok(*inode),
             Setattr::CutFirst => Err(FsError::Internal("a cut stands in the way of attributes without a length")),
         }
     }
 
-    fn set_size(&self, ino: Ino, size: u64, set: &SetAttr, caller: &Caller) -> Result<Attr> {
+    fn set_size(&self, ino: Ino, size: u64, set: &SetAttr) -> Result<Attr> {
         let mut room: Option<Grant<'_>> = None;
         loop {
             self.admit(Cost::DELETION)?;
@@ -61,7 +61,7 @@ impl Volume {
                 let from = FileBlock(size.div_ceil(B));
                 let above = if size < old { pages_above(state, ino, from)? } else { 0 };
                 let planned = self.try_run(state, Cost::DELETION, |txn| {
-                    let mut planned = ops::setattr(txn, ino, set, caller)?;
+                    let mut planned = ops::setattr(txn, ino, set)?;
                     if let Setattr::Done { inode, .. } = &mut planned {
                         inode.blocks = inode.blocks.saturating_sub(above);
                         txn.put_inode(inode);

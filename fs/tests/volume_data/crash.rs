@@ -1,7 +1,7 @@
 //! Power cuts at any operation of the device: what comes back is what all files were after some operation, no older than the last sync (I7).
 
 use super::{B, fresh, make, mount};
-use fs::volume::{Caller, SetAttr, Volume, WriteOptions};
+use fs::volume::{SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino, Result};
 
 struct Dice(u64);
@@ -30,7 +30,7 @@ fn step(volume: &Volume, inos: [Ino; 2], files: &mut Files, dice: &mut Dice, sta
         }
         7 => {
             files[n].resize(at as usize, 0);
-            volume.setattr(inos[n], &SetAttr { size: Some(at), ..SetAttr::default() }, &Caller::default())?;
+            volume.setattr(inos[n], &SetAttr { size: Some(at), ..SetAttr::default() })?;
         }
         8 => {
             // A copy within one file, from before `at` to behind the end: one run of blocks, published as one.
@@ -48,7 +48,7 @@ fn step(volume: &Volume, inos: [Ino; 2], files: &mut Files, dice: &mut Dice, sta
                 return Ok(false);
             }
             files[n].truncate(end as usize);
-            volume.setattr(inos[n], &SetAttr { size: Some(end), ..SetAttr::default() }, &Caller::default())?;
+            volume.setattr(inos[n], &SetAttr { size: Some(end), ..SetAttr::default() })?;
         }
         9 => {
             volume.gc(false)?;

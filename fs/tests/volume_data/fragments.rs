@@ -1,7 +1,7 @@
 //! A file of thousands of fragments under a cache that holds a few nodes: every operation on it must load what it needs as it goes.
 
 use super::{B, fresh_on, make, mount_with, options};
-use fs::volume::{Caller, SetAttr, WriteOptions};
+use fs::volume::{SetAttr, WriteOptions};
 use fs::{BLOCK, FsError};
 use zns::sim::SimConfig;
 
@@ -53,7 +53,7 @@ fn a_file_of_fragments_needs_little_memory() {
     assert_eq!(volume.getattr(copy).expect("there").blocks, 0);
     assert!(matches!(volume.seek(copy, 0, libc::SEEK_DATA), Err(FsError::NoSuchOffset)));
     let set = SetAttr { size: Some(100), ..SetAttr::default() };
-    let cut = volume.setattr(file, &set, &Caller::default()).expect("cut");
+    let cut = volume.setattr(file, &set).expect("cut");
     assert_eq!((cut.blocks, cut.size), (1, 100));
     assert_eq!(volume.read(file, 0, 200).expect("read")[..], block_of(0)[..100]);
     volume.shutdown().expect("ends");

@@ -1,7 +1,7 @@
 //! Volumes that are full: what is available can be written, what is there can be overwritten, and what is deleted comes back.
 
 use super::{B, fresh, fresh_on, make, mount};
-use fs::volume::{Caller, SetAttr, Volume, WriteOptions};
+use fs::volume::{SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
 use zns::Blocks;
 use zns::sim::SimConfig;
@@ -67,7 +67,7 @@ fn live_full(drive: zns::sim::SimDrive) {
     for round in 0..5u8 {
         let half = blocks / 2;
         let set = SetAttr { size: Some(half * B), ..SetAttr::default() };
-        volume.setattr(file, &set, &Caller::default()).expect("cut");
+        volume.setattr(file, &set).expect("cut");
         let again = fill(&volume, file, half, round);
         assert!(again * 10 >= (blocks - half) * 9, "{again} of {} blocks came back", blocks - half);
     }

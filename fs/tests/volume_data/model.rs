@@ -1,7 +1,7 @@
 //! Files against a model of bytes, with the blocks they take and where their data is.
 
 use super::{B, fresh_on, make, mount_with, options};
-use fs::volume::{Caller, Cost, MountOptions, SetAttr, Volume, WriteOptions};
+use fs::volume::{Cost, MountOptions, SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -149,7 +149,7 @@ impl World {
             }
             Op::Truncate { file, size } => {
                 let set = SetAttr { size: Some(size), ..SetAttr::default() };
-                let attr = self.volume().setattr(self.files[file], &set, &Caller::default()).expect("truncated");
+                let attr = self.volume().setattr(self.files[file], &set).expect("truncated");
                 self.models[file].truncate(size);
                 assert_eq!((attr.size, attr.blocks), (size, self.models[file].taken.len() as u64));
             }

@@ -1,7 +1,7 @@
 //! Many threads on one volume: each knows what its own files hold, whatever the others, the cleaner and checkpoints do.
 
 use super::{B, fresh, make, mount};
-use fs::volume::{Caller, SetAttr, Volume, WriteOptions};
+use fs::volume::{SetAttr, Volume, WriteOptions};
 use fs::{FsError, Ino};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,7 +44,7 @@ fn work(volume: &Volume, files: [Ino; 2], seed: u64) {
             }
             5 => {
                 let set = SetAttr { size: Some(at), ..SetAttr::default() };
-                volume.setattr(file, &set, &Caller::default()).expect("resized");
+                volume.setattr(file, &set).expect("resized");
                 models[n].resize(at as usize, 0);
             }
             6 => {

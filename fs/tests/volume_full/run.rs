@@ -207,11 +207,11 @@ impl Run {
             }
             50..=59 => {
                 let set = SetAttr { mtime: Some(SetTime::Now), atime: Some(SetTime::Now), ..SetAttr::default() };
-                self.judge(format!("utimes of file {file}"), true, volume.setattr(ino, &set, &Caller::default()))?;
+                self.judge(format!("utimes of file {file}"), true, volume.setattr(ino, &set))?;
             }
             60..=62 => {
                 let set = SetAttr { mode: Some(0o600 + (step % 8) as u32), ..SetAttr::default() };
-                self.judge(format!("chmod of file {file}"), true, volume.setattr(ino, &set, &Caller::default()))?;
+                self.judge(format!("chmod of file {file}"), true, volume.setattr(ino, &set))?;
             }
             63..=67 => {
                 let name = format!("r{step}{}", "y".repeat(step as usize * 3 % 180));
@@ -269,7 +269,7 @@ impl Run {
         let Some(block) = self.some_block(file) else { return Ok(()) };
         let ragged = self.below(2) * self.below(B);
         let set = SetAttr { size: Some(block * B + ragged), ..SetAttr::default() };
-        let result = self.volume.clone().setattr(self.files[file].ino, &set, &Caller::default());
+        let result = self.volume.clone().setattr(self.files[file].ino, &set);
         self.judge(format!("truncate of file {file} to {block} blocks and {ragged} bytes"), true, result)?;
         self.files[file].blocks.split_off(&(block + u64::from(ragged > 0)));
         if ragged > 0 {

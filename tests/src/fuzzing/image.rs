@@ -300,7 +300,7 @@ fn use_it(place: &Place) {
             0 => volume.write(ino, attr.size / 2, &[7; 9000], &plain).map(drop),
             1 => volume.unlink(*dir, name).map(|()| volume.forget(ino)),
             2 => volume.rename(*dir, name, Ino::ROOT, b"renamed", RenameFlags::default()),
-            3 => volume.setattr(ino, &SetAttr { size: Some(attr.size / 3), ..SetAttr::default() }, &caller).map(drop),
+            3 => volume.setattr(ino, &SetAttr { size: Some(attr.size / 3), ..SetAttr::default() }).map(drop),
             4 => volume.setxattr(ino, b"user.fuzz", &[1; 3000], 0),
             _ => volume.fallocate(ino, 0, 5000, 200_000),
         };

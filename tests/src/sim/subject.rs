@@ -113,13 +113,13 @@ impl Subject {
             }
             Operation::Truncate { id, size } => {
                 let set = SetAttr { size: Some(*size), ..SetAttr::default() };
-                volume.setattr(self.ino(*id)?, &set, &Caller::default())?;
+                volume.setattr(self.ino(*id)?, &set)?;
             }
             Operation::Fallocate { id, mode, offset, len } => volume.fallocate(self.ino(*id)?, *mode, *offset, *len)?,
             Operation::CopyRange { from, to, len } => return self.copy(*from, *to, *len),
             Operation::Chmod { id, mode } => {
                 let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
-                volume.setattr(self.ino(*id)?, &set, &Caller::default())?;
+                volume.setattr(self.ino(*id)?, &set)?;
             }
             Operation::SetXattr { id, name, len, stamp } => volume.setxattr(self.ino(*id)?, name, &content(*stamp, *len), 0)?,
             Operation::RemoveXattr { id, name } => volume.removexattr(self.ino(*id)?, name)?,

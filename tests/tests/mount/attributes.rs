@@ -205,3 +205,55 @@ fn writing_clears_set_id_bits() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
     mounted.finish();
 }
+
+/// Who may keep set-id bits is a matter of CAP_FSETID, not of the number of the user.
+#[test]
+fn set_id_bits_stay_for_those_who_may_keep_them() {
+    let Some(mounted) = tests::Builder::default().option("allow_other").mount() else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        return tests::skip::skip("only root can give capabilities and take them");
+    }
+    fs::set_permissions(mounted.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(mounted.path("source"), [7; 8192]).unwrap();
+    let path = mounted.path("f");
+    let after = |who: &[&str], script: &str| {
+        fs::write(&path, [1; 8192]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        let mut command = std::process::Command::new("setpriv");
+        command.args(who).args(["sh", "-ec", script]).current_dir(mounted.root());
+        harness::run(&mut command, std::time::Duration::from_secs(30)).unwrap().ok().unwrap();
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    let someone = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let entitled = [&someone[..], &["--inh-caps", "+fsetid", "--ambient-caps", "+fsetid"]].concat();
+    let bare_root = ["--inh-caps", "-fsetid", "--bounding-set", "-fsetid"];
+    for script in ["printf x >> f", "truncate -s 10 f", "truncate -s 100000 f", ": > f", "fallocate -l 100000 f", "cp source f"] {
+        assert_eq!(after(&someone, script), 0o777, "{script} by somebody");
+        assert_eq!(after(&bare_root, script), 0o777, "{script} by root without the capability");
+        assert_eq!(after(&entitled, script), 0o6777, "{script} by somebody with the capability");
+        assert_eq!(after(&["--nnp"], script), 0o6777, "{script} by root");
+    }
+
+    // A copy into a file that is not cut first.
+    let copy = || {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        let (from, to) = (File::open(mounted.path("source")).unwrap(), fs::OpenOptions::new().write(true).open(&path).unwrap());
+        assert_eq!(rustix::fs::copy_file_range(&from, None, &to, None, 4097).unwrap(), 4097);
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    assert_eq!(copy(), 0o6777, "root");
+    let bare = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // Capabilities are a thread's own.
+            let mut mine = rustix::thread::capabilities(None).unwrap();
+            mine.effective.remove(rustix::thread::CapabilitySet::FSETID);
+            rustix::thread::set_capabilities(None, mine).unwrap();
+            copy()
+        });
+        thread.join().unwrap()
+    });
+    assert_eq!(bare, 0o777, "root without the capability");
+    mounted.finish();
+}

@@ -3,6 +3,7 @@
 use harness::{Outcome, Pattern, Volume, run};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -187,4 +188,38 @@ fn assert_is_one(path: &Path, content: &[u8]) {
     let (whole, rest) = content.split_at(SIZE.min(content.len()));
     let is_one = whole.len() == SIZE && (0..FILES).any(|n| Pattern(n).mismatch(0, whole).is_none());
     assert!(is_one && rest.len() < 4096 && rest.iter().all(|byte| *byte == 0), "{}", path.display());
+}
+
+#[test]
+fn a_listing_with_a_lost_leaf_gives_all_other_names_and_then_an_error() {
+    let Some((_directory, mut volume)) = Builder::default().format("--size 96M --zone-size 1M").create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    fs::create_dir(volume.path("d")).unwrap();
+    let all: BTreeSet<String> = (0..600).map(|n| format!("a name of some length {n:04}")).collect();
+    for name in &all {
+        fs::File::create(volume.path("d").join(name)).unwrap();
+    }
+    volume.umount().unwrap();
+    assert!(damage(volume.device(), |block| block.starts_with(b"FeND") && contains(block, b"length 0300")) > 0, "such a leaf");
+    volume.mount().unwrap();
+    for _ in 0..2 {
+        let (mut listed, mut errors) = (BTreeSet::new(), Vec::new());
+        for entry in fs::read_dir(volume.path("d")).unwrap() {
+            match entry {
+                Ok(entry) => assert!(listed.insert(entry.file_name().into_string().unwrap()), "{entry:?} twice"),
+                Err(error) => errors.push(error.raw_os_error()),
+            }
+        }
+        assert_eq!(errors, [Some(libc::EIO)]);
+        let is_lost = |name: &&String| match fs::symlink_metadata(volume.path("d").join(name)) {
+            Ok(_) => false,
+            Err(error) => error.raw_os_error() == Some(libc::EIO),
+        };
+        let lost: BTreeSet<String> = all.iter().filter(is_lost).cloned().collect();
+        assert!(lost.contains("a name of some length 0300") && lost.len() < 200, "{} names are lost", lost.len());
+        assert_eq!(listed, all.difference(&lost).cloned().collect(), "all that can be had is listed");
+    }
+    volume.umount().unwrap();
 }

@@ -25,7 +25,7 @@ fn work(volume: &Volume, rng: &mut ChaCha8Rng) -> Result<()> {
             (6, Some(ino)) => volume.fallocate(ino, 0, rng.random_range(0..500_000), 100_000),
             (7, Some(ino)) => {
                 let size = Some(rng.random_range(0..400_000));
-                volume.setattr(ino, &crate::volume::SetAttr { size, ..Default::default() }, &caller).map(drop)
+                volume.setattr(ino, &crate::volume::SetAttr { size, ..Default::default() }).map(drop)
             }
             (8, Some(ino)) => {
                 let outcome = volume.unlink(Ino::ROOT, &one);

@@ -208,9 +208,9 @@ fn holes_of_a_file_that_lost_content_are_errors_until_it_is_emptied() {
     write(&volume, base.big, 0, &[9; 4096]);
     assert_eq!(volume.read(base.big, 0, 4096).expect("written anew")[..], [9; 4096]);
     let empty = crate::volume::SetAttr { size: Some(0), ..Default::default() };
-    volume.setattr(base.big, &empty, &Caller::default()).expect("emptied");
+    volume.setattr(base.big, &empty).expect("emptied");
     let longer = crate::volume::SetAttr { size: Some(9000), ..Default::default() };
-    volume.setattr(base.big, &longer, &Caller::default()).expect("longer");
+    volume.setattr(base.big, &longer).expect("longer");
     assert_eq!(volume.read(base.big, 0, 9000).expect("a hole")[..], [0; 9000]);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel, mounted with `default_permissions`, decides who may change what, and clears the setgid bit of a chmod by someone outside the
 //! group. What follows from a change is done here: a new owner takes suid and sgid away from a regular file, and so does a new length
-//! unless root sets it.
+//! if the kernel says that whoever sets it has no right to keep them.
 
 use super::acl;
 use super::flags::{NOATIME, check_grows, check_loose};
@@ -11,7 +11,7 @@ use crate::core::halt::Planned;
 use crate::core::txn::Txn;
 use crate::format::item::{Inode, Timestamp};
 use crate::ids::Ino;
-use crate::volume::{Caller, SetAttr, SetTime};
+use crate::volume::{SetAttr, SetTime};
 
 /// Result of planning a change of attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Setattr {
 ///
 /// # Errors
 /// `NotFound`, `NotPermitted` (immutable or append-only); those of [`set_size`].
-pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr, caller: &Caller) -> Planned<Setattr> {
+pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr) -> Planned<Setattr> {
     let mut inode = txn.inode(ino)?;
     if *set == SetAttr::default() {
         return Ok(Setattr::Done { inode: Box::new(inode), resize: None });
@@ -51,7 +51,7 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr, caller: &Caller) -> Plann
             SetSize::Done(done) => resize = Some(done),
         }
         inode.mtime = now;
-        if caller.uid != 0 {
+        if set.kill_suid {
             clear_privileges(&mut inode);
         }
     }
@@ -79,7 +79,7 @@ fn is_set(time: Option<SetTime>) -> bool {
     matches!(time, Some(SetTime::At(_)))
 }
 
-/// Takes suid, and sgid where it means execution with the group's rights, from a regular file. Writing does this too (unless root writes).
+/// Takes suid, and sgid where it means execution with the group's rights, from a regular file. Writing does this too, by those who may not keep them.
 pub fn clear_privileges(inode: &mut Inode) {
     if !inode.is_file() {
         return;

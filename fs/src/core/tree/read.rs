@@ -85,6 +85,28 @@ impl Tree {
             }
         }
     }
+    /// Where the range of the first block that is missing at or after `key` ends; `None` if none is, or it has no end.
+    pub fn behind_missing(&self, key: &Key) -> Option<SortKey> {
+        let mut cursor = SortKey::from(key);
+        loop {
+            let mut page = self.store.peek(self.store.tree_root())?;
+            let mut high = None;
+            while page.level() > 0 {
+                let level = page.level() - 1;
+                let i = page.route(cursor);
+                if i + 1 < page.count() {
+                    high = Some(page.key(i + 1));
+                }
+                // One that does not fit its parent counts as missing.
+                match self.store.peek(page.child(i)).filter(|child| child.level() == level) {
+                    Some(child) => page = child,
+                    None => return high,
+                }
+            }
+            // Bounds only grow, so that this ends, whatever is on the media.
+            cursor = high.filter(|high| *high > cursor)?;
+        }
+    }
     /// The last item before `key`.
     pub fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
         let mut bound = key.into();

@@ -27,7 +27,7 @@ fn a_list_and_the_mode_say_the_same_and_a_plain_list_is_not_stored() {
     shell.run(|txn| set_acl(txn, ino, ACCESS, &list(6, 1, 4, 2, 0).encode(), false)).expect("set");
     assert_eq!(shell.run(|txn| getattr(txn, ino)).expect("there").mode & 0o7777, 0o2620);
     let chmod = SetAttr { mode: Some(0o2751), ..SetAttr::default() };
-    shell.run(|txn| setattr(txn, ino, &chmod, &Caller::default())).expect("changed");
+    shell.run(|txn| setattr(txn, ino, &chmod)).expect("changed");
     let value = shell.run(|txn| getxattr(txn, ino, ACCESS)).expect("a list");
     assert_eq!(Acl::decode(&value), Some(list(7, 1, 4, 5, 1)));
     let plain = [Tag::UserObj, Tag::GroupObj, Tag::Other].map(|tag| Entry { tag, perm: 4, id: u32::MAX });

@@ -146,7 +146,7 @@ impl Real {
     fn resize(&mut self, size: u64) {
         let set = SetAttr { size: Some(size * SECTOR), ..SetAttr::default() };
         loop {
-            let done = self.shell.run(|txn| setattr(txn, self.ino, &set, &Caller::default())).expect("a length");
+            let done = self.shell.run(|txn| setattr(txn, self.ino, &set)).expect("a length");
             let Setattr::Done { resize: Some(resize), .. } = done else {
                 self.finish_cut();
                 continue;

@@ -186,7 +186,7 @@ impl Pair {
             Op::Chmod(p, mode) => {
                 let expected = model.change(p, now, |node| node.mode = node.mode & libc::S_IFMT | mode);
                 let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
-                (expected, self.on(p, |txn, ino| setattr(txn, ino, &set, &caller)).map(drop))
+                (expected, self.on(p, |txn, ino| setattr(txn, ino, &set)).map(drop))
             }
             Op::Chown(p, uid, gid) => {
                 let set = SetAttr { uid: *uid, gid: *gid, ..SetAttr::default() };
@@ -200,12 +200,12 @@ impl Pair {
                         }
                     })
                 };
-                (expected, self.on(p, |txn, ino| setattr(txn, ino, &set, &caller)).map(drop))
+                (expected, self.on(p, |txn, ino| setattr(txn, ino, &set)).map(drop))
             }
             Op::Truncate(p, size) => {
                 let expected = model.truncate(p, *size, caller.uid == 0, now);
                 let set = SetAttr { size: Some(*size), ..SetAttr::default() };
-                (expected, self.on(p, |txn, ino| setattr(txn, ino, &set, &caller)).map(drop))
+                (expected, self.on(p, |txn, ino| setattr(txn, ino, &set)).map(drop))
             }
             Op::Free => {
                 for key in free_before {

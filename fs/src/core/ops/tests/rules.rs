@@ -173,7 +173,7 @@ fn times_of_a_file_can_be_set_and_follow_relatime() {
     let file = find(&mut shell, "file").expect("there").ino;
     let at = Timestamp { sec: -7, nsec: 999_999_999 };
     let set = SetAttr { atime: Some(SetTime::At(at)), mtime: Some(SetTime::Now), ..SetAttr::default() };
-    let Setattr::Done { inode, .. } = shell.run(|txn| setattr(txn, file, &set, &WHO)).expect("set") else { panic!("no cut here") };
+    let Setattr::Done { inode, .. } = shell.run(|txn| setattr(txn, file, &set)).expect("set") else { panic!("no cut here") };
     assert_eq!((inode.atime, inode.mtime, inode.ctime), (at, shell.now(), shell.now()));
     assert!(shell.run(|txn| touch_atime(txn, file)).expect("there"), "the access is older than the change");
     assert!(!shell.run(|txn| touch_atime(txn, file)).expect("there"), "counted a moment ago");

@@ -23,7 +23,7 @@ fn ragged_file(shell: &mut Shell, extents: u64) -> Ino {
 
 fn truncate(shell: &mut Shell, ino: Ino, size: u64) -> Setattr {
     let set = SetAttr { size: Some(size), ..SetAttr::default() };
-    shell.run(|txn| setattr(txn, ino, &set, &Caller::default())).expect("a length")
+    shell.run(|txn| setattr(txn, ino, &set)).expect("a length")
 }
 
 fn intents(shell: &mut Shell) -> Vec<(Key, Intent)> {
