@@ -3,7 +3,7 @@
 //! The filesystem gives a [`space::LogSpace`]; a [`policy::VictimPolicy`] chooses victims; the [`relocator::Relocator`] moves a victim
 //! chunk by chunk through the copy engine and commits by compare-and-swap; the [`pacer::Pacer`] says when and how much, the [`toll::Toll`] what writers pay. The
 //! [`cleaner::Cleaner`] puts them together as a step machine without a thread or a clock, and a [`campaign::Campaign`] drives
-//! it to an end (`ferryfs gc`). The [`sim`] module runs policies and placements over addresses alone.
+//! it to an end (`ferryfs gc`). The [`sim`] module runs policies and placements over addresses alone, [`theory`] says what is possible.
 
 pub mod campaign;
 pub mod checkpoints;
@@ -19,6 +19,7 @@ pub mod segment;
 pub mod sim;
 pub mod space;
 pub mod stats;
+pub mod theory;
 pub mod toll;
 pub mod trace;
 

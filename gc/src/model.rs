@@ -283,6 +283,7 @@ impl LogSpace for Model {
                 live: s.live(zone),
                 capacity: s.capacity,
                 written_at: z.written_at,
+                expected: 0,
             }),
             _ => None,
         };

@@ -4,11 +4,15 @@
 //! placement knows logical addresses and times only, so the filesystem and the simulator share it. One file per placement in
 //! `placement/`.
 
+mod adaptive;
 mod fixed;
 mod learned;
+mod oracle;
 
+pub use adaptive::Adaptive;
 pub use fixed::{None, Separate};
 pub use learned::{Dac, HotWarmCold, SepBit};
+pub use oracle::Oracle;
 
 use crate::segment::Seq;
 use serde::{Deserialize, Serialize};
@@ -21,6 +25,20 @@ use thiserror::Error;
 #[serde(transparent)]
 pub struct Class(pub u8);
 
+/// What a placement may know of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Blocks of the whole space, live or not.
+    pub space: u64,
+    /// Blocks in a segment.
+    pub segment: u32,
+    /// Segments that may be open at a time.
+    pub heads: u8,
+}
+
+/// Open segments that a placement may use when nobody says otherwise.
+pub const DEFAULT_HEADS: u8 = 6;
+
 /// A block that a user writes.
 #[derive(Clone, Copy, Debug)]
 pub struct UserWrite {
@@ -28,6 +46,10 @@ pub struct UserWrite {
     pub block: u64,
     /// When it was written before, if it was and the shell keeps that ([`Placement::needs_ages`]).
     pub previous: Option<Seq>,
+    /// About when it came to where it is, by a write or by being moved, if it is anywhere and the placement estimates ([`Placement::estimates`]).
+    pub placed: Option<Seq>,
+    /// When it will be written next, where the future is known ([`Placement::needs_future`]).
+    pub next: Option<Seq>,
     /// Now.
     pub now: Seq,
 }
@@ -41,6 +63,10 @@ pub struct RelocatedBlock {
     pub from: Class,
     /// When a user wrote it last, if the shell keeps that.
     pub written: Option<Seq>,
+    /// About when it came to where it is, if the placement estimates.
+    pub placed: Option<Seq>,
+    /// When it will be written next, where the future is known.
+    pub next: Option<Seq>,
     /// Now.
     pub now: Seq,
 }
@@ -64,8 +90,24 @@ pub struct ReclaimedSegment {
 pub trait Placement: Send {
     /// The name used in options and reports.
     fn name(&self) -> &'static str;
-    /// How many classes it uses.
+    /// How many classes it uses at most.
     fn classes(&self) -> u8;
+    /// How many it uses now: heads of higher classes may be filled up with anything.
+    fn active(&self) -> u8 {
+        self.classes()
+    }
+    /// Does it estimate how often blocks are written ([`Self::interval`])? It is then told when blocks came to where they are.
+    fn estimates(&self) -> bool {
+        false
+    }
+    /// After how many blocks of users it expects a block to be written again.
+    fn interval(&self, _block: u64) -> f64 {
+        1.0
+    }
+    /// Must it be told the future?
+    fn needs_future(&self) -> bool {
+        false
+    }
     /// Does it want to know when a block was written before? Keeping that costs memory.
     fn needs_ages(&self) -> bool {
         false
@@ -74,6 +116,8 @@ pub trait Placement: Send {
     fn user(&mut self, write: &UserWrite) -> Class;
     /// The class of a block that the cleaner moves.
     fn relocated(&mut self, block: &RelocatedBlock) -> Class;
+    /// A user deleted a block.
+    fn trimmed(&mut self, _block: u64) {}
     /// Learns from a cleaned segment.
     fn reclaimed(&mut self, _segment: &ReclaimedSegment) {}
 }
@@ -97,6 +141,10 @@ pub enum PlacementKind {
     /// SepBIT.
     #[serde(rename = "sepbit")]
     SepBit,
+    /// Ours: by an estimate of how often each block is written.
+    Adaptive,
+    /// The future is known; for comparison, and in the simulator only.
+    Oracle,
 }
 
 /// A placement name that is not known.
@@ -109,8 +157,15 @@ pub struct UnknownPlacement {
 
 impl PlacementKind {
     /// Every placement.
-    pub const ALL: [PlacementKind; 5] =
-        [PlacementKind::None, PlacementKind::Separate, PlacementKind::HotWarmCold, PlacementKind::Dac, PlacementKind::SepBit];
+    pub const ALL: [PlacementKind; 7] = [
+        PlacementKind::None,
+        PlacementKind::Separate,
+        PlacementKind::HotWarmCold,
+        PlacementKind::Dac,
+        PlacementKind::SepBit,
+        PlacementKind::Adaptive,
+        PlacementKind::Oracle,
+    ];
 
     /// Can a volume use it? The others need a memory for each block, which only the simulator has so far.
     pub fn is_for_volumes(self) -> bool {
@@ -125,17 +180,21 @@ impl PlacementKind {
             Self::HotWarmCold => "hot-warm-cold",
             Self::Dac => "dac",
             Self::SepBit => "sepbit",
+            Self::Adaptive => "adaptive",
+            Self::Oracle => "oracle",
         }
     }
 
-    /// Makes it.
-    pub fn build(self) -> Box<dyn Placement> {
+    /// Makes it for a volume.
+    pub fn build(self, shape: &Shape) -> Box<dyn Placement> {
         match self {
             Self::None => Box::new(None),
             Self::Separate => Box::new(Separate),
             Self::HotWarmCold => Box::new(HotWarmCold::default()),
             Self::Dac => Box::new(Dac::default()),
             Self::SepBit => Box::new(SepBit::default()),
+            Self::Adaptive => Box::new(Adaptive::new(*shape)),
+            Self::Oracle => Box::new(Oracle::new(shape)),
         }
     }
 
@@ -168,10 +227,17 @@ mod tests {
     fn names_parse_and_classes_stay_in_bounds() {
         for kind in PlacementKind::ALL {
             assert_eq!(kind.name().parse(), Ok(kind));
-            let mut placement = kind.build();
+            let mut placement = kind.build(&Shape { space: 1000, segment: 10, heads: 6 });
             assert_eq!(placement.name(), kind.name());
-            let user = placement.user(&UserWrite { block: 1, previous: Option::None, now: 5 });
-            let moved = placement.relocated(&RelocatedBlock { block: 1, from: user, written: Option::None, now: 9 });
+            let user = placement.user(&UserWrite { block: 1, previous: Option::None, placed: Option::None, next: Option::None, now: 5 });
+            let moved = placement.relocated(&RelocatedBlock {
+                block: 1,
+                from: user,
+                written: Option::None,
+                placed: Option::Some(5),
+                next: Option::None,
+                now: 9,
+            });
             assert!(user.0 < placement.classes() && moved.0 < placement.classes());
         }
         assert_eq!("default".parse(), Ok(PlacementKind::Separate));

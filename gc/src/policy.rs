@@ -8,10 +8,12 @@
 
 mod age;
 mod cost_benefit;
+mod declining;
 mod greedy;
 
 pub use age::{AgeThreshold, Choices, Fifo, WindowedGreedy};
 pub use cost_benefit::{CostBenefit, CostBenefitRoot};
+pub use declining::DecliningCost;
 pub use greedy::Greedy;
 
 use crate::segment::{SegmentId, SegmentInfo, Seq};
@@ -41,6 +43,8 @@ pub enum Policy {
     CostBenefit,
     /// (1 - u) / u * sqrt(age), as the authors of SepBIT have it.
     CostBenefitRoot,
+    /// The segment that loses least by being cleaned now, given how often its blocks are written.
+    DecliningCost,
     /// Fewest live blocks among the older segments.
     AgeThreshold,
     /// Fewest live blocks in the quarter written first.
@@ -61,10 +65,11 @@ pub struct UnknownPolicy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Policy; 7] = [
+    pub const ALL: [Policy; 8] = [
         Policy::Greedy,
         Policy::CostBenefit,
         Policy::CostBenefitRoot,
+        Policy::DecliningCost,
         Policy::AgeThreshold,
         Policy::WindowedGreedy,
         Policy::DChoices,
@@ -77,6 +82,7 @@ impl Policy {
             Self::Greedy => "greedy",
             Self::CostBenefit => "cost-benefit",
             Self::CostBenefitRoot => "cost-benefit-root",
+            Self::DecliningCost => "declining-cost",
             Self::AgeThreshold => "age-threshold",
             Self::WindowedGreedy => "windowed-greedy",
             Self::DChoices => "d-choices",
@@ -90,6 +96,7 @@ impl Policy {
             Self::Greedy => Box::new(Greedy),
             Self::CostBenefit => Box::new(CostBenefit),
             Self::CostBenefitRoot => Box::new(CostBenefitRoot),
+            Self::DecliningCost => Box::new(DecliningCost),
             Self::AgeThreshold => Box::new(AgeThreshold),
             Self::WindowedGreedy => Box::new(WindowedGreedy),
             Self::DChoices => Box::new(Choices),
@@ -126,14 +133,15 @@ mod tests {
     use zns::{DeviceId, ZoneId};
 
     fn segments() -> impl Strategy<Value = Vec<SegmentInfo>> {
-        let one = (0u32..=64, 1u32..=64, 0u64..1000, 0u8..3);
+        let one = (0u32..=64, 1u32..=64, 0u64..1000, 0u8..3, 0u64..1000);
         proptest::collection::vec(one, 0..20).prop_map(|parts| {
-            let info = |(zone, (live, capacity, written_at, device)): (usize, (u32, u32, u64, u8))| SegmentInfo {
+            let info = |(zone, (live, capacity, written_at, device, expected)): (usize, (u32, u32, u64, u8, u64))| SegmentInfo {
                 id: SegmentId { device: DeviceId(device), zone: ZoneId(zone as u32) },
                 stream: if device == 2 { Stream::Metadata } else { Stream::User },
                 live: live.min(capacity),
                 capacity,
                 written_at,
+                expected,
             };
             parts.into_iter().enumerate().map(info).collect()
         })
@@ -156,7 +164,7 @@ mod tests {
                 worth.sort_by_key(|s| (age::lot(s.id, now), s.id));
                 worth.truncate(age::CHOICES);
             }
-            Policy::Greedy | Policy::CostBenefit | Policy::CostBenefitRoot | Policy::Fifo => {}
+            Policy::Greedy | Policy::CostBenefit | Policy::CostBenefitRoot | Policy::DecliningCost | Policy::Fifo => {}
         }
         worth.sort_by(|a, b| {
             // Compared as exact fractions.
@@ -169,6 +177,12 @@ mod tests {
                     // Compared as squares, which fit for segments of this size.
                     let top = |s: &SegmentInfo| u128::from(s.capacity - s.live).pow(2) * u128::from(age(s));
                     let bottom = |s: &SegmentInfo| u128::from(s.live).pow(2);
+                    let empty = |s: &SegmentInfo| s.live == 0;
+                    empty(b).cmp(&empty(a)).then((top(b) * bottom(a)).cmp(&(top(a) * bottom(b))))
+                }
+                Policy::DecliningCost => {
+                    let top = |s: &SegmentInfo| u128::from(s.capacity - s.live).pow(2) * u128::from((2 * s.expected + age(s)).max(1));
+                    let bottom = |s: &SegmentInfo| u128::from(s.live) * u128::from(s.capacity);
                     let empty = |s: &SegmentInfo| s.live == 0;
                     empty(b).cmp(&empty(a)).then((top(b) * bottom(a)).cmp(&(top(a) * bottom(b))))
                 }
@@ -204,14 +218,14 @@ mod tests {
         let error = "best".parse::<Policy>().expect_err("not a policy");
         assert_eq!(
             error.to_string(),
-            "no cleaning policy is called \"best\": choose one of default, greedy, cost-benefit, cost-benefit-root, age-threshold, windowed-greedy, d-choices, fifo"
+            "no cleaning policy is called \"best\": choose one of default, greedy, cost-benefit, cost-benefit-root, declining-cost, age-threshold, windowed-greedy, d-choices, fifo"
         );
     }
 
     #[test]
     fn a_segment_without_dead_blocks_is_never_chosen() {
         let id = SegmentId { device: DeviceId(0), zone: ZoneId(1) };
-        let full = SegmentInfo { id, stream: Stream::User, live: 8, capacity: 8, written_at: 0 };
+        let full = SegmentInfo { id, stream: Stream::User, live: 8, capacity: 8, written_at: 0, expected: 0 };
         for policy in Policy::ALL {
             assert_eq!(policy.build().choose(&[full], 100), None);
         }

@@ -2,33 +2,54 @@
 //!
 //! Flat arrays only: a logical block is an index, a physical block is an index, a segment is a range of physical blocks. The closed
 //! segments lie packed in one list that is kept up to date write by write, so a policy gets it without any copying. Cleaning is lazy: it
-//! runs only when no spare segment is left to open, which is what the analytic curves assume.
+//! runs only when it must, which is what the analytic curves assume.
+//!
+//! Every segment is charged, open ones and the one kept for the cleaner included ([`Capacity::Fixed`]); or cleaning goes by the share of garbage,
+//! as in the papers on placement, where open segments cost nothing but what is dead in them ([`Capacity::Garbage`]). With one segment left a class
+//! that has no open segment shares that of the nearest class, so that one segment in reserve is enough for any number of classes.
 
 use crate::placement::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite};
+use crate::placement::{DEFAULT_HEADS, Shape};
 use crate::policy::VictimPolicy;
 use crate::segment::{SegmentId, SegmentInfo, Seq, Stream};
+pub use crate::theory::analytic_greedy;
 use zns::{DeviceId, ZoneId};
 
 /// Marks a physical block without owner, a logical block never written, a segment that is not closed.
 const NONE: u32 = u32::MAX;
 
+/// When cleaning begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capacity {
+    /// The volume has so many segments and no more: cleaning begins when one is left.
+    #[default]
+    Fixed,
+    /// Cleaning begins when the dead share of all that is written reaches 1 - u; there are always segments to open.
+    Garbage,
+}
+
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SimConfig {
-    /// Segments that count as the volume's space.
+    /// Segments of the volume.
     pub segments: u32,
     /// Blocks in a segment.
     pub segment_blocks: u32,
     /// Live share of that space.
     pub utilization: f64,
-    /// Segments on top, for open heads and the reserve. At least one per class and two more.
-    pub spare: u32,
+    /// When cleaning begins.
+    pub capacity: Capacity,
 }
 
 impl SimConfig {
     /// Logical blocks.
     pub fn blocks(&self) -> u32 {
         (f64::from(self.segments) * f64::from(self.segment_blocks) * self.utilization) as u32
+    }
+
+    /// The same as a placement sees it.
+    pub fn shape(&self) -> Shape {
+        Shape { space: u64::from(self.segments) * u64::from(self.segment_blocks), segment: self.segment_blocks, heads: DEFAULT_HEADS }
     }
 }
 
@@ -43,6 +64,8 @@ pub struct Simulator<'a> {
     owners: Vec<u32>,
     /// When a user wrote each logical block; empty unless the placement needs it.
     written: Vec<Seq>,
+    /// When a user writes each logical block next; empty unless the placement knows the future.
+    next: Vec<Seq>,
     /// Closed segments, packed.
     closed: Vec<SegmentInfo>,
     /// Where a segment is in `closed`.
@@ -51,12 +74,19 @@ pub struct Simulator<'a> {
     open_live: Vec<u32>,
     classes: Vec<Class>,
     opened_at: Vec<Seq>,
+    /// Sum of 1 / expected interval over the blocks put into a segment; empty unless the placement estimates.
+    rates: Vec<f64>,
     free: Vec<u32>,
     /// Open segment and its fill, by class.
     heads: Vec<Option<(u32, u32)>>,
     now: Seq,
+    /// Blocks that are live, and those in segments that are not free.
+    live: u64,
+    stored: u64,
     user: u64,
     relocated: u64,
+    /// What was relocated out of each class, and the segments of each that were reclaimed.
+    reclaimed: Vec<(u64, u64)>,
 }
 
 /// The simulated volume cannot go on: everything is live.
@@ -67,26 +97,34 @@ pub struct Full;
 impl<'a> Simulator<'a> {
     /// An empty volume.
     pub fn new(config: SimConfig, policy: &'a dyn VictimPolicy, placement: &'a mut dyn Placement) -> Self {
-        let segments = config.segments + config.spare.max(u32::from(placement.classes()) + 2);
-        let ages = if placement.needs_ages() { config.blocks() as usize } else { 0 };
-        let heads = vec![None; usize::from(placement.classes())];
+        let classes = usize::from(placement.classes());
+        // A garbage budget leaves at most a segment for each class above what the utilization says, and half as many again while cleaning.
+        let extra = if config.capacity == Capacity::Garbage { 2 * classes as u32 + 8 } else { 0 };
+        let segments = (config.segments + extra).max(3);
+        let blocks = config.blocks() as usize;
+        let wanted = |wanted: bool| if wanted { blocks } else { 0 };
         Self {
             config,
             policy,
-            placement,
-            map: vec![NONE; config.blocks() as usize],
+            map: vec![NONE; blocks],
             owners: vec![NONE; segments as usize * config.segment_blocks as usize],
-            written: vec![Seq::MAX; ages],
+            written: vec![Seq::MAX; wanted(placement.needs_ages())],
+            next: vec![Seq::MAX; wanted(placement.needs_future())],
             closed: Vec::with_capacity(segments as usize),
             place: vec![NONE; segments as usize],
             open_live: vec![0; segments as usize],
             classes: vec![Class(0); segments as usize],
             opened_at: vec![0; segments as usize],
+            rates: vec![0.0; if placement.estimates() { segments as usize } else { 0 }],
             free: (0..segments).rev().collect(),
-            heads,
+            heads: vec![None; classes],
             now: 0,
+            live: 0,
+            stored: 0,
             user: 0,
             relocated: 0,
+            reclaimed: vec![(0, 0); classes],
+            placement,
         }
     }
 
@@ -95,33 +133,89 @@ impl<'a> Simulator<'a> {
         self.map.len() as u32
     }
 
+    /// Does the placement want to know when each block will be written next ([`Self::write_until`])?
+    pub fn needs_future(&self) -> bool {
+        !self.next.is_empty()
+    }
+
+    /// A user writes a block that will be written again at `next`, counted in blocks that users write ([`Self::now`]).
+    ///
+    /// # Errors
+    /// Everything is live.
+    pub fn write_until(&mut self, block: u32, next: Seq) -> Result<(), Full> {
+        if let Some(at) = self.next.get_mut(block as usize) {
+            *at = next;
+        }
+        self.write(block)
+    }
+
+    /// Blocks that users have written.
+    pub fn now(&self) -> Seq {
+        self.now
+    }
+
     /// A user writes a block.
     ///
     /// # Errors
     /// Everything is live.
     pub fn write(&mut self, block: u32) -> Result<(), Full> {
-        let previous = self.written.get(block as usize).copied().filter(|at| *at != Seq::MAX);
-        let class = self.placement.user(&UserWrite { block: u64::from(block), previous, now: self.now });
+        let index = block as usize;
+        let previous = self.written.get(index).copied().filter(|at| *at != Seq::MAX);
+        let placed = if self.rates.is_empty() { None } else { self.placed(self.map[index]) };
+        let next = self.next.get(index).copied();
+        let class = self.placement.user(&UserWrite { block: u64::from(block), previous, placed, next, now: self.now });
         self.room(class)?;
         self.forget(block);
-        self.put(block, class);
-        if let Some(at) = self.written.get_mut(block as usize) {
+        self.put(block, class, 1);
+        self.live += 1;
+        if let Some(at) = self.written.get_mut(index) {
             *at = self.now;
         }
         self.now += 1;
         self.user += 1;
+        if self.config.capacity == Capacity::Garbage {
+            self.keep_to_budget();
+        }
         Ok(())
     }
 
     /// A user deletes a block.
     pub fn trim(&mut self, block: u32) {
+        let index = block as usize;
+        if self.map[index] == NONE {
+            return;
+        }
         self.forget(block);
-        self.map[block as usize] = NONE;
+        self.map[index] = NONE;
+        self.placement.trimmed(u64::from(block));
+        if let Some(at) = self.written.get_mut(index) {
+            *at = Seq::MAX;
+        }
     }
 
     /// Begins to count anew, after warming up.
     pub fn reset_counters(&mut self) {
         (self.user, self.relocated) = (0, 0);
+        self.reclaimed.fill((0, 0));
+    }
+
+    /// For each class: segments that are not free, segments reclaimed and blocks moved out of them since the counters were reset.
+    pub fn occupancy(&self) -> Vec<(u32, u64, u64)> {
+        let mut rows: Vec<(u32, u64, u64)> = self.reclaimed.iter().map(|(segments, moved)| (0, *segments, *moved)).collect();
+        let closed = self.closed.iter().map(|info| info.id.zone.0);
+        for segment in closed.chain(self.heads.iter().flatten().map(|(segment, _)| *segment)) {
+            rows[usize::from(self.classes[segment as usize].0)].0 += 1;
+        }
+        rows
+    }
+
+    /// How many closed segments are live to which tenth.
+    pub fn live_shares(&self) -> [u32; 10] {
+        let mut tenths = [0; 10];
+        for info in &self.closed {
+            tenths[(u64::from(info.live) * 10 / u64::from(info.capacity.max(1))).min(9) as usize] += 1;
+        }
+        tenths
     }
 
     /// (user + relocated) / user blocks since the counters were reset.
@@ -129,36 +223,55 @@ impl<'a> Simulator<'a> {
         if self.user == 0 { 1.0 } else { (self.user + self.relocated) as f64 / self.user as f64 }
     }
 
-    /// The class head has room for one block; cleans first when segments are short.
+    /// There is room for a user's block: in the head of the class, in a segment that can be opened, or at least in another head.
     fn room(&mut self, class: Class) -> Result<(), Full> {
-        // Cleaning itself may open one segment per class; more than that is the users'.
-        let reserve = usize::from(self.placement.classes());
-        while self.heads[usize::from(class.0)].is_none() && self.free.len() <= reserve {
-            self.clean()?;
+        while self.heads[usize::from(class.0)].is_none() && self.free.len() <= 1 {
+            match self.clean() {
+                // Nothing is dead where the cleaner may look; what is still open can be filled.
+                Err(Full) if self.heads.iter().any(Option::is_some) => break,
+                cleaned => cleaned?,
+            }
         }
         Ok(())
     }
 
+    /// Cleans until the dead share is below what it may be, or nothing closed is dead.
+    fn keep_to_budget(&mut self) {
+        while (self.stored - self.live) as f64 >= (1.0 - self.config.utilization) * self.stored as f64 {
+            if self.clean().is_err() {
+                break;
+            }
+        }
+    }
+
     fn clean(&mut self) -> Result<(), Full> {
         let victim = self.policy.choose(&self.closed, self.now).ok_or(Full)?.zone.0;
-        let info = self.unclose(victim);
         let from = self.classes[victim as usize];
         let first = victim * self.config.segment_blocks;
-        if info.live > 0 {
+        let live = self.closed[self.place[victim as usize] as usize].live;
+        if live > 0 {
             for at in first..first + self.config.segment_blocks {
                 let block = self.owners[at as usize];
                 if block != NONE && self.map[block as usize] == at {
-                    let written = self.written.get(block as usize).copied();
-                    let class = self.placement.relocated(&RelocatedBlock { block: u64::from(block), from, written, now: self.now });
-                    self.put(block, class);
-                    self.relocated += 1;
+                    let index = block as usize;
+                    let written = self.written.get(index).copied();
+                    let placed = if self.rates.is_empty() { None } else { self.placed(at) };
+                    let next = self.next.get(index).copied();
+                    let moved = RelocatedBlock { block: u64::from(block), from, written, placed, next, now: self.now };
+                    let class = self.placement.relocated(&moved);
+                    self.put(block, class, 0);
                 }
             }
         }
+        let info = self.unclose(victim);
+        self.relocated += u64::from(live);
+        self.stored -= u64::from(self.config.segment_blocks);
+        let counted = &mut self.reclaimed[usize::from(from.0)];
+        *counted = (counted.0 + 1, counted.1 + u64::from(live));
         self.placement.reclaimed(&ReclaimedSegment {
             class: from,
             opened_at: self.opened_at[victim as usize],
-            live: info.live,
+            live,
             capacity: info.capacity,
             now: self.now,
         });
@@ -172,6 +285,7 @@ impl<'a> Simulator<'a> {
         if old == NONE {
             return;
         }
+        self.live -= 1;
         let segment = (old / self.config.segment_blocks) as usize;
         match self.place[segment] {
             NONE => self.open_live[segment] -= 1,
@@ -179,19 +293,58 @@ impl<'a> Simulator<'a> {
         }
     }
 
-    /// Appends a block to the head of its class.
-    fn put(&mut self, block: u32, class: Class) {
-        let head = usize::from(class.0);
+    /// About when a block came to where it is: its segment was filled from one time to another, and it lies so far behind the first.
+    fn placed(&self, at: u32) -> Option<Seq> {
+        if at == NONE {
+            return None;
+        }
+        let (segment, offset) = (at / self.config.segment_blocks, at % self.config.segment_blocks);
+        let (end, filled) = match self.place[segment as usize] {
+            NONE => {
+                let fill = self.heads.iter().flatten().find(|(head, _)| *head == segment).map_or(1, |(_, fill)| *fill);
+                (self.now, fill)
+            }
+            place => (self.closed[place as usize].written_at, self.config.segment_blocks),
+        };
+        let opened = self.opened_at[segment as usize];
+        Some(opened + (end - opened) * u64::from(offset) / u64::from(filled.max(1)))
+    }
+
+    /// Which head takes a block of a class while so many segments must stay free.
+    fn head(&self, class: Class, keep: usize) -> usize {
+        let (wanted, active) = (usize::from(class.0), usize::from(self.placement.active()));
+        // A head that the placement has given up is filled first: until it is full it holds room for nothing.
+        if let Some(stale) = (active..self.heads.len()).find(|head| self.heads[*head].is_some()) {
+            return stale;
+        }
+        if self.heads[wanted].is_some() || self.free.len() > keep {
+            return wanted;
+        }
+        let open = (0..self.heads.len()).filter(|head| self.heads[*head].is_some());
+        open.min_by_key(|head| head.abs_diff(wanted)).unwrap_or(wanted)
+    }
+
+    /// Appends a block to the head of its class, or of another when so few segments are free.
+    fn put(&mut self, block: u32, class: Class, keep: usize) {
+        let head = self.head(class, keep);
         let (segment, fill) = self.heads[head].take().unwrap_or_else(|| {
-            let segment = self.free.pop().expect("the reserve covers every class that cleaning may open");
-            self.classes[segment as usize] = class;
+            let segment = self.free.pop().expect("one free segment takes all that lives in a victim");
+            self.classes[segment as usize] = Class(head as u8);
             self.opened_at[segment as usize] = self.now;
+            if let Some(rate) = self.rates.get_mut(segment as usize) {
+                *rate = 0.0;
+            }
             (segment, 0)
         });
         let at = segment * self.config.segment_blocks + fill;
+        if let Some(rate) = self.rates.get_mut(segment as usize) {
+            *rate += 1.0 / self.placement.interval(u64::from(block)).max(1.0);
+        }
+        // While its segment is being cleaned, the old place still counts the block: the segment is about to be forgotten whole.
         self.owners[at as usize] = block;
         self.map[block as usize] = at;
         self.open_live[segment as usize] += 1;
+        self.stored += 1;
         if fill + 1 == self.config.segment_blocks {
             self.close(segment);
         } else {
@@ -207,6 +360,7 @@ impl<'a> Simulator<'a> {
             live: self.open_live[segment as usize],
             capacity: self.config.segment_blocks,
             written_at: self.now,
+            expected: self.rates.get(segment as usize).map_or(0, |rate| (f64::from(self.config.segment_blocks) / rate) as Seq),
         });
     }
 
@@ -242,25 +396,6 @@ impl<'a> Simulator<'a> {
     }
 }
 
-/// The write amplification of greedy cleaning under uniform random overwrites at live share `u`: with a = 1/u, the A that solves
-/// 1 - 1/A = exp(-a/A). One for an empty volume, infinite for a full one.
-pub fn analytic_greedy(u: f64) -> f64 {
-    if u <= 0.0 {
-        return 1.0;
-    }
-    if u >= 1.0 {
-        return f64::INFINITY;
-    }
-    // In x = 1/A: f(x) = 1 - x - exp(-x/u) is concave, zero at 0 and at the solution, positive between.
-    let f = |x: f64| 1.0 - x - (-x / u).exp();
-    let (mut low, mut high) = (1e-9, 1.0);
-    for _ in 0..100 {
-        let middle = f64::midpoint(low, high);
-        if f(middle) > 0.0 { low = middle } else { high = middle }
-    }
-    1.0 / low
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,16 +405,8 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    #[test]
-    fn the_analytic_curve_has_the_published_values() {
-        for (u, wa) in [(0.70, 1.88), (0.75, 2.20), (0.80, 2.69), (0.85, 3.52), (0.90, 5.18), (0.931, 7.45), (0.95, 10.2)] {
-            let found = analytic_greedy(u);
-            assert!((found - wa).abs() / wa < 0.005, "u {u}: {found} instead of {wa}");
-        }
-    }
-
     fn uniform(config: SimConfig, policy: Policy, placement: PlacementKind, warm: u32, measured: u32) -> f64 {
-        let (policy, mut placement) = (policy.build(), placement.build());
+        let (policy, mut placement) = (policy.build(), placement.build(&config.shape()));
         let mut sim = Simulator::new(config, policy.as_ref(), placement.as_mut());
         let blocks = sim.blocks();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -292,28 +419,81 @@ mod tests {
     }
 
     #[test]
-    fn greedy_meets_the_analytic_value_at_85_percent() {
-        let config = SimConfig { segments: 1200, segment_blocks: 1024, utilization: 0.85, spare: 3 };
+    fn greedy_is_within_2_percent_of_the_analytic_curve() {
+        for utilization in [0.7, 0.8, 0.85, 0.9] {
+            let config = SimConfig { segments: 800, segment_blocks: 512, utilization, capacity: Capacity::Fixed };
+            let wa = uniform(config, Policy::Greedy, PlacementKind::None, 4, 2);
+            let analytic = analytic_greedy(utilization);
+            assert!((wa / analytic - 1.0).abs() < 0.02, "{utilization}: {wa} against {analytic}");
+        }
+    }
+
+    #[test]
+    fn no_placement_does_harm_under_a_uniform_load() {
+        let config = SimConfig { segments: 600, segment_blocks: 256, utilization: 0.85, capacity: Capacity::Garbage };
         for placement in PlacementKind::ALL {
             let wa = uniform(config, Policy::Greedy, placement, 4, 3);
             let analytic = analytic_greedy(0.85);
-            assert!((wa - analytic).abs() / analytic < 0.03, "{placement}: {wa} against {analytic}");
+            assert!((wa / analytic - 1.0).abs() < 0.03, "{placement}: {wa} against {analytic}");
         }
     }
 
     #[test]
     fn it_converges_at_95_percent_with_every_policy() {
-        let config = SimConfig { segments: 200, segment_blocks: 256, utilization: 0.95, spare: 3 };
+        let config = SimConfig { segments: 400, segment_blocks: 256, utilization: 0.95, capacity: Capacity::Fixed };
         for policy in Policy::ALL {
             let wa = uniform(config, policy, PlacementKind::Separate, 3, 2);
-            assert!(wa > 8.0 && wa < 13.0, "{policy}: {wa}");
+            // By formula 10.2; the open segments and the reserve are two or three of twenty spare ones.
+            assert!(wa > 8.0 && wa < 16.0, "{policy}: {wa}");
+        }
+    }
+
+    /// A tenth of the blocks gets nine tenths of the writes; after some passes another tenth does.
+    fn hot_and_cold(config: SimConfig, policy: Policy, placement: PlacementKind, moves: bool) -> f64 {
+        let (policy, mut placement) = (policy.build(), placement.build(&config.shape()));
+        let mut sim = Simulator::new(config, policy.as_ref(), placement.as_mut());
+        let blocks = sim.blocks();
+        let hot = blocks / 10;
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        (0..blocks).for_each(|b| sim.write(b).expect("room"));
+        for pass in 0..9 {
+            let from = if moves { pass / 3 * hot } else { 0 };
+            if pass == 5 {
+                sim.reset_counters();
+            }
+            for _ in 0..blocks {
+                let at = if rng.random_bool(0.9) { rng.random_range(0..hot) } else { rng.random_range(hot..blocks) };
+                sim.write((from + at) % blocks).expect("room");
+            }
+        }
+        sim.self_check();
+        sim.write_amplification()
+    }
+
+    #[test]
+    fn the_adaptive_placement_beats_the_published_ones_where_the_load_is_stationary() {
+        let config = SimConfig { segments: 240, segment_blocks: 128, utilization: 0.85, capacity: Capacity::Fixed };
+        let ours = hot_and_cold(config, Policy::DecliningCost, PlacementKind::Adaptive, false);
+        for theirs in [PlacementKind::Dac, PlacementKind::SepBit] {
+            for policy in [Policy::CostBenefit, Policy::CostBenefitRoot] {
+                let wa = hot_and_cold(config, policy, theirs, false);
+                assert!(ours < wa, "{ours} against {wa} of {theirs} with {policy}");
+            }
         }
     }
 
     #[test]
+    fn the_adaptive_placement_follows_a_load_that_moves() {
+        let config = SimConfig { segments: 240, segment_blocks: 128, utilization: 0.85, capacity: Capacity::Fixed };
+        let ours = hot_and_cold(config, Policy::DecliningCost, PlacementKind::Adaptive, true);
+        // DAC, which forgets faster, has 2.14 here; without any placement it is more than 4.
+        assert!(ours < 2.5, "{ours}");
+    }
+
+    #[test]
     fn a_full_volume_is_an_error_and_no_loop() {
-        let config = SimConfig { segments: 8, segment_blocks: 4, utilization: 1.6, spare: 0 };
-        let (policy, mut placement) = (Policy::Greedy.build(), PlacementKind::None.build());
+        let config = SimConfig { segments: 8, segment_blocks: 4, utilization: 1.6, capacity: Capacity::Fixed };
+        let (policy, mut placement) = (Policy::Greedy.build(), PlacementKind::None.build(&config.shape()));
         let mut sim = Simulator::new(config, policy.as_ref(), placement.as_mut());
         let blocks = sim.blocks();
         assert_eq!((0..blocks).find_map(|b| sim.write(b).err()), Some(Full));
@@ -323,10 +503,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn the_arrays_agree_after_any_writes_and_trims(ops in proptest::collection::vec((0u8..5, 0u32..160), 1..2000)) {
-            for placement in PlacementKind::ALL {
-                let config = SimConfig { segments: 20, segment_blocks: 10, utilization: 0.8, spare: 4 };
-                let (policy, mut placement) = (Policy::CostBenefit.build(), placement.build());
+        fn the_arrays_agree_after_any_writes_and_trims(ops in proptest::collection::vec((0u8..5, 0u32..160), 1..1000)) {
+            for (placement, capacity) in PlacementKind::ALL.into_iter().flat_map(|p| [(p, Capacity::Fixed), (p, Capacity::Garbage)]) {
+                let config = SimConfig { segments: 20, segment_blocks: 10, utilization: 0.8, capacity };
+                let (policy, mut placement) = (Policy::CostBenefit.build(), placement.build(&config.shape()));
                 let mut sim = Simulator::new(config, policy.as_ref(), placement.as_mut());
                 for (kind, block) in &ops {
                     match kind {

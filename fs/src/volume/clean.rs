@@ -77,7 +77,7 @@ impl LogSpace for Space {
                 _ => e.live,
             };
             let id = SegmentId { device: addr.device(), zone: addr.zone() };
-            SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at: e.written_at }
+            SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at: e.written_at, expected: 0 }
         };
         state.zones.victims().filter(worth).map(info).collect()
     }
