@@ -63,7 +63,8 @@ impl Plan {
             no_suid: settings.no_suid || !trusted,
             no_dev: settings.no_dev || !trusted,
             no_exec: settings.no_exec,
-            no_atime: settings.no_atime,
+            no_sym_follow: settings.no_sym_follow,
+            atimes: settings.atimes,
             allow_other: settings.allow_other,
             kind: settings.fuse_type,
         }

@@ -15,6 +15,7 @@ pub mod logging;
 pub mod mount;
 pub mod options;
 pub mod privileges;
+pub mod remount;
 pub mod report;
 pub mod scrub;
 pub mod signals;

@@ -4,8 +4,9 @@ use super::daemon::{self, Plan};
 use super::devices::{Access, mount_of, open_devices};
 use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_USAGE, OrFail};
 use super::options::MountSettings;
+use super::remount;
 use crate::error::FsError;
-use crate::volume::{AtimeMode, GcMode, MountOptions, Volume};
+use crate::volume::{GcMode, MountOptions, Volume};
 use clap::Args;
 use copy_backend::GivenProfile;
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, Args)]
 pub struct MountArguments {
     /// Options, separated by commas: ro, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME,
-    /// placement=NAME, cache_size=BYTES, verify_copies=off|sampled|full, commit=SECONDS, discard, noatime|relatime,
+    /// placement=NAME, cache_size=BYTES, verify_copies=off|sampled|full, commit=SECONDS, discard, noatime|relatime|strictatime, remount,
     /// offload_below=dm,md, copy_profile=FILE, fuse_type=auto|fuse|fuseblk,
     /// nonempty, and those of mount(8).
     #[arg(short = 'o', value_name = "OPTIONS")]
@@ -42,6 +43,12 @@ pub struct MountArguments {
 
 /// `ferryfs mount`.
 pub fn run(arguments: &MountArguments, program: &str) -> ExitCode {
+    if remount::is_asked_for(&arguments.options) {
+        return match arguments.paths.last().map_or(Ok(()), |path| remount::remount(path, &arguments.options)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(program),
+        };
+    }
     match plan(arguments) {
         Ok(plan) => daemon::run(&plan, program, open, close),
         Err(failure) => failure.report(program),
@@ -118,7 +125,14 @@ fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
     let settings = &plan.settings;
     let access = Access { read_only: settings.read_only, discard: settings.discard, patience: PATIENCE };
     let devices = open_devices(&plan.devices, access).map_err(|error| in_use(plan, &error))?;
-    let options = MountOptions {
+    let volume = Volume::open(devices, options_of(settings, plan.trace.clone())).or_fail(MOUNT_FAILED)?;
+    volume.start_background().map_err(|error| Failure::new(MOUNT_FAILED, format!("start the threads of the volume: {error}")))?;
+    Ok(volume)
+}
+
+/// The options that the volume goes by.
+pub(super) fn options_of(settings: &MountSettings, trace: Option<PathBuf>) -> MountOptions {
+    MountOptions {
         read_only: settings.read_only,
         copy_route: settings.copy_route,
         verify: settings.verify,
@@ -130,13 +144,10 @@ fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
         cache_size: settings.cache_size,
         commit_seconds: settings.commit_seconds,
         discard: settings.discard,
-        atime: if settings.no_atime { AtimeMode::None } else { AtimeMode::Relatime },
-        trace: plan.trace.clone(),
+        atime: settings.atimes,
+        trace,
         ..MountOptions::default()
-    };
-    let volume = Volume::open(devices, options).or_fail(MOUNT_FAILED)?;
-    volume.start_background().map_err(|error| Failure::new(MOUNT_FAILED, format!("start the threads of the volume: {error}")))?;
-    Ok(volume)
+    }
 }
 
 /// A device that cannot be opened; if it is in use by a mount of ours: say which.

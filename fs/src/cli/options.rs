@@ -2,6 +2,7 @@
 
 use super::size::parse_size;
 use crate::fuse::mountpoint::MountType;
+use crate::volume::{AtimeMode, Atimes};
 use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -27,8 +28,10 @@ pub struct MountSettings {
     pub no_dev: bool,
     /// `noexec`.
     pub no_exec: bool,
-    /// `noatime`.
-    pub no_atime: bool,
+    /// `nosymfollow`.
+    pub no_sym_follow: bool,
+    /// `noatime`, `relatime`, `strictatime`; `nodiratime`.
+    pub atimes: Atimes,
     /// `nonempty`: cover the files of a mount point that is not empty.
     pub nonempty: bool,
     /// `copy_route=`.
@@ -65,7 +68,8 @@ impl Default for MountSettings {
             no_suid: false,
             no_dev: false,
             no_exec: false,
-            no_atime: false,
+            no_sym_follow: false,
+            atimes: Atimes::default(),
             nonempty: false,
             copy_route: RouteChoice::default(),
             offload_below: OffloadBelow::default(),
@@ -111,7 +115,7 @@ pub enum OptionError {
 }
 
 const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, copy_profile=FILE, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
-                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, device=PATH, fuse_type=auto|fuse|fuseblk, nonempty, and the general \
+                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, strictatime, remount, device=PATH, fuse_type=auto|fuse|fuseblk, nonempty, and the general \
                      options of mount(8)";
 
 /// One of several words, each with its meaning.
@@ -133,17 +137,30 @@ impl MountSettings {
     /// The first option that is unknown or makes no sense.
     pub fn parse<'a>(strings: impl IntoIterator<Item = &'a str>) -> Result<Self, OptionError> {
         let mut settings = Self::default();
+        settings.take(strings)?;
+        Ok(settings)
+    }
+
+    /// Takes another option, over what was taken before.
+    ///
+    /// # Errors
+    /// As [`MountSettings::parse`].
+    pub fn add(&mut self, option: &str) -> Result<(), OptionError> {
+        self.take([option])
+    }
+
+    fn take<'a>(&mut self, strings: impl IntoIterator<Item = &'a str>) -> Result<(), OptionError> {
         let mut listing_layers = false;
         for option in strings.into_iter().flat_map(|string| string.split(',')).filter(|option| !option.is_empty()) {
             match option.split_once('=') {
                 // The list of layers has commas of its own.
-                None if listing_layers && matches!(option, "dm" | "md") => settings.add_layers("offload_below", option)?,
-                None => settings.flag(option)?,
-                Some((name, value)) => settings.value(name, value)?,
+                None if listing_layers && matches!(option, "dm" | "md") => self.add_layers("offload_below", option)?,
+                None => self.flag(option)?,
+                Some((name, value)) => self.value(name, value)?,
             }
             listing_layers = option.starts_with("offload_below=") || (listing_layers && matches!(option, "dm" | "md"));
         }
-        Ok(settings)
+        Ok(())
     }
 
     fn add_layers(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
@@ -163,8 +180,13 @@ impl MountSettings {
             "dev" => self.no_dev = false,
             "noexec" => self.no_exec = true,
             "exec" => self.no_exec = false,
-            "noatime" => self.no_atime = true,
-            "atime" | "relatime" => self.no_atime = false,
+            "nosymfollow" => self.no_sym_follow = true,
+            "symfollow" => self.no_sym_follow = false,
+            "noatime" => self.atimes.mode = AtimeMode::None,
+            "strictatime" => self.atimes.mode = AtimeMode::Strict,
+            "atime" | "relatime" | "norelatime" | "nostrictatime" => self.atimes.mode = AtimeMode::Relatime,
+            "nodiratime" => self.atimes.directories = false,
+            "diratime" => self.atimes.directories = true,
             "discard" => self.discard = true,
             "nodiscard" => self.discard = false,
             "nonempty" => self.nonempty = true,
@@ -182,11 +204,8 @@ impl MountSettings {
             | "_netdev"
             | "async"
             | "default_permissions"
-            | "nodiratime"
-            | "diratime"
             | "lazytime"
             | "nolazytime"
-            | "nostrictatime"
             | "noiversion"
             | "loud"
             | "silent" => {}
@@ -195,9 +214,9 @@ impl MountSettings {
             | "device" | "fuse_type" => {
                 return Err(OptionError::NoValue(name.into()));
             }
-            "remount" => return Err(OptionError::Unsupported(name.into(), "unmount, and mount again with the new options")),
+            "remount" => return Err(OptionError::Unsupported(name.into(), "only a volume that is mounted can be remounted")),
             "sync" | "dirsync" => return Err(OptionError::Unsupported(name.into(), "open files with O_SYNC, or fsync them")),
-            "strictatime" | "mand" => return Err(OptionError::Unsupported(name.into(), "there is no such mode")),
+            "mand" => return Err(OptionError::Unsupported(name.into(), "there is no such mode")),
             name => return Err(OptionError::Unknown(name.into())),
         }
         Ok(())
@@ -247,7 +266,8 @@ impl MountSettings {
             "device" => self.devices.push(value.into()),
             "fsname" | "subtype" | "user" | "uhelper" | "helper" | "comment" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
-            "ro" | "rw" | "allow_other" | "discard" | "nodiscard" | "noatime" | "relatime" | "nonempty" | "nosuid" | "nodev" | "noexec" => {
+            "ro" | "rw" | "allow_other" | "discard" | "nodiscard" | "noatime" | "relatime" | "strictatime" | "nonempty" | "nosuid"
+            | "nodev" | "noexec" => {
                 return Err(OptionError::UnwantedValue(name.into()));
             }
             name => return Err(OptionError::Unknown(name.into())),
@@ -297,8 +317,11 @@ mod tests {
             ("verify_copies=full", MountSettings { verify: VerifyMode::Full, ..default.clone() }),
             ("commit=30", MountSettings { commit_seconds: 30, ..default.clone() }),
             ("discard", MountSettings { discard: true, ..default.clone() }),
-            ("noatime", MountSettings { no_atime: true, ..default.clone() }),
+            ("noatime", MountSettings { atimes: AtimeMode::None.into(), ..default.clone() }),
             ("noatime,relatime", default.clone()),
+            ("strictatime", MountSettings { atimes: AtimeMode::Strict.into(), ..default.clone() }),
+            ("strictatime,nodiratime", MountSettings { atimes: Atimes { mode: AtimeMode::Strict, directories: false }, ..default.clone() }),
+            ("nosymfollow", MountSettings { no_sym_follow: true, ..default.clone() }),
             ("nonempty", MountSettings { nonempty: true, ..default.clone() }),
             ("nosuid,nodev,noexec", MountSettings { no_suid: true, no_dev: true, no_exec: true, ..default.clone() }),
             ("user", MountSettings { no_suid: true, no_dev: true, no_exec: true, ..default.clone() }),
@@ -338,7 +361,7 @@ mod tests {
             ("commit=-1", "from 1 to 3600"),
             ("commit=4000", "from 1 to 3600"),
             ("sync", "not supported"),
-            ("remount", "mount again"),
+            ("mand", "not supported"),
             ("device=", "needs a value"),
             ("copy_profile=", "needs a value"),
             ("copy_profile", "needs a value"),

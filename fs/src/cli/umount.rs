@@ -76,7 +76,7 @@ pub fn as_helper(arguments: &[OsString]) -> CommandResult {
 }
 
 /// The FerryFS mount at `path`. A path whose daemon is dead cannot be looked at, so only what is above it is resolved.
-fn find(path: &Path) -> CommandResult<(PathBuf, MountLine)> {
+pub(super) fn find(path: &Path) -> CommandResult<(PathBuf, MountLine)> {
     let not_there = |path: &Path| Failure::new(MOUNT_FAILED, format!("{} is not a mounted FerryFS", path.display()));
     let mounts = mountpoint::mounts().map_err(|error| Failure::new(MOUNT_FAILED, format!("read /proc/self/mountinfo: {error}")))?;
     let lookup = |path: &Path| mounts.iter().rfind(|line| line.path == path).cloned();

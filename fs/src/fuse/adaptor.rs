@@ -183,7 +183,8 @@ impl<S: Served> Adaptor<S> {
         let found = self.call("lookup", parent, |s| {
             // A file server asks for "." and ".." of an inode that the kernel has forgotten.
             let attr = match plain(name)? {
-                b"." => s.getattr(parent),
+                // What has no name any more is gone for him, though it is freed only when the kernel has said that it forgot it.
+                b"." => s.getattr(parent).and_then(|attr| if attr.nlink == 0 { Err(FsError::NotFound) } else { Ok(attr) }),
                 b".." => s.getattr(parent).and_then(|attr| s.getattr(attr.parent)),
                 name => s.lookup(parent, name),
             };
@@ -249,7 +250,7 @@ impl<S: Served> Adaptor<S> {
 
     fn readlink(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
-        match self.call("readlink", node, |s| s.readlink(node)) {
+        match self.call("readlink", node, |s| s.readlink(node).inspect(|_| s.accessed(node))) {
             Ok(target) => reply.send(&[&target]),
             Err(errno) => reply.error(errno),
         }
@@ -359,7 +360,9 @@ impl<S: Served> Adaptor<S> {
     fn listxattr(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
         let asked: GetxattrIn = request.take()?;
-        answer_sized(reply, asked.size, self.call("listxattr", node, |s| s.listxattr(node)))
+        let privileged = caller(request).uid == 0;
+        let listed = self.call("listxattr", node, |s| s.listxattr(node));
+        answer_sized(reply, asked.size, listed.map(|names| if privileged { names } else { untrusted(&names) }))
     }
 
     fn removexattr(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
@@ -404,6 +407,11 @@ fn lost_privileges(attr: &Attr) -> Option<u32> {
     let executable_by_group = attr.mode & libc::S_IXGRP != 0;
     let lost = libc::S_ISUID | if executable_by_group { libc::S_ISGID } else { 0 };
     (attr.mode & lost != 0).then_some(attr.mode & 0o7777 & !lost)
+}
+
+/// Those of the names, each with a zero byte behind it, that everybody may know. The kernel tells no capabilities, so root stands for CAP_SYS_ADMIN.
+fn untrusted(names: &[u8]) -> Vec<u8> {
+    names.split_inclusive(|byte| *byte == 0).filter(|name| !name.starts_with(b"trusted.")).flatten().copied().collect()
 }
 
 /// The namespace of access control lists.

@@ -9,6 +9,7 @@
 //! attached in the namespace of everybody else.
 
 use super::mountpoint::MountRequest;
+use crate::volume::AtimeMode;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -77,7 +78,10 @@ fn make_detached(request: &MountRequest, connection: BorrowedFd<'_>, parameters:
     attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, request.no_suid);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, request.no_dev);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, request.no_exec);
-    attributes.set(MountAttrFlags::MOUNT_ATTR_NOATIME, request.no_atime);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, request.no_sym_follow);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NODIRATIME, !request.atimes.directories);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOATIME, request.atimes.mode == AtimeMode::None);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_STRICTATIME, request.atimes.mode == AtimeMode::Strict);
     at("make the mount", fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes))
 }
 

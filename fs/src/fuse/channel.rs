@@ -3,7 +3,7 @@
 //! Each thread reads from a descriptor of its own, so that the kernel keeps a queue of answers awaited for each; an answer goes back by the descriptor that
 //! its request came from. Nothing that was asked stays unanswered: an answer that is dropped says EIO.
 
-use super::wire::OutHeader;
+use super::wire::{InvalInodeOut, NOTIFY_INVAL_INODE, OutHeader};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::io::IoSlice;
@@ -116,6 +116,22 @@ impl Reply {
         self.write(errno.raw_os_error(), &[]);
     }
 
+    /// The attributes of an inode have changed, and the kernel does not know: it is to ask for them again.
+    ///
+    /// Told before the answer, so that whoever asked sees them afterwards. The kernel takes no lock for attributes alone that the one who asked could hold,
+    /// and his open file keeps the inode and the mount from going meanwhile.
+    pub fn attributes_changed(&self, ino: u64) {
+        let told = InvalInodeOut { ino, off: -1, len: 0 };
+        let len = (size_of::<OutHeader>() + size_of::<InvalInodeOut>()) as u32;
+        let header = OutHeader { len, error: NOTIFY_INVAL_INODE, unique: 0 };
+        // NOENT: it knows nothing of the inode.
+        if let Err(refused) = rustix::io::writev(self.channel.0.as_fd(), &[IoSlice::new(header.as_bytes()), IoSlice::new(told.as_bytes())])
+            && refused != Errno::NOENT
+        {
+            tracing::debug!("the kernel does not want to know that attributes of inode {ino} have changed: {refused}");
+        }
+    }
+
     /// This request wants no answer.
     pub fn none(mut self) {
         self.unique = None;
@@ -178,6 +194,13 @@ mod tests {
         assert_eq!(answer(&kernel), (OutHeader { len: 16, error: -libc::ENOENT, unique: 2 }, vec![]));
         drop(channel.reply(3));
         assert_eq!(answer(&kernel), (OutHeader { len: 16, error: -libc::EIO, unique: 3 }, vec![]));
+        let reply = channel.reply(6);
+        reply.attributes_changed(9);
+        let (header, body) = answer(&kernel);
+        assert_eq!((header.error, header.unique, body.len()), (NOTIFY_INVAL_INODE, 0, 24));
+        assert_eq!((&body[..8], &body[8..16]), (&9u64.to_ne_bytes()[..], &(-1i64).to_ne_bytes()[..]));
+        reply.done();
+        assert_eq!(answer(&kernel).0.unique, 6);
         channel.reply(4).none();
         channel.reply(5).done();
         assert_eq!(answer(&kernel).0.unique, 5);

@@ -11,9 +11,10 @@
 //!   interrupt a process that waits in an ioctl, so none waits for long.
 //! * [`FETCH`] carries an offset (u64, little-endian) and returns the answer from there on.
 //!
-//! Orders (`gc`, `scrub`, `sync`) are obeyed only when root or the owner of the daemon gives them; questions are answered to
+//! Orders (`gc`, `scrub`, `sync`, `atimes`) are obeyed only when root or the owner of the daemon gives them; questions are answered to
 //! everyone who can open the file.
 
+use crate::volume::Atimes;
 use crate::volume::scrub::ScrubAt;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,8 @@ pub enum Request {
     },
     /// Make everything durable.
     Sync,
+    /// Count these accesses from now on: the volume was remounted.
+    Atimes(Atimes),
     /// The answer to what was asked before, which was not there yet.
     Wait,
 }
@@ -67,7 +70,7 @@ pub enum Request {
 impl Request {
     /// Does it change anything, or keep devices busy? Then only root and the owner of the daemon may ask.
     pub fn is_order(self) -> bool {
-        matches!(self, Self::Gc { .. } | Self::Scrub { .. } | Self::Sync)
+        matches!(self, Self::Gc { .. } | Self::Scrub { .. } | Self::Sync | Self::Atimes(_))
     }
 
     /// As CALL carries it.
@@ -141,6 +144,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::AtimeMode;
 
     #[test]
     fn requests_survive_the_road() {
@@ -152,6 +156,7 @@ mod tests {
             Request::Gc { until_clean: true },
             Request::Scrub { at: ScrubAt::Data { ino: u64::MAX, block: u64::MAX }, bytes: u64::MAX },
             Request::Sync,
+            Request::Atimes(Atimes { mode: AtimeMode::Strict, directories: false }),
             Request::Wait,
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));

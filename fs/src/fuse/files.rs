@@ -25,10 +25,6 @@ use zerocopy::IntoBytes;
 const READDIR_BATCH: usize = 128;
 const READDIRPLUS_BATCH: usize = 24;
 
-/// Keep what the kernel has of the file: nobody changes it but through this kernel. And closing a file is nothing to
-/// tell us of: what was written was accepted for good, and what goes wrong with it later only fsync can report.
-const OPENED: u32 = OPEN_KEEP_CACHE | OPEN_NO_FLUSH;
-
 impl<S: Served> Adaptor<S> {
     pub(super) fn open(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
@@ -40,7 +36,7 @@ impl<S: Served> Adaptor<S> {
             }
             s.open(node, truncate)
         });
-        answer_value(reply, opened.map(|()| OpenOut { fh: self.handle(), open_flags: OPENED, backing_id: 0 }))
+        answer_value(reply, opened.map(|()| self.opened()))
     }
 
     /// Makes a file and opens it.
@@ -64,12 +60,19 @@ impl<S: Served> Adaptor<S> {
     fn answer_created(&self, reply: Reply, created: Outcome<EntryOut>) -> Taken {
         match created {
             Ok(entry) => {
-                let opened = OpenOut { fh: self.handle(), open_flags: OPENED, backing_id: 0 };
+                let opened = self.opened();
                 reply.send(&[entry.as_bytes(), opened.as_bytes()]);
             }
             Err(errno) => reply.error(errno),
         }
         Ok(())
+    }
+
+    /// The kernel keeps what it has of the file: nobody changes it but through this kernel. And closing a file is nothing to tell us of: what was written
+    /// was accepted for good, and what goes wrong with it later only fsync can report.
+    fn opened(&self) -> OpenOut {
+        let keep = if self.served.may_keep_pages() { OPEN_KEEP_CACHE } else { 0 };
+        OpenOut { fh: self.handle(), open_flags: keep | OPEN_NO_FLUSH, backing_id: 0 }
     }
 
     pub(super) fn opendir(&self, reply: Reply) -> Taken {
@@ -82,27 +85,42 @@ impl<S: Served> Adaptor<S> {
     pub(super) fn read(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
         let asked: ReadIn = request.take()?;
-        match self.call("read", node, |s| s.read(node, asked.offset, asked.size)) {
+        let unnoticed = asked.flags & libc::O_NOATIME != 0;
+        let read = |s: &S| match unnoticed {
+            true => s.read_unnoticed(node, asked.offset, asked.size),
+            false => s.read(node, asked.offset, asked.size),
+        };
+        match self.call("read", node, read) {
             Ok(data) => reply.send(&[&data]),
             Err(errno) => reply.error(errno),
         }
         Ok(())
     }
 
-    pub(super) fn write(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
+    pub(super) fn write(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
         let asked: WriteIn = request.take()?;
         let data = request.bytes(asked.size)?;
         let options = WriteOptions {
-            // O_SYNC contains the bit of O_DSYNC. Recent kernels send an fsync behind such a write, older ones do not;
-            // the second request finds nothing left to do.
-            sync: asked.flags & libc::O_DSYNC != 0,
+            sync: false,
             kill_suid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
             // The kernel holds the inode's lock and knows the size: it has already chosen the offset.
             append: false,
         };
         let written = self.call("write", node, |s| s.write(node, asked.offset, data, &options));
-        answer_value(reply, written.map(|written| WriteOut { size: u32::try_from(written).unwrap_or(u32::MAX), padding: 0 }))
+        let answer = |written| WriteOut { size: u32::try_from(written).unwrap_or(u32::MAX), padding: 0 };
+        // O_SYNC contains the bit of O_DSYNC. Recent kernels send an fsync behind such a write, older ones do not; the second request finds nothing left
+        // to do. It waits where every fsync does.
+        match written {
+            Ok(written) if asked.flags & libc::O_DSYNC != 0 => {
+                let adaptor = self.clone();
+                self.lanes.run(move || {
+                    let _ = answer_value(reply, adaptor.call("write", node, |s| s.fsync(node, true)).map(|()| answer(written)));
+                });
+                Ok(())
+            }
+            written => answer_value(reply, written.map(answer)),
+        }
     }
 
     /// A descriptor of the file is being closed. Not asked for (OPEN_NO_FLUSH), but by kernels that do not know that.
@@ -150,7 +168,10 @@ impl<S: Served> Adaptor<S> {
     pub(super) fn readdir(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
         let asked: ReadIn = request.take()?;
-        let filled = self.call("readdir", node, |s| fill(s, node, &asked, READDIR_BATCH, |listing, found| Ok(listing.add(found))));
+        let filled = self.call("readdir", node, |s| {
+            note_listing(s, node, &asked);
+            fill(s, node, &asked, READDIR_BATCH, |listing, found| Ok(listing.add(found)))
+        });
         answer_listing(reply, filled)
     }
 
@@ -158,6 +179,7 @@ impl<S: Served> Adaptor<S> {
         let node = node(request);
         let asked: ReadIn = request.take()?;
         let filled = self.call("readdirplus", node, |s| {
+            note_listing(s, node, &asked);
             fill(s, node, &asked, READDIRPLUS_BATCH, |listing, found| match s.getattr(found.ino) {
                 // Removed since the listing was read.
                 Err(FsError::NotFound) => Ok(true),
@@ -191,7 +213,13 @@ impl<S: Served> Adaptor<S> {
             },
             command if fileattr::is_change(command) && self.agreed.minor < fileattr::CHECKED_SINCE => reply.error(Errno::OPNOTSUPP),
             command => match self.call("ioctl", node, |s| fileattr::ioctl(s, node, command, data).transpose()) {
-                Ok(Some(out)) => answer_ioctl(reply, 0, &out[..out.len().min(room)]),
+                Ok(Some(out)) => {
+                    // Its time of change, which the kernel takes for none of its business in this call.
+                    if fileattr::is_change(command) {
+                        reply.attributes_changed(node.0);
+                    }
+                    answer_ioctl(reply, 0, &out[..out.len().min(room)]);
+                }
                 Ok(None) => reply.error(Errno::NOTTY),
                 Err(errno) => reply.error(errno),
             },
@@ -284,6 +312,13 @@ fn writes(flags: i32) -> bool {
 /// May a file with these flags be opened for writing? What is append-only, by those who append.
 fn check_open(attr: &Attr, flags: i32) -> Result<()> {
     if flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0 { check_grows(attr) } else { check_loose(attr) }
+}
+
+/// A listing that begins is an access of the directory.
+fn note_listing<S: Served>(s: &S, dir: Ino, asked: &ReadIn) {
+    if asked.offset == 0 && asked.flags & libc::O_NOATIME == 0 {
+        s.accessed(dir);
+    }
 }
 
 /// Fills a listing from `asked.offset` on until it is full or the directory ends.

@@ -3,6 +3,7 @@
 //! We call mount(2) ourselves; without the right to mount, the setuid helper fusermount3 does it and hands the connection over a socket.
 
 use super::blockmount;
+use crate::volume::{AtimeMode, Atimes};
 use rustix::fs::{Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -49,8 +50,10 @@ pub struct MountRequest {
     pub no_dev: bool,
     /// Nothing can be executed.
     pub no_exec: bool,
-    /// Access times do not change.
-    pub no_atime: bool,
+    /// No symbolic link is followed.
+    pub no_sym_follow: bool,
+    /// Which accesses count.
+    pub atimes: Atimes,
     /// Other users than the one who mounts may enter.
     pub allow_other: bool,
     /// Its type.
@@ -173,17 +176,36 @@ fn mount_as_block(request: &MountRequest) -> Result<OwnedFd> {
 
 fn mount_directly(request: &MountRequest) -> Result<OwnedFd> {
     let connection = open_device()?;
+    let data = kernel_data(request, connection.as_raw_fd());
+    let data = CString::new(data).map_err(|_| MountpointError::ZeroByte(request.mountpoint.clone()))?;
+    rustix::mount::mount(request.source.as_str(), &request.mountpoint, PLAIN_TYPE, flags(request), data.as_c_str())
+        .map_err(|errno| MountpointError::Refused { path: request.mountpoint.clone(), errno })?;
+    Ok(connection)
+}
+
+/// The flags of mount(2).
+fn flags(request: &MountRequest) -> MountFlags {
     let mut flags = MountFlags::empty();
     flags.set(MountFlags::RDONLY, request.read_only);
     flags.set(MountFlags::NOSUID, request.no_suid);
     flags.set(MountFlags::NODEV, request.no_dev);
     flags.set(MountFlags::NOEXEC, request.no_exec);
-    flags.set(MountFlags::NOATIME, request.no_atime);
-    let data = kernel_data(request, connection.as_raw_fd());
-    let data = CString::new(data).map_err(|_| MountpointError::ZeroByte(request.mountpoint.clone()))?;
-    rustix::mount::mount(request.source.as_str(), &request.mountpoint, PLAIN_TYPE, flags, data.as_c_str())
-        .map_err(|errno| MountpointError::Refused { path: request.mountpoint.clone(), errno })?;
-    Ok(connection)
+    flags.set(MountFlags::NOSYMFOLLOW, request.no_sym_follow);
+    flags.set(MountFlags::NODIRATIME, !request.atimes.directories);
+    flags |= match request.atimes.mode {
+        AtimeMode::Relatime => MountFlags::RELATIME,
+        AtimeMode::Strict => MountFlags::STRICTATIME,
+        AtimeMode::None => MountFlags::NOATIME,
+    };
+    flags
+}
+
+/// Gives the mount at `request.mountpoint` the flags of `request`; of the rest, which only a new mount can have, nothing changes.
+///
+/// # Errors
+/// The refusal; EBUSY: a file is open for writing, and it was to become read-only.
+pub fn remount(request: &MountRequest) -> std::result::Result<(), Errno> {
+    rustix::mount::mount_remount(&request.mountpoint, flags(request), "")
 }
 
 /// Most bytes that one read request asks for. What is read is checked and copied to the kernel while it is in the processor's second-level cache, and
@@ -219,7 +241,7 @@ fn helper_options(request: &MountRequest) -> String {
     for (wanted, name) in [
         (request.read_only, "ro"),
         (request.no_exec, "noexec"),
-        (request.no_atime, "noatime"),
+        (request.atimes.mode == AtimeMode::None, "noatime"),
         (request.allow_other, "allow_other"),
         // Set-id bits and device nodes of an image that an ordinary user made must not take effect; the helper insists on
         // it as well.
@@ -235,6 +257,9 @@ fn helper_options(request: &MountRequest) -> String {
 }
 
 fn mount_by_helper(request: &MountRequest) -> Result<OwnedFd> {
+    if request.no_sym_follow {
+        return Err(MountpointError::Helper("it knows no option nosymfollow; only root can have it".into()));
+    }
     let failed = |what| move |errno: Errno| MountpointError::System(what, errno.into());
     // The helper inherits its end of the socket, so that end is not closed on exec.
     let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None);
@@ -386,6 +411,10 @@ pub struct MountLine {
     pub kind: String,
     /// What is mounted.
     pub source: String,
+    /// Options of the mount, separated by commas.
+    pub options: String,
+    /// Options of the filesystem, of the same kind.
+    pub filesystem_options: String,
 }
 
 impl MountLine {
@@ -408,10 +437,12 @@ fn parse_mount_line(line: &[u8]) -> Option<MountLine> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let path = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+    let options = String::from_utf8_lossy(fields.next()?).into_owned();
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8(unescape(rest.next()?)).ok()?;
     let source = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
-    Some(MountLine { device, path, kind, source })
+    let filesystem_options = String::from_utf8_lossy(rest.next().unwrap_or_default()).into_owned();
+    Some(MountLine { device, path, kind, source, options, filesystem_options })
 }
 
 /// Undoes the kernel's octal escapes (space, tab, newline, backslash).
@@ -449,6 +480,7 @@ mod tests {
         assert_eq!(parsed.kind, "fuse.ferryfs");
         assert!(parsed.is_ours());
         assert_eq!(parsed.source, r"/tmp/a\b");
+        assert_eq!((parsed.options.as_str(), parsed.filesystem_options.as_str()), ("rw,noatime", "rw,user_id=0"));
         assert_eq!(parse_mount_line(b""), None);
         assert_eq!(parse_mount_line(b"1 2 3"), None);
         assert_eq!(unescape(br"\9\04"), br"\9\04");

@@ -60,6 +60,16 @@ pub trait Served: Send + Sync + 'static {
     fn forget(&self, ino: Ino);
     fn statfs(&self) -> Result<StatFs>;
     fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Self::Data>;
+    /// A read that is no access (O_NOATIME).
+    fn read_unnoticed(&self, ino: Ino, offset: u64, len: u32) -> Result<Self::Data> {
+        self.read(ino, offset, len)
+    }
+    /// A directory was listed from its start, or the target of a symbolic link read.
+    fn accessed(&self, _ino: Ino) {}
+    /// May the kernel answer reads of a file that is opened from what it has of it? Nobody counts these.
+    fn may_keep_pages(&self) -> bool {
+        true
+    }
     fn write(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize>;
     /// A descriptor of the file is being closed: the last moment to report what went wrong with its writes.
     fn flush(&self, ino: Ino) -> Result<()>;

@@ -4,7 +4,7 @@ use super::control::Request;
 use super::served::Served;
 use crate::error::{FsError, Result};
 use crate::ids::Ino;
-use crate::volume::{Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs, Volume, WriteOptions};
+use crate::volume::{AtimeMode, Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs, Volume, WriteOptions};
 use serde::Serialize;
 
 fn report(value: impl Serialize) -> Result<serde_json::Value> {
@@ -98,6 +98,15 @@ impl Served for Volume {
     fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Self::Data> {
         self.read(ino, offset, len)
     }
+    fn read_unnoticed(&self, ino: Ino, offset: u64, len: u32) -> Result<Self::Data> {
+        self.read_unnoticed(ino, offset, len)
+    }
+    fn accessed(&self, ino: Ino) {
+        self.accessed(ino);
+    }
+    fn may_keep_pages(&self) -> bool {
+        self.atimes().mode != AtimeMode::Strict
+    }
     fn write(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize> {
         self.write(ino, offset, data, options)
     }
@@ -138,6 +147,10 @@ impl Served for Volume {
             Request::Map => report(self.map(ino)?),
             Request::Gc { until_clean } => report(self.gc(until_clean)?),
             Request::Scrub { at, bytes } => report(self.scrub(at, bytes)?),
+            Request::Atimes(atimes) => {
+                self.set_atimes(atimes);
+                report(())
+            }
             Request::Sync => self.sync().and_then(|()| report(())),
             Request::Hello | Request::Wait => Err(FsError::Internal("a request that the adaptor answers")),
         }

@@ -104,6 +104,8 @@ pub const OPEN_NO_FLUSH: u32 = 1 << 5;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// Setgid goes with this list (FUSE_SETXATTR_ACL_KILL_SGID).
 pub const SETXATTR_ACL_KILL_SGID: u32 = 1;
+/// What is told without having been asked, where an answer has its error: the kernel is to ask for attributes again (FUSE_NOTIFY_INVAL_INODE).
+pub const NOTIFY_INVAL_INODE: i32 = 2;
 /// Contents only (FUSE_FSYNC_FDATASYNC).
 pub const FSYNC_DATA_ONLY: u32 = 1;
 
@@ -191,6 +193,8 @@ macro_rules! sent {
 sent! {
     /// The head of every answer; `error` is 0 or a negative errno.
     OutHeader { len: u32, error: i32, unique: u64 } = 16
+    /// NOTIFY_INVAL_INODE; a negative offset: attributes alone.
+    InvalInodeOut { ino: u64, off: i64, len: i64 } = 24
     /// INIT
     InitOut {
         major: u32, minor: u32, max_readahead: u32, flags: u32, max_background: u16, congestion_threshold: u16, max_write: u32,

@@ -13,7 +13,7 @@ use crate::format::item::{Dirent, Extent, Inode, Intent, Summary, Timestamp};
 use crate::format::record::Delta;
 use crate::format::xattr::{Attribute, Totals};
 use crate::ids::{FileBlock, Ino};
-use crate::volume::{Caller, RenameFlags, SetAttr};
+use crate::volume::{AtimeMode, Caller, RenameFlags, SetAttr};
 
 pub(super) const CLASSES: [Class; 9] = [
     Class::Inode,
@@ -266,7 +266,7 @@ pub fn directory(data: &[u8]) {
             17 => bench.steps(|txn| ops::cut_step(txn, one, ops::STEP_EXTENTS)),
             18 => intents(&mut bench),
             _ => {
-                let _ = bench.plan(|txn| ops::touch_atime(txn, one));
+                let _ = bench.plan(|txn| ops::touch_atime(txn, one, AtimeMode::Strict));
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::ids::Ino;
 use crate::volume::Volume;
 use crate::volume::damage::Unmet;
 use crate::volume::load::Cost;
+use std::time::{Duration, Instant};
 
 /// What is known of an inode without a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Orphan {
     pub forgotten: bool,
 }
 
+/// How long whoever finds no space waits for the kernel to let go of a removed file; again after each that it has let go of, twenty times at most.
+const LET_GO: Duration = Duration::from_millis(50);
 /// Steps taken at once when an inode is dropped; what is left goes on in the background.
 const STEPS_AT_ONCE: u32 = 4;
 
@@ -129,6 +132,41 @@ impl Volume {
             let Some(ino) = self.state.lock().to_free.pop() else { return Ok(any) };
             any = true;
             while !self.free_or_leave(ino, 64)? {}
+        }
+    }
+
+    /// Runs an attempt that may find no space, and once more if some came back from what has lost its last name.
+    ///
+    /// # Errors
+    /// Those of the attempt.
+    pub(super) fn with_space_of_orphans<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(FsError::NoSpace) if self.regain_space()? => attempt(),
+            outcome => outcome,
+        }
+    }
+
+    /// Whoever has removed a file counts on its space, but the kernel tells later, and asynchronously, that it has let go of it: frees what waits, and
+    /// waits a moment for what is let go of just now. Was anything freed?
+    fn regain_space(&self) -> Result<bool> {
+        let mut any = false;
+        let mut end = Instant::now() + LET_GO;
+        let last = end + 20 * LET_GO;
+        loop {
+            any |= self.free_waiting()?;
+            let mut state = self.state.lock();
+            let before = state.orphans.len();
+            if before == 0 {
+                return Ok(any);
+            }
+            // Without threads nobody lets go meanwhile.
+            if !self.has_threads() || self.progress.wait_until(&mut state, end.min(last)).timed_out() {
+                return Ok(any);
+            }
+            if state.orphans.len() < before {
+                any = true;
+                end = Instant::now() + LET_GO;
+            }
         }
     }
 

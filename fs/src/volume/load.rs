@@ -162,8 +162,11 @@ impl Volume {
     /// # Errors
     /// The operation's own; [`FsError::NoSpace`]; [`FsError::ReadOnly`]; those of loading.
     pub fn run<T>(&self, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Result<T> {
-        self.admit(cost)?;
-        self.change(|state| self.try_run(state, cost, &plan))
+        let attempt = || {
+            self.admit(cost)?;
+            self.change(|state| self.try_run(state, cost, &plan))
+        };
+        if cost.deletion { attempt() } else { self.with_space_of_orphans(attempt) }
     }
 
     /// One attempt of [`Volume::run`] under the lock.

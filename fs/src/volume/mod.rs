@@ -3,6 +3,7 @@
 //! Locks, in the order they are taken: checkpoint, commit, state; cleaner, state. Only the state lock is needed by foreground operations, and it is never
 //! held across I/O (I6); the commit lock is held while a batch is written, and only those who wait for durability take it.
 
+mod access;
 pub mod assemble;
 pub mod attr;
 mod background;
@@ -42,7 +43,7 @@ mod write;
 pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs, WriteOptions};
 pub use layout::FormatOptions;
 pub use load::Cost;
-pub use options::{AtimeMode, Clock, GcMode, MountOptions};
+pub use options::{AtimeMode, Atimes, Clock, GcMode, MountOptions};
 pub use read::ReadData;
 pub use report::{MapEntry, ZoneView};
 pub use status::Status;
@@ -74,6 +75,7 @@ pub struct Volume {
     pub(crate) members: Members,
     pub(crate) engine: Arc<copy_backend::CopyEngine>,
     pub(crate) options: MountOptions,
+    counted: access::Counted,
     /// What of the superblock does not change while mounted.
     pub(crate) identity: Superblock,
     rings: Mutex<Vec<RingCursor>>,

@@ -71,12 +71,14 @@ impl Volume {
     /// # Errors
     /// Those of [`ops::tmpfile`]; `NoSpace`, `ReadOnly`; those of loading.
     pub fn tmpfile(&self, parent: Ino, mode: u32, caller: &Caller) -> Result<Attr> {
-        self.admit(CREATE)?;
-        self.change(|state: &mut State| {
-            let made = self.try_run(state, CREATE, |txn: &mut Txn<'_>| ops::tmpfile(txn, parent, mode, caller))?;
-            state.orphans.insert(made.ino, Default::default());
-            *state.opens.entry(made.ino).or_insert(0) += 1;
-            Ok(made)
+        self.with_space_of_orphans(|| {
+            self.admit(CREATE)?;
+            self.change(|state: &mut State| {
+                let made = self.try_run(state, CREATE, |txn: &mut Txn<'_>| ops::tmpfile(txn, parent, mode, caller))?;
+                state.orphans.insert(made.ino, Default::default());
+                *state.opens.entry(made.ino).or_insert(0) += 1;
+                Ok(made)
+            })
         })
     }
 
@@ -85,11 +87,13 @@ impl Volume {
     /// # Errors
     /// Those of [`ops::link()`]; `NoSpace`, `ReadOnly`; those of loading.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-        self.admit(Cost::METADATA)?;
-        self.change(|state: &mut State| {
-            let linked = self.try_run(state, Cost::METADATA, |txn: &mut Txn<'_>| ops::link(txn, ino, parent, name))?;
-            state.orphans.remove(&ino);
-            Ok(linked)
+        self.with_space_of_orphans(|| {
+            self.admit(Cost::METADATA)?;
+            self.change(|state: &mut State| {
+                let linked = self.try_run(state, Cost::METADATA, |txn: &mut Txn<'_>| ops::link(txn, ino, parent, name))?;
+                state.orphans.remove(&ino);
+                Ok(linked)
+            })
         })
     }
 
@@ -185,13 +189,16 @@ impl Volume {
     /// Runs a plan that may take the last name of an inode. That the inode waits for its last user is noted before anyone else can see that
     /// the name is gone, so that no release and no forget comes too early to free it.
     fn run_and_note<T>(&self, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>, gone: impl Fn(&T) -> Option<Unlinked>) -> Result<T> {
-        self.admit(cost)?;
-        self.change(|state: &mut State| {
-            let done = self.try_run(state, cost, &plan)?;
-            if let Some(Unlinked { ino, orphaned: true }) = gone(&done) {
-                state.orphans.insert(ino, Default::default());
-            }
-            Ok(done)
-        })
+        let attempt = || {
+            self.admit(cost)?;
+            self.change(|state: &mut State| {
+                let done = self.try_run(state, cost, &plan)?;
+                if let Some(Unlinked { ino, orphaned: true }) = gone(&done) {
+                    state.orphans.insert(ino, Default::default());
+                }
+                Ok(done)
+            })
+        };
+        if cost.deletion { attempt() } else { self.with_space_of_orphans(attempt) }
     }
 }

@@ -9,6 +9,7 @@ use crate::error::{FsError, Result};
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::Superblock;
 use crate::ids::NodeId;
+use crate::volume::access::Counted;
 use crate::volume::assemble::{Assembled, assemble};
 use crate::volume::background::Wake;
 use crate::volume::counters::Counters;
@@ -170,6 +171,7 @@ impl Volume {
             progress: Condvar::new(),
             members: Members::new(devices),
             engine,
+            counted: Counted::new(options.atime),
             options,
             identity: superblock,
             rings: Mutex::new(rings),

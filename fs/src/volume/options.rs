@@ -2,6 +2,7 @@
 
 use crate::format::item::Timestamp;
 use copy_backend::{GivenProfile, OffloadBelow, RouteChoice, VerifyMode};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,13 +17,37 @@ pub enum GcMode {
 }
 
 /// When reading changes the access time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AtimeMode {
     /// When it is older than the last change, or than a day.
     #[default]
     Relatime,
+    /// Always.
+    Strict,
     /// Never.
     None,
+}
+
+/// Which accesses are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Atimes {
+    /// When.
+    pub mode: AtimeMode,
+    /// Those of directories, too.
+    pub directories: bool,
+}
+
+impl From<AtimeMode> for Atimes {
+    fn from(mode: AtimeMode) -> Self {
+        Self { mode, directories: true }
+    }
+}
+
+impl Default for Atimes {
+    fn default() -> Self {
+        Self { mode: AtimeMode::default(), directories: true }
+    }
 }
 
 /// Where the time comes from.
@@ -75,13 +100,52 @@ pub struct MountOptions {
     /// Tell conventional devices what was freed.
     pub discard: bool,
     /// Access times.
-    pub atime: AtimeMode,
+    pub atime: Atimes,
     /// Where the cleaner writes its trace.
     pub trace: Option<PathBuf>,
     /// Time.
     pub clock: Clock,
     /// Secret of the new epoch; `None`: from the system's random source. Simulations give it.
     pub secret: Option<[u8; 32]>,
+}
+
+impl MountOptions {
+    /// Those that stay as long as the volume is mounted, as mount(8) writes them.
+    pub fn words(&self) -> Vec<String> {
+        let route = match self.copy_route {
+            RouteChoice::Auto => "auto",
+            RouteChoice::Offload => "offload",
+            RouteChoice::Host => "host",
+        };
+        let verify = match self.verify {
+            VerifyMode::Off => "off",
+            VerifyMode::Sampled => "sampled",
+            VerifyMode::Full => "full",
+        };
+        let below = match (self.offload_below.dm, self.offload_below.md) {
+            (false, false) => "none",
+            (true, false) => "dm",
+            (false, true) => "md",
+            (true, true) => "dm,md",
+        };
+        let gc = match self.gc {
+            GcMode::Background => "background",
+            GcMode::Manual => "manual",
+        };
+        let mut words = vec![
+            format!("copy_route={route}"),
+            format!("offload_below={below}"),
+            format!("verify_copies={verify}"),
+            format!("gc={gc}"),
+            format!("policy={}", self.policy),
+            format!("placement={}", self.placement),
+            format!("cache_size={}", self.cache_size),
+            format!("commit={}", self.commit_seconds),
+            (if self.discard { "discard" } else { "nodiscard" }).to_owned(),
+        ];
+        words.extend(self.copy_profile.as_ref().map(|profile| format!("copy_profile={}", profile.path.display())));
+        words
+    }
 }
 
 impl Default for MountOptions {
@@ -98,7 +162,7 @@ impl Default for MountOptions {
             cache_size: 128 << 20,
             commit_seconds: 5,
             discard: false,
-            atime: AtimeMode::default(),
+            atime: Atimes::default(),
             trace: None,
             clock: Clock::system(),
             secret: None,

@@ -7,15 +7,13 @@ use crate::BLOCK;
 use crate::addr::Addr;
 use crate::core::halt::Planned;
 use crate::core::key::Key;
-use crate::core::ops;
 use crate::core::txn::{ItemView, damaged};
 use crate::error::{FsError, Result};
 use crate::format::item::{Inode, LOST_CONTENT};
 use crate::ids::{FileBlock, Ino};
+use crate::volume::Volume;
 use crate::volume::content::{Content, Part, content, find};
-use crate::volume::options::AtimeMode;
 use crate::volume::state::State;
-use crate::volume::{Cost, Volume};
 use std::ops::{Deref, Range};
 use std::sync::atomic::Ordering;
 use zns::{AlignedBuf, IoClass};
@@ -87,6 +85,11 @@ impl Volume {
     /// # Errors
     /// [`FsError::DataChecksum`] for data that is not what was written; a device that fails; `IsADirectory`, `Invalid`, `NotFound`.
     pub fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<ReadData> {
+        self.read_as(ino, offset, len, true)
+    }
+
+    /// [`Volume::read`]; is it an access that counts?
+    pub(super) fn read_as(&self, ino: Ino, offset: u64, len: u32, is_access: bool) -> Result<ReadData> {
         let mut planned_again = false;
         loop {
             let end = offset.saturating_add(len.into());
@@ -100,9 +103,8 @@ impl Volume {
                     let start = (offset % B) as usize;
                     let range = start..start + (end - offset) as usize;
                     self.counters.user_read.fetch_add(range.len() as u64, Ordering::Relaxed);
-                    let inode = &snapshot.inode;
-                    if self.options.atime == AtimeMode::Relatime && ops::is_atime_stale(inode, self.options.clock.now()) {
-                        self.note_access(ino);
+                    if is_access {
+                        self.note_access_of(&snapshot.inode);
                     }
                     return Ok(ReadData { buf, range });
                 }
@@ -116,15 +118,6 @@ impl Volume {
                     return Err(error);
                 }
             }
-        }
-    }
-
-    /// An access time is worth no error: a volume that cannot be changed can still be read.
-    fn note_access(&self, ino: Ino) {
-        if self.is_writable()
-            && let Err(error) = self.run(Cost::NOTHING, |txn| ops::touch_atime(txn, ino))
-        {
-            tracing::debug!("the access time of inode {ino} was not noted: {error}");
         }
     }
 

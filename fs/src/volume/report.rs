@@ -183,6 +183,7 @@ impl Volume {
             block_size: BLOCK as u32,
             mounted_read_only: !self.is_writable(),
             read_only_reason: self.read_only_reason(),
+            options: self.options.words(),
             devices: devices.collect(),
         }
     }

@@ -102,6 +102,10 @@ impl Volume {
     /// `Unsupported` mode, `Invalid`, `FileTooLarge`, `IsADirectory`, `NotFound`, [`FsError::NoSpace`], [`FsError::ReadOnly`]; a device that
     /// fails.
     pub fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.with_space_of_orphans(|| self.allocate(ino, mode, offset, len))
+    }
+
+    fn allocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<()> {
         let end = offset.saturating_add(len);
         let allocates = mode & !libc::FALLOC_FL_KEEP_SIZE == 0;
         let mut at = offset;

@@ -30,6 +30,9 @@ pub struct VolumeStatus {
     pub mounted_read_only: bool,
     /// Why it is read-only, when a failure made it so.
     pub read_only_reason: Option<String>,
+    /// The options that it was mounted with and keeps until it is unmounted, as mount(8) writes them.
+    #[serde(default)]
+    pub options: Vec<String>,
     pub devices: Vec<DeviceStatus>,
 }
 

@@ -89,7 +89,7 @@ impl Volume {
             let step = &data[written..][..(data.len() - written).min(whole).min(usize::try_from(room).unwrap_or(usize::MAX))];
             let done = match step.is_empty() {
                 true => Err(FsError::FileTooLarge),
-                false => self.write_step(ino, at, step, options),
+                false => self.with_space_of_orphans(|| self.write_step(ino, at, step, options)),
             };
             match done {
                 Ok(true) => written += step.len(),

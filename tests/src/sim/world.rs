@@ -78,7 +78,7 @@ impl World {
             verify: self.scenario.verify,
             gc: GcMode::Manual,
             cache_size: self.scenario.cache_size,
-            atime: AtimeMode::None,
+            atime: AtimeMode::None.into(),
             clock: Clock(Arc::new(move || Timestamp { sec: clock.load(Ordering::Relaxed), nsec: 0 })),
             secret: Some(self.secret(self.mounts)),
             ..MountOptions::default()

@@ -206,6 +206,40 @@ fn writing_clears_set_id_bits() {
     mounted.finish();
 }
 
+#[test]
+fn trusted_names_are_roots() {
+    if !rustix::process::geteuid().is_root() {
+        tests::skip::skip("only root may set trusted attributes");
+        return;
+    }
+    let Some(mounted) = tests::Builder::default().option("allow_other").mount() else {
+        return;
+    };
+    fs::set_permissions(mounted.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let file = mounted.path("f");
+    fs::write(&file, b"x").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    for name in ["trusted.a", "user.b", "trusted.c"] {
+        xattr::set(&file, name, b"v").unwrap();
+    }
+    let mut names: Vec<_> = xattr::list(&file).unwrap().map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["trusted.a", "trusted.c", "user.b"]);
+    let seen = std::thread::scope(|scope| {
+        let other = || {
+            // SAFETY: both calls change this thread's identity alone, and it ends here.
+            unsafe {
+                assert_eq!(libc::syscall(libc::SYS_setresgid, 65534, 65534, 65534), 0);
+                assert_eq!(libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534), 0);
+            }
+            xattr::list(&file).unwrap().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        scope.spawn(other).join().unwrap()
+    });
+    assert_eq!(seen, ["user.b"]);
+    mounted.finish();
+}
+
 /// Who may keep set-id bits is a matter of CAP_FSETID, not of the number of the user.
 #[test]
 fn set_id_bits_stay_for_those_who_may_keep_them() {

@@ -141,3 +141,51 @@ fn what_is_append_only_grows() {
     set(&dir, IFlags::empty());
     mounted.finish();
 }
+
+#[test]
+fn setting_flags_moves_the_time_of_change_at_once() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(mounted) = mount() else {
+        return;
+    };
+    let changed = |path: &Path| fs::metadata(path).map(|found| (found.ctime(), found.ctime_nsec())).unwrap();
+    fs::write(mounted.path("f"), b"x").unwrap();
+    fs::create_dir(mounted.path("d")).unwrap();
+    for path in [mounted.path("f"), mounted.path("d")] {
+        for flags in [IFlags::NODUMP, IFlags::NOATIME | IFlags::APPEND, IFlags::empty()] {
+            let before = changed(&path);
+            set(&path, flags);
+            assert!(changed(&path) > before, "{flags:?}");
+        }
+    }
+    mounted.finish();
+}
+
+#[test]
+fn of_an_append_only_file_both_times_can_be_now_and_nothing_else() {
+    use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+    let Some(mounted) = mount() else {
+        return;
+    };
+    let file = mounted.path("f");
+    fs::write(&file, b"x").unwrap();
+    set(&file, IFlags::APPEND);
+    let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+    for (access, change, allowed) in [
+        (UTIME_NOW, UTIME_NOW, true),
+        (UTIME_NOW, UTIME_OMIT, false),
+        (UTIME_OMIT, UTIME_NOW, false),
+        (UTIME_OMIT, UTIME_OMIT, true),
+        (7, 7, false),
+        (7, UTIME_OMIT, false),
+    ] {
+        let times = Timestamps { last_access: time(access), last_modification: time(change) };
+        let done = utimensat(CWD, &file, &times, AtFlags::empty()).map_err(std::io::Error::from);
+        match allowed {
+            true => done.unwrap(),
+            false => assert_eq!(errno(done), libc::EPERM, "{access} {change}"),
+        }
+    }
+    set(&file, IFlags::empty());
+    mounted.finish();
+}

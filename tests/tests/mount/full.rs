@@ -179,3 +179,32 @@ fn a_request_within_available_never_gets_enospc() {
     }
     mounted.finish();
 }
+
+#[test]
+fn what_was_removed_makes_room_at_once() {
+    let Some(mut mounted) = Builder::default().format("--size 128M --zone-size 1M").mount() else {
+        return;
+    };
+    if mounted.volume().is_none() {
+        return;
+    }
+    let volume = mounted.volume().unwrap();
+    let count = fill(volume, "f");
+    let rest = available(volume);
+    fs::write(volume.path("rest"), vec![7; rest as usize]).unwrap();
+    for round in 0..20 {
+        let n = round % count;
+        let path = volume.path(format!("f-{n}"));
+        fs::remove_file(&path).unwrap();
+        let bytes = Pattern(n).bytes(0, 900 << 10);
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("round {round}: a file as large as the one just removed: {error}"));
+        fs::remove_file(&path).unwrap();
+        let file = File::create_new(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 900 << 10)
+            .unwrap_or_else(|error| panic!("round {round}: space for as much as was just removed: {error}"));
+    }
+    for n in 0..count {
+        fs::remove_file(volume.path(format!("f-{n}"))).unwrap();
+    }
+    mounted.finish();
+}

@@ -376,3 +376,47 @@ fn many_threads_make_and_remove_names_in_one_directory() {
     }
     mounted.finish();
 }
+
+/// `struct file_handle` with room for what FUSE puts into it.
+#[repr(C)]
+struct Handle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; 128],
+}
+
+#[test]
+fn a_handle_of_a_file_that_was_removed_is_stale() {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::unix::ffi::OsStrExt;
+    if !rustix::process::geteuid().is_root() {
+        tests::skip::skip("only root may open handles");
+        return;
+    }
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let root = fs::File::open(mounted.root()).unwrap();
+    let open = |handle: &mut Handle| {
+        // SAFETY: the handle is one that the kernel filled in.
+        let fd =
+            unsafe { libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), &raw mut *handle, libc::O_RDONLY | libc::O_CLOEXEC) };
+        // SAFETY: a new descriptor, which nobody else knows.
+        if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
+    };
+    for n in 0..200 {
+        let path = mounted.path(format!("f{n}"));
+        fs::write(&path, b"x").unwrap();
+        let mut handle = Handle { bytes: 128, kind: 0, handle: [0; 128] };
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+        let mut mount_id = 0i32;
+        // SAFETY: a path with its end, and room for as many bytes as the handle says.
+        let made =
+            unsafe { libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, name.as_ptr(), &raw mut handle, &raw mut mount_id, 0) };
+        assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+        open(&mut handle).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(errno(open(&mut handle)), libc::ESTALE, "{n}");
+    }
+    mounted.finish();
+}

@@ -300,3 +300,157 @@ fn a_copy_profile_is_used_and_status_says_why_one_is_not() {
     volume.umount().unwrap();
     assert_clean(&volume);
 }
+
+/// mount(8) without its helpers' help: the programs under test are called as it calls them.
+fn helper(volume: &harness::Volume, options: &str) -> harness::Outcome {
+    let directory = TempDir::new().unwrap();
+    let helper = directory.path().join("mount.fuse.ferryfs");
+    std::os::unix::fs::symlink(programs().path("ferryfs").unwrap(), &helper).unwrap();
+    harness::run(Command::new(helper).arg(volume.device()).arg(volume.root()).args(["-o", options]), LIMIT).unwrap()
+}
+
+/// Flags of the mount, as /proc/self/mountinfo has them.
+fn flags(volume: &harness::Volume) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let root = volume.root().to_str().unwrap();
+    let line = text.lines().rev().find(|line| line.split(' ').nth(4) == Some(root)).unwrap();
+    line.split(' ').nth(5).unwrap().split(',').map(str::to_owned).collect()
+}
+
+fn root_only() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        tests::skip::skip("only root may remount");
+    }
+    is_root
+}
+
+#[test]
+fn a_remount_changes_flags_and_refuses_what_needs_a_new_mount() {
+    if !root_only() {
+        return;
+    }
+    for kind in ["fuse_type=fuse", "fuse_type=auto"] {
+        let Some((_directory, mut volume)) = Builder::default().option(kind).option("nosuid").option("commit=3600").create() else {
+            return;
+        };
+        volume.mount().unwrap();
+        fs::write(volume.path("f"), b"written before").unwrap();
+        let open = File::options().write(true).open(volume.path("f")).unwrap();
+        let busy = helper(&volume, "remount,ro");
+        assert!(!busy.success() && busy.said().contains("open for writing"), "{busy}");
+        fs::write(volume.path("g"), b"it went on").unwrap();
+        drop(open);
+        // The list is what mount(8) makes of it.
+        helper(&volume, "ro,remount,noexec,user_id=0,group_id=0,default_permissions,max_read=262144").ok().unwrap();
+        for flag in ["ro", "nosuid", "noexec", "relatime"] {
+            assert!(flags(&volume).contains(&flag.to_owned()), "{flag}: {:?}", flags(&volume));
+        }
+        let old = fs::metadata(volume.path("f")).unwrap();
+        assert_eq!(fs::read(volume.path("f")).unwrap(), b"written before");
+        assert_eq!(fs::metadata(volume.path("f")).unwrap().accessed().unwrap(), old.accessed().unwrap());
+        assert_eq!(errno(fs::write(volume.path("h"), b"x")), libc::EROFS);
+        // What was acknowledged is durable by then.
+        volume.kill();
+        assert_clean(&volume);
+        volume.mount().unwrap();
+        assert_eq!(fs::read(volume.path("g")).unwrap(), b"it went on");
+        for refused in ["commit=5", "policy=cost-benefit", "gc=manual"] {
+            let outcome = helper(&volume, &format!("remount,{refused}"));
+            assert!(!outcome.success() && outcome.said().contains("needs a new mount"), "{outcome}");
+        }
+        helper(&volume, "remount,ro,commit=3600").ok().unwrap();
+        helper(&volume, "remount,rw,suid,strictatime").ok().unwrap();
+        let now = flags(&volume);
+        assert!(now.contains(&"rw".to_owned()) && !now.contains(&"nosuid".to_owned()) && !now.contains(&"relatime".to_owned()), "{now:?}");
+        fs::write(volume.path("h"), b"written after").unwrap();
+        volume.umount().unwrap();
+        assert_clean(&volume);
+        volume.set_options(["ro", kind]);
+        volume.mount().unwrap();
+        let outcome = helper(&volume, "remount,rw");
+        assert!(!outcome.success() && outcome.said().contains("mount it again"), "{outcome}");
+        assert!(flags(&volume).contains(&"ro".to_owned()));
+        assert_eq!(fs::read(volume.path("h")).unwrap(), b"written after");
+    }
+}
+
+fn accessed(path: &std::path::Path) -> (i64, i64) {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.atime(), found.atime_nsec())
+}
+
+#[test]
+fn strictatime_counts_every_read_and_o_noatime_none() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let Some((_directory, mut volume)) = Builder::default().option("strictatime").create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    let file = volume.path("f");
+    fs::write(&file, b"read me").unwrap();
+    let read = |flags| {
+        let before = accessed(&file);
+        std::io::read_to_string(File::options().read(true).custom_flags(flags).open(&file).unwrap()).unwrap();
+        accessed(&file) > before
+    };
+    assert!(read(0) && read(0) && read(0), "each time it is opened");
+    assert!(!read(libc::O_NOATIME) && !read(libc::O_NOATIME));
+    volume.set_options(["relatime"]);
+    volume.remount().unwrap();
+    File::options().write(true).open(&file).unwrap().set_times(fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH)).unwrap();
+    assert!(!read(libc::O_NOATIME), "by relatime it would count");
+    volume.remount().unwrap();
+    assert!(read(0));
+    if root_only() {
+        helper(&volume, "remount,strictatime").ok().unwrap();
+        assert!(read(0) && read(0));
+        helper(&volume, "remount,noatime").ok().unwrap();
+        assert!(!read(0) && !read(0));
+    }
+}
+
+#[test]
+fn directories_and_links_have_access_times_too() {
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    for (option, moves) in [("noatime", [false, false]), ("nodiratime", [false, true]), ("relatime", [true, true])] {
+        let (dir, link) = (volume.path("d"), volume.path("l"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("f"), b"x").unwrap();
+        std::os::unix::fs::symlink("d", &link).unwrap();
+        volume.set_options([option]);
+        volume.remount().unwrap();
+        let before = [accessed(&dir), accessed(&link)];
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        fs::read_link(&link).unwrap();
+        assert_eq!([accessed(&dir) > before[0], accessed(&link) > before[1]], moves, "{option}");
+        let counted = [accessed(&dir), accessed(&link)];
+        volume.remount().unwrap();
+        assert_eq!([accessed(&dir), accessed(&link)], counted, "{option}: it stays");
+        fs::remove_dir_all(&dir).unwrap();
+        fs::remove_file(&link).unwrap();
+    }
+}
+
+#[test]
+fn nosymfollow_follows_no_link() {
+    if !root_only() {
+        return;
+    }
+    let Some((_directory, mut volume)) = Builder::default().create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    fs::write(volume.path("f"), b"x").unwrap();
+    std::os::unix::fs::symlink("f", volume.path("l")).unwrap();
+    fs::read(volume.path("l")).unwrap();
+    for kind in ["fuse", "auto"] {
+        volume.set_options(["nosymfollow".to_owned(), format!("fuse_type={kind}")]);
+        volume.remount().unwrap();
+        assert_eq!(errno(fs::read(volume.path("l"))), libc::ELOOP, "{kind}");
+        assert_eq!(fs::read_link(volume.path("l")).unwrap(), std::path::Path::new("f"));
+    }
+}

@@ -11,7 +11,7 @@ use crate::core::halt::Planned;
 use crate::core::txn::Txn;
 use crate::format::item::{Inode, Timestamp};
 use crate::ids::Ino;
-use crate::volume::{SetAttr, SetTime};
+use crate::volume::{AtimeMode, SetAttr, SetTime};
 
 /// Result of planning a change of attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr) -> Planned<Setattr> {
         return Ok(Setattr::Done { inode: Box::new(inode), resize: None });
     }
     match set {
-        // Whoever may write may say that it was now, also of what only grows.
-        SetAttr { mode: None, uid: None, gid: None, size: None, atime, mtime, .. } if !is_set(*atime) && !is_set(*mtime) => {
+        // Whoever may write may say that it was now, also of what only grows; but of both times alone.
+        SetAttr { mode: None, uid: None, gid: None, size: None, atime: Some(SetTime::Now), mtime: Some(SetTime::Now), .. } => {
             check_grows(&inode)?
         }
         _ => check_loose(&inode)?,
@@ -75,10 +75,6 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr) -> Planned<Setattr> {
     Ok(Setattr::Done { inode: Box::new(inode), resize })
 }
 
-fn is_set(time: Option<SetTime>) -> bool {
-    matches!(time, Some(SetTime::At(_)))
-}
-
 /// Takes suid, and sgid where it means execution with the group's rights, from a regular file. Writing does this too, by those who may not keep them.
 pub fn clear_privileges(inode: &mut Inode) {
     if !inode.is_file() {
@@ -92,20 +88,24 @@ pub fn clear_privileges(inode: &mut Inode) {
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// Would an access now be counted by the rule of relatime?
-pub fn is_atime_stale(inode: &Inode, now: Timestamp) -> bool {
-    let stale = inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.sec.saturating_sub(inode.atime.sec) >= DAY;
+/// Would an access now be counted by this rule?
+pub fn is_atime_stale(inode: &Inode, now: Timestamp, mode: AtimeMode) -> bool {
+    let stale = match mode {
+        AtimeMode::Relatime => inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.sec.saturating_sub(inode.atime.sec) >= DAY,
+        AtimeMode::Strict => true,
+        AtimeMode::None => false,
+    };
     stale && inode.atime != now && inode.flags & NOATIME == 0
 }
 
-/// Counts an access by the rule of relatime: only if the last one counted is a day old or not later than the last change. Was it counted?
+/// Counts an access by this rule; that of relatime: only if the last one counted is a day old or not later than the last change. Was it counted?
 ///
 /// # Errors
 /// `NotFound`.
-pub fn touch_atime(txn: &mut Txn, ino: Ino) -> Planned<bool> {
+pub fn touch_atime(txn: &mut Txn, ino: Ino, mode: AtimeMode) -> Planned<bool> {
     let mut inode = txn.inode(ino)?;
     let now = txn.now();
-    if is_atime_stale(&inode, now) {
+    if is_atime_stale(&inode, now, mode) {
         inode.atime = now;
         txn.put_inode(&inode);
         return Ok(true);

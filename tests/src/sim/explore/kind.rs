@@ -84,7 +84,7 @@ pub fn mount_options(hands: &Hands, number: u8) -> MountOptions {
     MountOptions {
         gc: GcMode::Manual,
         cache_size: 4 << 20,
-        atime: AtimeMode::None,
+        atime: AtimeMode::None.into(),
         clock: Clock(Arc::new(move || Timestamp { sec: hands.now(), nsec: 0 })),
         secret: Some([number; 32]),
         ..MountOptions::default()

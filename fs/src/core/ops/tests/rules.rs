@@ -7,7 +7,7 @@ use crate::core::ops::*;
 use crate::error::FsError;
 use crate::format::item::{Inode, Timestamp};
 use crate::ids::Ino;
-use crate::volume::{Caller, RenameFlags, SetAttr, SetTime};
+use crate::volume::{AtimeMode, Caller, RenameFlags, SetAttr, SetTime};
 
 const WHO: Caller = Caller { uid: 5, gid: 6, pid: 0, umask: 0 };
 const PLAIN: RenameFlags = RenameFlags { no_replace: false, exchange: false, whiteout: false };
@@ -175,10 +175,14 @@ fn times_of_a_file_can_be_set_and_follow_relatime() {
     let set = SetAttr { atime: Some(SetTime::At(at)), mtime: Some(SetTime::Now), ..SetAttr::default() };
     let Setattr::Done { inode, .. } = shell.run(|txn| setattr(txn, file, &set)).expect("set") else { panic!("no cut here") };
     assert_eq!((inode.atime, inode.mtime, inode.ctime), (at, shell.now(), shell.now()));
-    assert!(shell.run(|txn| touch_atime(txn, file)).expect("there"), "the access is older than the change");
-    assert!(!shell.run(|txn| touch_atime(txn, file)).expect("there"), "counted a moment ago");
+    assert!(shell.run(|txn| touch_atime(txn, file, AtimeMode::Relatime)).expect("there"), "the access is older than the change");
+    assert!(!shell.run(|txn| touch_atime(txn, file, AtimeMode::Relatime)).expect("there"), "counted a moment ago");
     shell.clock += 24 * 60 * 60;
-    assert!(shell.run(|txn| touch_atime(txn, file)).expect("there"), "a day later");
+    assert!(shell.run(|txn| touch_atime(txn, file, AtimeMode::Relatime)).expect("there"), "a day later");
+    assert!(!shell.run(|txn| touch_atime(txn, file, AtimeMode::None)).expect("there"));
+    assert!(!shell.run(|txn| touch_atime(txn, file, AtimeMode::Strict)).expect("there"), "nothing is later than now");
+    shell.clock += 1;
+    assert!(shell.run(|txn| touch_atime(txn, file, AtimeMode::Strict)).expect("there"), "a second later");
 }
 
 #[test]
