@@ -124,7 +124,8 @@ fn drive(
             continue;
         }
         let mut step = ask(at, bytes)?;
-        bucket.spend(step.data + step.metadata);
+        // An older daemon does not say what it cost.
+        bucket.spend(step.read.max(step.data + step.metadata));
         let total = step.total;
         report.add(&mut step);
         seen(&report, total);
@@ -245,7 +246,8 @@ mod tests {
                 read.push((time.get(), bytes));
                 time.set(time.get() + took);
                 let next = (read.len() < 400).then_some(ScrubAt::default());
-                Ok(ScrubStep { next, data: bytes, ..ScrubStep::default() })
+                // Half of what is read is verified: the rest leads there.
+                Ok(ScrubStep { next, data: bytes / 2, read: bytes, ..ScrubStep::default() })
             };
             let report = drive(rate, &mut Fake(&time), || false, ask, |_, _| {}).expect("scrubbed");
             assert!(report.complete);
@@ -269,7 +271,7 @@ mod tests {
         let (time, steps) = (Cell::new(Duration::ZERO), Cell::new(0));
         let ask = |at, bytes| {
             steps.set(steps.get() + 1);
-            Ok(ScrubStep { next: Some(at), data: bytes, ..ScrubStep::default() })
+            Ok(ScrubStep { next: Some(at), data: bytes, read: bytes, ..ScrubStep::default() })
         };
         let report = drive(1 << 20, &mut Fake(&time), || steps.get() == 3, ask, |_, _| {}).expect("stopped");
         assert!(!report.complete && steps.get() == 3);

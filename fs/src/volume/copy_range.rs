@@ -17,6 +17,7 @@ use crate::volume::room::Grant;
 use crate::volume::{Cost, Volume, WriteOptions};
 use copy_backend::{CopyError, CopyRequest, FailureKind, RoadPreference, SourceRange, Target};
 use gc::Pressure;
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use zns::{AlignedBuf, DeviceId, IoClass};
 
@@ -47,6 +48,8 @@ struct Job<'a> {
     by_host_until: u64,
     /// The block that holds the end of the source may land as a whole: behind that end it holds zeros, and so must the destination.
     whole_tail: bool,
+    /// What ended the copy is that its source could not be read.
+    unread: Cell<bool>,
 }
 
 impl Job<'_> {
@@ -143,9 +146,20 @@ impl Volume {
             return Err(FsError::FileTooLarge);
         }
         let len = len.min(MAX_FILE_SIZE.saturating_sub(dst_offset));
-        let mut job = Job { source, from: src_offset, dst, to: dst_offset, len, by_device: true, by_host_until: 0, whole_tail: true };
+        let mut job = Job {
+            source,
+            from: src_offset,
+            dst,
+            to: dst_offset,
+            len,
+            by_device: true,
+            by_host_until: 0,
+            whole_tail: true,
+            unread: Cell::new(false),
+        };
         let mut done = 0;
         let mut changes_of_road = 0;
+        let mut failure = None;
         while done < len {
             match self.copy_step(&mut job, done) {
                 // Only a step that changes the road may bring nothing: from device to host, from a whole last block to a part of it.
@@ -155,12 +169,22 @@ impl Volume {
                     done += bytes;
                     changes_of_road = 0;
                 }
-                Err(error) if done > 0 => {
-                    tracing::warn!("a copy from inode {src} to inode {dst} ends early: {error}");
+                Err(error) => {
+                    failure = Some(error);
                     break;
                 }
-                Err(error) => return Err(error),
             }
+        }
+        let unread = job.unread.get();
+        drop(job);
+        if let Some(error) = failure {
+            if unread {
+                self.blame(src, "reading it for a copy", &error);
+            }
+            if done == 0 {
+                return Err(error);
+            }
+            tracing::warn!("a copy from inode {src} to inode {dst} ends early: {error}");
         }
         self.counters.copy_bytes.fetch_add(done, Ordering::Relaxed);
         Ok(done)
@@ -207,10 +231,10 @@ impl Volume {
         let n = job.host_bytes(done, whole);
         let to_block_end = n.min(B - from % B);
         let (buf, n) = match self.read_for_copy(job, from, n) {
-            Ok(buf) => (buf, n),
-            Err(_) if n > to_block_end => (self.read_for_copy(job, from, to_block_end)?, to_block_end),
-            Err(error) => return Err(error),
+            Err(_) if n > to_block_end => (self.read_for_copy(job, from, to_block_end), to_block_end),
+            read => (read, n),
         };
+        let buf = buf.inspect_err(|_| job.unread.set(true))?;
         // Set-id bits have gone before, if they had to: the kernel orders that by itself.
         let options = WriteOptions::default();
         let written = self.write(job.dst, job.to + done, &buf[(from % B) as usize..][..n as usize], &options)? as u64;
@@ -223,12 +247,7 @@ impl Volume {
         let parts = job.source.parts_of(from / B, (from + n).div_ceil(B));
         let read: u64 = parts.iter().filter(|part| matches!(part.content, Content::Device { .. })).map(|part| part.blocks * B).sum();
         self.counters.copy_host_read.fetch_add(read, Ordering::Relaxed);
-        self.fetch(job.source.ino, &parts, IoClass::Copy).inspect_err(|error| {
-            if let FsError::DataChecksum { .. } = error {
-                self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
-            }
-            tracing::error!("reading inode {} for a copy failed: {error}", job.source.ino);
-        })
+        self.fetch(job.source.ino, &parts, IoClass::Copy)
     }
 
     /// Copies parts that lie on one device into a zone for copies, and publishes what arrived. Nothing was copied and nothing left to the host: the

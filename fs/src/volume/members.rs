@@ -4,6 +4,7 @@ use crate::BLOCK;
 use crate::addr::Addr;
 use crate::error::{FsError, Result};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,15 @@ pub struct Member {
     zone_lbas: u64,
     max_blocks: u32,
     dirty: AtomicBool,
+}
+
+thread_local! {
+    static READ_HERE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Bytes that this thread has asked devices for since it began: the difference of two calls is what lay between them cost, whoever else reads meanwhile.
+pub(super) fn read_by_this_thread() -> u64 {
+    READ_HERE.get()
 }
 
 /// All devices of a volume, in the order of the device table.
@@ -113,12 +123,17 @@ impl Members {
         self.members[usize::from(device.0)].dirty.store(true, Ordering::SeqCst);
     }
 
+    fn count_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        READ_HERE.set(READ_HERE.get() + bytes);
+    }
+
     /// Reads one block.
     ///
     /// # Errors
     /// The device's.
     pub fn read_block(&self, addr: Addr, class: IoClass) -> Result<AlignedBuf> {
-        self.read.fetch_add(BLOCK as u64, Ordering::Relaxed);
+        self.count_read(BLOCK as u64);
         Ok(self.device(addr.device()).read(self.lba(addr), AlignedBuf::zeroed(BLOCK), class)?)
     }
 
@@ -133,7 +148,7 @@ impl Members {
                 while at < blocks {
                     let n = (blocks - at).min(member.max_blocks);
                     let bytes = n as usize * BLOCK;
-                    self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+                    self.count_read(bytes as u64);
                     batch.push(Io::Read { lba: self.lba(addr.plus(at)), buf: AlignedBuf::recycled(bytes) });
                     owners.push((i, at));
                     at += n;

@@ -7,6 +7,7 @@ mod access;
 pub mod assemble;
 pub mod attr;
 mod background;
+mod blame;
 mod checkpoint;
 mod clean;
 mod commit;
@@ -105,6 +106,8 @@ pub struct Volume {
     read_only_reason: Mutex<Option<String>>,
     /// Device and failure of the write that failed last.
     failed_write: Mutex<Option<String>>,
+    /// Files of which bad data was told.
+    blamed: blame::Blamed,
 }
 
 impl Volume {

@@ -191,6 +191,7 @@ impl Volume {
             writable,
             read_only_reason: Mutex::new(None),
             failed_write: Mutex::new(None),
+            blamed: Default::default(),
         })
     }
 

@@ -111,10 +111,8 @@ impl Volume {
                 // Once more on a fresh plan, in case the first one was overtaken.
                 Err(FsError::DataChecksum { .. }) if !planned_again => planned_again = true,
                 Err(error) => {
-                    if let FsError::DataChecksum { .. } = &error {
-                        self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
-                    }
-                    tracing::error!("reading inode {ino} at {offset} failed: {error}");
+                    drop(snapshot);
+                    self.blame(ino, &format!("reading at byte {offset}"), &error);
                     return Err(error);
                 }
             }

@@ -16,6 +16,7 @@ use crate::ids::{FileBlock, Ino, NodeId};
 use crate::volume::Volume;
 use crate::volume::content::{Content, Part};
 use crate::volume::damage::describe;
+use crate::volume::members::read_by_this_thread;
 use crate::volume::read::B;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,6 +77,9 @@ pub struct ScrubStep {
     pub data: u64,
     /// Bytes of metadata that were verified.
     pub metadata: u64,
+    /// Bytes that were read for it, sound or not, and those of metadata that had to be read to find the rest: what it cost.
+    #[serde(default)]
+    pub read: u64,
     /// Bytes of both that there are, now.
     pub total: u64,
     /// What is damaged, the first of it.
@@ -105,12 +109,14 @@ impl Volume {
     pub fn scrub(&self, at: ScrubAt, bytes: u64) -> Result<ScrubStep> {
         let blocks = (bytes.clamp(B, MOST_BYTES) / B) as u32;
         let mut step = ScrubStep::default();
+        let read_before = read_by_this_thread();
         match at {
             ScrubAt::Map { level, index } => self.scrub_map(level, index, blocks, &mut step)?,
             ScrubAt::Nodes { id } => self.scrub_nodes(id, blocks, &mut step)?,
             ScrubAt::Data { ino, block } => self.scrub_data(Ino(ino), block, blocks, &mut step)?,
         }
         self.name_damage(&mut step)?;
+        step.read = read_by_this_thread() - read_before;
         let state = self.state.lock();
         step.total = (state.zones.live_data() + state.zones.live_metadata()) * B;
         Ok(step)
@@ -283,10 +289,18 @@ impl Volume {
     /// # Errors
     /// A device that lost its power.
     pub fn path_of(&self, ino: Ino) -> Result<Option<String>> {
+        self.path_within(ino, usize::MAX)
+    }
+
+    /// The same where no more than about so many entries are looked at.
+    ///
+    /// # Errors
+    /// A device that lost its power.
+    pub(super) fn path_within(&self, ino: Ino, mut entries: usize) -> Result<Option<String>> {
         let mut names: Vec<String> = Vec::new();
         let mut at = ino;
         while at != Ino::ROOT {
-            let found = match self.name_of(at) {
+            let found = match self.name_of(at, &mut entries) {
                 Ok(found) => found,
                 Err(error) if self.lost_power(&error) => return Err(error),
                 Err(_) => None,
@@ -300,20 +314,20 @@ impl Volume {
     }
 
     /// A directory with an entry for this inode, and the name there: first where it says that it is, then everywhere.
-    fn name_of(&self, ino: Ino) -> Result<Option<(Ino, String)>> {
+    fn name_of(&self, ino: Ino, entries: &mut usize) -> Result<Option<(Ino, String)>> {
         let parent = self.getattr(ino)?.parent;
-        match self.entry_within(ino, Key::new(Class::Dirent, parent.0, 0), Key::new(Class::Dirent, parent.0, u64::MAX))? {
-            None => self.entry_within(ino, Key::new(Class::Dirent, 0, 0), Key::new(Class::Dirent, u64::MAX, u64::MAX)),
+        match self.entry_within(ino, Key::new(Class::Dirent, parent.0, 0), Key::new(Class::Dirent, parent.0, u64::MAX), entries)? {
+            None => self.entry_within(ino, Key::new(Class::Dirent, 0, 0), Key::new(Class::Dirent, u64::MAX, u64::MAX), entries),
             found => Ok(found),
         }
     }
 
-    fn entry_within(&self, ino: Ino, mut from: Key, to: Key) -> Result<Option<(Ino, String)>> {
+    fn entry_within(&self, ino: Ino, mut from: Key, to: Key, entries: &mut usize) -> Result<Option<(Ino, String)>> {
         loop {
-            if self.is_ending() {
+            if self.is_ending() || *entries == 0 {
                 return Ok(None);
             }
-            let (found, last) = self.ask_for(IoClass::Cleaning, |state| {
+            let (found, last, seen) = self.ask_for(IoClass::Cleaning, |state| {
                 let (mut found, mut last, mut seen) = (None, None, 0);
                 let visited = state.tree.scan(&from, &to, |key, value| {
                     (last, seen) = (Some(key), seen + 1);
@@ -321,13 +335,14 @@ impl Volume {
                     if found.is_some() || seen == ENTRIES_AT_ONCE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 });
                 match visited {
-                    Ok(ControlFlow::Continue(())) => Ok((found, None)),
-                    Ok(ControlFlow::Break(())) => Ok((found, last)),
+                    Ok(ControlFlow::Continue(())) => Ok((found, None, seen)),
+                    Ok(ControlFlow::Break(())) => Ok((found, last, seen)),
                     // What was seen need not be seen again.
-                    Err(_) if last.is_some() => Ok((found, last)),
+                    Err(_) if last.is_some() => Ok((found, last, seen)),
                     Err(halt) => Err(halt.into()),
                 }
             })?;
+            *entries = entries.saturating_sub(seen);
             if let Some((dir, name)) = found {
                 return Ok(Some((dir, String::from_utf8_lossy(&name).into_owned())));
             }
@@ -363,8 +378,9 @@ mod tests {
         let (mut at, mut sum, mut steps) = (ScrubAt::default(), ScrubStep::default(), 0);
         loop {
             let step = volume.scrub(at, bytes).expect("scrubbed");
-            assert!(step.data + step.metadata <= bytes.max(B), "a step reads no more than it may");
+            assert!(step.data + step.metadata <= bytes.max(B), "a step verifies no more than it may");
             (sum.data, sum.metadata, sum.total, steps) = (sum.data + step.data, sum.metadata + step.metadata, step.total, steps + 1);
+            sum.read += step.read;
             sum.damage.extend(step.damage);
             match step.next {
                 Some(next) => at = next,
@@ -434,5 +450,31 @@ mod tests {
         make(&volume, "more");
         volume.checkpoint().expect("a checkpoint");
         assert!(all(&volume, 50_000).0.damage.is_empty());
+    }
+    /// What a scrub is charged for is what its device read, whatever it was.
+    #[test]
+    fn every_block_that_is_read_is_counted() {
+        let drive = SimDrive::new(SimConfig::zoned(64, 1));
+        let volume = formatted(&drive);
+        for n in 0..3000 {
+            make(&volume, &format!("empty {n}"));
+        }
+        let ino = make(&volume, "full");
+        volume.write(ino, 0, &[5; 40 * BLOCK], &WriteOptions::default()).expect("written");
+        volume.shutdown().expect("unmounted");
+        let volume = open(&drive);
+        // What is read to find names and what fails is read, too.
+        let (parts, _) = volume.ask(|state| extent_parts(&state.tree, ino, FileBlock(0), FileBlock(40), 1)).expect("asked");
+        for n in [3, 4, 5] {
+            let addr = parts[0].addr.plus(n);
+            drive.flip_bit(Lba(u64::from(addr.zone().0) * 256 + u64::from(addr.block())), 11, 3);
+        }
+        // With a cache of hardly anything the leaves of inodes are read for the scrub's sake.
+        volume.state.lock().tree.store_mut().shrink(0);
+        let before = drive.stats().bytes_read;
+        let (sum, _) = all(&volume, 100_000);
+        assert_eq!(sum.damage.len(), 3);
+        assert_eq!(sum.read, drive.stats().bytes_read - before, "charged, and read by the device");
+        assert!(sum.read > sum.data + sum.metadata + 3 * B, "{sum:?}");
     }
 }

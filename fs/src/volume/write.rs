@@ -207,14 +207,17 @@ impl Volume {
     /// What a block holds now, and the means to tell whether it still does later.
     pub(super) fn edge(&self, ino: Ino, block: u64) -> Result<(Edge, AlignedBuf)> {
         let snapshot = self.snapshot(ino, IoClass::Foreground, |_| block..block + 1)?;
-        let bytes = self.fetch(ino, &snapshot.parts, IoClass::Foreground).inspect_err(|error| {
-            if let FsError::DataChecksum { .. } = error {
-                self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);
+        match self.fetch(ino, &snapshot.parts, IoClass::Foreground) {
+            Ok(bytes) => {
+                let was = snapshot.parts.first().map_or(Content::Hole, |part| part.content.clone());
+                Ok((Edge { block: FileBlock(block), was }, bytes))
             }
-            tracing::error!("reading a block of inode {ino} that is written in part failed: {error}");
-        })?;
-        let was = snapshot.parts.first().map_or(Content::Hole, |part| part.content.clone());
-        Ok((Edge { block: FileBlock(block), was }, bytes))
+            Err(error) => {
+                drop(snapshot);
+                self.blame(ino, "reading a block that is written in part", &error);
+                Err(error)
+            }
+        }
     }
 
     /// Before data is taken in: cleaning is paid for, the volume is writable, unlogged data stays within its bound, and there is room for it,
