@@ -63,6 +63,11 @@ impl Client {
         }
     }
 
+    /// What was opened.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Who serves this mount?
     ///
     /// # Errors

@@ -13,6 +13,8 @@ use crate::fuse::control::Request;
 use crate::fuse::mountpoint::{self, MountLine, MountType};
 use crate::volume::{AtimeMode, Atimes, Status};
 use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Options that the kernel shows of a mount, or that say how it was made: nothing to change.
@@ -28,8 +30,15 @@ pub fn is_asked_for(options: &[String]) -> bool {
 /// # Errors
 /// Nothing of ours there, an option that only a new mount can have, a volume that is in use or cannot be written to.
 pub fn remount(path: &Path, options: &[String]) -> CommandResult {
+    // The flags that keep set-id programs and devices out are root's to change, even if this program was given rights of its own.
+    if !(rustix::process::getuid().is_root() && rustix::process::geteuid().is_root()) {
+        return Err(Failure::new(MOUNT_FAILED, format!("remount {}: only root may do so", path.display())));
+    }
     let (path, line) = umount::find(path)?;
     let client = Client::open(&path).or_fail(MOUNT_FAILED)?;
+    if !is_root_of(client.file(), &line) {
+        return Err(Failure::new(MOUNT_FAILED, format!("remount {}: something else is there by now", path.display())));
+    }
     let status = client.ask(Request::Status).or_fail(MOUNT_FAILED)?;
     let status: Status = serde_json::from_value(status).or_fail(MOUNT_FAILED)?;
     let running = running(&status.volume.options, &line).or_fail(MOUNT_FAILED)?;
@@ -43,7 +52,8 @@ pub fn remount(path: &Path, options: &[String]) -> CommandResult {
         client.ask(Request::Sync).or_fail(MOUNT_FAILED)?;
     }
     let request = MountRequest {
-        mountpoint: path.clone(),
+        // By what was opened: whoever owns a directory above could put another mount in its place meanwhile.
+        mountpoint: format!("/proc/self/fd/{}", client.file().as_raw_fd()).into(),
         read_only: wanted.read_only,
         no_suid: wanted.no_suid,
         no_dev: wanted.no_dev,
@@ -54,7 +64,7 @@ pub fn remount(path: &Path, options: &[String]) -> CommandResult {
     };
     mountpoint::remount(&request).map_err(|errno| {
         let text = match errno {
-            Errno::BUSY => "a file in it is open for writing".into(),
+            Errno::BUSY => "a file in it is open for writing, or removed and still in use".into(),
             Errno::PERM => "only root may do so".into(),
             errno => std::io::Error::from(errno).to_string(),
         };
@@ -67,6 +77,12 @@ pub fn remount(path: &Path, options: &[String]) -> CommandResult {
         client.ask(Request::Sync).or_fail(MOUNT_FAILED)?;
     }
     Ok(())
+}
+
+/// Was this opened in the mount of this line?
+fn is_root_of(file: &File, line: &MountLine) -> bool {
+    let device = |stat: rustix::fs::Stat| format!("{}:{}", rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    rustix::fs::fstat(file).is_ok_and(|stat| device(stat) == line.device)
 }
 
 /// Single options; the list of layers has commas of its own.

@@ -51,8 +51,8 @@ pub struct Lost {
     blocks: BTreeSet<BlockId>,
     /// In place of the root directory's inode.
     root: Option<Box<Inode>>,
-    /// Directories of which a listing has left out what cannot be had.
-    pub gaps: BTreeSet<Ino>,
+    /// Directories of which a listing has left out what cannot be had, with the places behind which it is missing.
+    pub gaps: BTreeMap<Ino, BTreeSet<u64>>,
     /// Changes in the log that could not be made, and why the first one could not.
     unapplied: Option<(u64, String)>,
 }

@@ -21,7 +21,7 @@ pub struct Orphan {
     pub forgotten: bool,
 }
 
-/// How long whoever finds no space waits for the kernel to let go of a removed file; again after each that it has let go of, twenty times at most.
+/// How long whoever finds no space waits for the kernel to let go of a removed file; again while space comes back, twenty times as long at most.
 const LET_GO: Duration = Duration::from_millis(50);
 /// Steps taken at once when an inode is dropped; what is left goes on in the background.
 const STEPS_AT_ONCE: u32 = 4;
@@ -89,9 +89,15 @@ impl Volume {
             state.sync_promised();
         }
         for _ in 0..steps {
-            if self.run(Cost::DELETION, |txn| ops::free_step(txn, ino, ops::STEP_EXTENTS))? == Step::Done {
-                self.state.lock().orphans.remove(&ino);
-                self.progress.notify_all();
+            let step = self.run(Cost::DELETION, |txn| ops::free_step(txn, ino, ops::STEP_EXTENTS))?;
+            let mut state = self.state.lock();
+            state.freed += 1;
+            if step == Step::Done {
+                state.orphans.remove(&ino);
+            }
+            drop(state);
+            self.progress.notify_all();
+            if step == Step::Done {
                 return Ok(true);
             }
         }
@@ -135,37 +141,38 @@ impl Volume {
         }
     }
 
-    /// Runs an attempt that may find no space, and once more if some came back from what has lost its last name.
+    /// Runs an attempt that may find no space, and again while some comes back from what has lost its last name.
     ///
     /// # Errors
     /// Those of the attempt.
     pub(super) fn with_space_of_orphans<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        match attempt() {
-            Err(FsError::NoSpace) if self.regain_space()? => attempt(),
-            outcome => outcome,
+        let mut last = None;
+        loop {
+            let seen = self.state.lock().freed;
+            let outcome = attempt();
+            let last = *last.get_or_insert_with(|| Instant::now() + 20 * LET_GO);
+            let is_full = matches!(outcome, Err(FsError::NoSpace));
+            if !is_full || Instant::now() >= last || !self.regain_space(seen)? {
+                return outcome;
+            }
         }
     }
 
     /// Whoever has removed a file counts on its space, but the kernel tells later, and asynchronously, that it has let go of it: frees what waits, and
-    /// waits a moment for what is let go of just now. Was anything freed?
-    fn regain_space(&self) -> Result<bool> {
-        let mut any = false;
-        let mut end = Instant::now() + LET_GO;
-        let last = end + 20 * LET_GO;
+    /// waits a moment for what is let go of just now. Was anything freed since the count of such steps was `seen`?
+    fn regain_space(&self, seen: u64) -> Result<bool> {
+        let any = self.free_waiting()?;
+        // What is waited for comes by the threads that wait here: all but one of them go on.
+        let Some(_one) = self.regaining.try_lock() else { return Ok(any) };
+        let end = Instant::now() + LET_GO;
+        let mut state = self.state.lock();
         loop {
-            any |= self.free_waiting()?;
-            let mut state = self.state.lock();
-            let before = state.orphans.len();
-            if before == 0 {
-                return Ok(any);
+            if state.freed != seen {
+                return Ok(true);
             }
             // Without threads nobody lets go meanwhile.
-            if !self.has_threads() || self.progress.wait_until(&mut state, end.min(last)).timed_out() {
-                return Ok(any);
-            }
-            if state.orphans.len() < before {
-                any = true;
-                end = Instant::now() + LET_GO;
+            if state.orphans.is_empty() || !self.has_threads() || self.progress.wait_until(&mut state, end).timed_out() {
+                return Ok(any || state.freed != seen);
             }
         }
     }

@@ -12,6 +12,9 @@ use crate::volume::Volume;
 use crate::volume::attr::DirEntry;
 use std::cell::Cell;
 
+/// Places that are remembered of a directory.
+const MOST_GAPS: usize = 64;
+
 impl Volume {
     /// Entries of a directory behind `cookie` (0: from the start), `.` and `..` first. Fewer than asked for does not mean the end: only an
     /// empty answer does, or an error.
@@ -19,9 +22,6 @@ impl Volume {
     /// # Errors
     /// `NotFound`, `NotADirectory`; those of loading: at the end, if names were left out that cannot be had.
     pub fn readdir(&self, dir: Ino, cookie: u64, max_entries: usize) -> Result<Vec<DirEntry>> {
-        if cookie == 0 {
-            self.state.lock().lost.gaps.remove(&dir);
-        }
         let all = max_entries.min(ops::readdir::MAX_LISTING);
         let (mut from, mut max) = (cookie, all);
         loop {
@@ -48,18 +48,39 @@ impl Volume {
             self.getattr(dir)?;
             let next = behind.get().and_then(SortKey::key).filter(|key| key.class == Class::Dirent && key.a == dir.0);
             let Some(next) = next.filter(|key| key.b > from.saturating_add(1)) else { return Err(error) };
-            if self.state.lock().lost.gaps.insert(dir) {
+            if self.note_gap(dir, from) {
                 tracing::error!("names of directory inode {dir} cannot be had, the others are listed: {error}");
             }
             (from, max) = (next.b - 1, all);
         }
     }
 
-    fn end_of_listing(&self, dir: Ino) -> Result<Vec<DirEntry>> {
-        if !self.state.lock().lost.gaps.contains(&dir) {
-            return Ok(Vec::new());
+    /// Names behind this place cannot be had. Is it the first such place of the directory?
+    fn note_gap(&self, dir: Ino, from: u64) -> bool {
+        let mut state = self.state.lock();
+        let gaps = state.lost.gaps.entry(dir).or_default();
+        let is_first = gaps.is_empty();
+        // One is enough to say that something is missing.
+        if gaps.len() < MOST_GAPS {
+            gaps.insert(from);
         }
-        let detail = format!("names of directory inode {dir} were left out, for they cannot be had");
-        Err(FsError::Corrupt { what: "directory", addr: Addr::NONE, detail })
+        is_first
+    }
+
+    /// The end, unless something is missing still where a listing, this one or another, has left names out.
+    fn end_of_listing(&self, dir: Ino) -> Result<Vec<DirEntry>> {
+        let gaps = self.state.lock().lost.gaps.get(&dir).cloned().unwrap_or_default();
+        for from in gaps {
+            if self.ask(|state| ops::readdir(&mut self.reader(state), dir, from, 1)).is_err() {
+                let detail = format!("names of directory inode {dir} were left out, for they cannot be had");
+                return Err(FsError::Corrupt { what: "directory", addr: Addr::NONE, detail });
+            }
+            let mut state = self.state.lock();
+            let is_last = state.lost.gaps.get_mut(&dir).is_some_and(|gaps| gaps.remove(&from) && gaps.is_empty());
+            if is_last {
+                state.lost.gaps.remove(&dir);
+            }
+        }
+        Ok(Vec::new())
     }
 }

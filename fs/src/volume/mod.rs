@@ -73,6 +73,8 @@ pub struct Volume {
     checkpoint_lock: Mutex<()>,
     /// Space was gained, a batch landed, a checkpoint is done: whoever waits looks again.
     pub(crate) progress: Condvar,
+    /// Held by the one who waits for the kernel to let go of removed files.
+    pub(crate) regaining: Mutex<()>,
     pub(crate) members: Members,
     pub(crate) engine: Arc<copy_backend::CopyEngine>,
     pub(crate) options: MountOptions,

@@ -91,6 +91,8 @@ pub struct State {
     pub opens: HashMap<Ino, u32>,
     /// Inodes without a link that wait for their last user.
     pub orphans: HashMap<Ino, Orphan>,
+    /// Steps of freeing such inodes, counted: space has come back since somebody looked.
+    pub freed: u64,
     /// Inodes to be freed in the background.
     pub to_free: Vec<Ino>,
     /// When the oldest change that is not durable was made.

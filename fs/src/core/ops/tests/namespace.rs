@@ -204,7 +204,7 @@ impl Pair {
             }
             Op::Truncate(p, size) => {
                 let expected = model.truncate(p, *size, caller.uid == 0, now);
-                let set = SetAttr { size: Some(*size), ..SetAttr::default() };
+                let set = SetAttr { size: Some(*size), kill_suid: caller.uid != 0, ..SetAttr::default() };
                 (expected, self.on(p, |txn, ino| setattr(txn, ino, &set)).map(drop))
             }
             Op::Free => {
