@@ -425,5 +425,6 @@ fn a_handle_of_a_file_that_was_removed_is_stale() {
         }
         assert_eq!(said, libc::ESTALE, "{n}");
     }
+    drop(root);
     mounted.finish();
 }

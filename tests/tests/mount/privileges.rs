@@ -33,8 +33,7 @@ struct Rights {
     no_new: bool,
 }
 
-fn rights(status: &Path) -> Rights {
-    let text = fs::read_to_string(status).unwrap();
+fn rights(text: &str) -> Rights {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} is missing in {text}"));
         u64::from_str_radix(line.trim(), 16).unwrap()
@@ -52,14 +51,16 @@ fn rights(status: &Path) -> Rights {
 /// The rights of every thread of a process.
 fn of_threads(pid: u32) -> Vec<Rights> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let all: Vec<Rights> = tasks.map(|task| rights(&task.unwrap().path().join("status"))).collect();
+    // One may end before it is looked at.
+    let texts = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let all: Vec<Rights> = texts.map(|text| rights(&text)).collect();
     assert!(all.len() > 3, "a daemon has threads: {all:?}");
     all
 }
 
 /// What this process could have given on: in a container that is less than everything.
 fn ours() -> Rights {
-    rights(Path::new("/proc/self/status"))
+    rights(&fs::read_to_string("/proc/self/status").unwrap())
 }
 
 fn keeps_only(pid: u32, wanted: u64) {
