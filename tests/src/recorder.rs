@@ -3,7 +3,7 @@
 //! A write counts as completed when its caller was told so, which takes a moment here; a flush covers what was completed when it began. So a daemon that
 //! flushes beside writes which are still under way, or acknowledges before its flush is over, promises what [`Log::after_power_cut`] does not have.
 
-use fs::format::item::Inode;
+use fs::format::item::{Inode, Timestamp};
 use fs::fuse::control::Request;
 use fs::fuse::{AdaptorOptions, MountRequest, Mounted, Served, WriteOptions};
 use fs::volume::{Attr, Caller, DirEntry, RenameFlags, SetAttr, StatFs};
@@ -111,9 +111,10 @@ struct OneFile {
 impl OneFile {
     fn attr(&self, ino: Ino) -> Result<Attr> {
         let size = self.state.lock().now.len() as u64;
+        let time = Timestamp { sec: 1_700_000_000, nsec: 0 };
         match ino {
-            Ino::ROOT => Ok(Inode { ino, mode: libc::S_IFDIR | 0o755, nlink: 2, parent: ino, ..blank() }),
-            FILE => Ok(Inode { ino, mode: libc::S_IFREG | 0o600, nlink: 1, size, blocks: size / PAGE, parent: Ino::ROOT, ..blank() }),
+            Ino::ROOT => Ok(Inode::empty(ino, libc::S_IFDIR | 0o755, time)),
+            FILE => Ok(Inode { size, blocks: size / PAGE, ..Inode::empty(ino, libc::S_IFREG | 0o600, time) }),
             _ => Err(FsError::NotFound),
         }
     }
@@ -133,28 +134,6 @@ impl OneFile {
         };
         std::thread::sleep(MOMENT);
         self.state.lock().deeds.push(Deed::Flush { covers });
-    }
-}
-
-fn blank() -> Inode {
-    let time = fs::format::item::Timestamp { sec: 1_700_000_000, nsec: 0 };
-    Inode {
-        ino: Ino::ROOT,
-        size: 0,
-        blocks: 0,
-        generation: 0,
-        parent: Ino::ROOT,
-        entries: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        nlink: 0,
-        rdev: 0,
-        flags: 0,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        btime: time,
     }
 }
 

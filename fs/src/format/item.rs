@@ -103,6 +103,27 @@ pub const HAS_ACCESS_ACL: u32 = 1 << 30;
 pub const HAS_DEFAULT_ACL: u32 = 1 << 31;
 
 impl Inode {
+    /// A node with nothing in it below the root directory: of this type and these permissions, root's, made at `time`.
+    pub fn empty(ino: Ino, mode: u32, time: Timestamp) -> Self {
+        Self {
+            ino,
+            size: 0,
+            blocks: 0,
+            generation: 1,
+            parent: Ino::ROOT,
+            entries: 0,
+            mode,
+            uid: 0,
+            gid: 0,
+            nlink: if mode & libc::S_IFMT == libc::S_IFDIR { 2 } else { 1 },
+            rdev: 0,
+            flags: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        }
+    }
     /// The file type bits of `mode`.
     pub fn kind(&self) -> u32 {
         self.mode & libc::S_IFMT

@@ -136,22 +136,14 @@ fn inode(script: &mut Script, ino: Ino) -> Inode {
     const KINDS: [u32; 6] = [libc::S_IFDIR, libc::S_IFREG, libc::S_IFLNK, libc::S_IFDIR, libc::S_IFREG, 0];
     let time = Timestamp { sec: script.byte().into(), nsec: 0 };
     Inode {
-        ino,
         size: script.number(),
         blocks: script.number(),
-        generation: 1,
         parent: self::ino(script),
         entries: script.number(),
         mode: script.of(&KINDS) | u32::from(script.u16()) & 0o7777,
-        uid: 0,
-        gid: 0,
         nlink: if script.byte().is_multiple_of(4) { script.number() as u32 } else { 2 },
-        rdev: 0,
         flags: if script.byte().is_multiple_of(4) { script.u32() } else { 0 },
-        atime: time,
-        mtime: time,
-        ctime: time,
-        btime: time,
+        ..Inode::empty(ino, 0, time)
     }
 }
 

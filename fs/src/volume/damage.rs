@@ -272,25 +272,7 @@ impl Volume {
     }
 
     fn made_up_root(&self) -> Inode {
-        let time = self.identity.created;
-        Inode {
-            ino: Ino::ROOT,
-            size: 0,
-            blocks: 0,
-            generation: 0,
-            parent: Ino::ROOT,
-            entries: 0,
-            mode: libc::S_IFDIR | 0o555,
-            uid: 0,
-            gid: 0,
-            nlink: 2,
-            rdev: 0,
-            flags: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-        }
+        Inode { generation: 0, ..Inode::empty(Ino::ROOT, libc::S_IFDIR | 0o555, self.identity.created) }
     }
 }
 

@@ -88,25 +88,8 @@ impl Volume {
         let volume = Self::build(devices, rings, superblock, mount)?;
         {
             let mut state = volume.state.lock();
-            let now = options.created;
-            let root = Inode {
-                ino: Ino::ROOT,
-                size: 0,
-                blocks: 0,
-                generation: 1,
-                parent: Ino::ROOT,
-                entries: 0,
-                mode: libc::S_IFDIR | 0o755,
-                uid: options.uid,
-                gid: options.gid,
-                nlink: 2,
-                rdev: 0,
-                flags: 0,
-                atime: now,
-                mtime: now,
-                ctime: now,
-                btime: now,
-            };
+            let empty = Inode::empty(Ino::ROOT, libc::S_IFDIR | 0o755, options.created);
+            let root = Inode { uid: options.uid, gid: options.gid, ..empty };
             let delta = Delta::Put { key: Key::inode(Ino::ROOT), value: root.encode() };
             state.apply(&delta).map_err(|_| FsError::Internal("a new tree is resident"))?;
         }

@@ -15,8 +15,19 @@ fn benefit(s: &SegmentInfo, now: Seq) -> (u128, u128) {
     (u128::from(s.capacity - s.live) * age, u128::from(s.capacity) + u128::from(s.live))
 }
 
-fn most_benefit_first(a: &SegmentInfo, b: &SegmentInfo, now: Seq) -> Ordering {
-    let ((a_top, a_bottom), (b_top, b_bottom)) = (benefit(a, now), benefit(b, now));
+/// The first segment in this order, of those with something to gain; among equals the emptier, then the older.
+pub(super) fn first(segments: &[SegmentInfo], order: impl Fn(&SegmentInfo, &SegmentInfo) -> Ordering) -> Option<SegmentId> {
+    let gainful = segments.iter().filter(|s| s.live < s.capacity);
+    gainful.min_by(|a, b| order(a, b).then_with(|| by_live_share(a, b)).then_with(|| by_age_and_place(a, b))).map(|s| s.id)
+}
+
+/// A segment without live blocks before all others: its fraction has a bottom of zero.
+pub(super) fn empty_first(a: &SegmentInfo, b: &SegmentInfo) -> Ordering {
+    (b.live == 0).cmp(&(a.live == 0))
+}
+
+/// The larger fraction first.
+pub(super) fn larger_first((a_top, a_bottom): (u128, u128), (b_top, b_bottom): (u128, u128)) -> Ordering {
     (b_top * a_bottom).cmp(&(a_top * b_bottom))
 }
 
@@ -26,11 +37,7 @@ impl VictimPolicy for CostBenefit {
     }
 
     fn choose(&self, segments: &[SegmentInfo], now: Seq) -> Option<SegmentId> {
-        segments
-            .iter()
-            .filter(|s| s.live < s.capacity)
-            .min_by(|a, b| most_benefit_first(a, b, now).then_with(|| by_live_share(a, b)).then_with(|| by_age_and_place(a, b)))
-            .map(|s| s.id)
+        first(segments, |a, b| larger_first(benefit(a, now), benefit(b, now)))
     }
 }
 
@@ -52,14 +59,6 @@ impl VictimPolicy for CostBenefitRoot {
     }
 
     fn choose(&self, segments: &[SegmentInfo], now: Seq) -> Option<SegmentId> {
-        let order = |a: &SegmentInfo, b: &SegmentInfo| {
-            let ((a_top, a_bottom), (b_top, b_bottom)) = (squared_benefit(a, now), squared_benefit(b, now));
-            (b.live == 0).cmp(&(a.live == 0)).then_with(|| (b_top * a_bottom).cmp(&(a_top * b_bottom)))
-        };
-        segments
-            .iter()
-            .filter(|s| s.live < s.capacity)
-            .min_by(|a, b| order(a, b).then_with(|| by_live_share(a, b)).then_with(|| by_age_and_place(a, b)))
-            .map(|s| s.id)
+        first(segments, |a, b| empty_first(a, b).then_with(|| larger_first(squared_benefit(a, now), squared_benefit(b, now))))
     }
 }

@@ -6,9 +6,8 @@
 //! does, which greedy cleaning does not.
 
 use super::VictimPolicy;
-use super::greedy::{by_age_and_place, by_live_share};
+use super::cost_benefit::{empty_first, first, larger_first};
 use crate::segment::{SegmentId, SegmentInfo, Seq};
-use std::cmp::Ordering;
 
 /// Least r u / (1 - u)^2 first, a segment without live blocks before all others.
 ///
@@ -32,14 +31,6 @@ impl VictimPolicy for DecliningCost {
     }
 
     fn choose(&self, segments: &[SegmentInfo], now: Seq) -> Option<SegmentId> {
-        let order = |a: &SegmentInfo, b: &SegmentInfo| -> Ordering {
-            let ((a_top, a_bottom), (b_top, b_bottom)) = (worth(a, now), worth(b, now));
-            (b.live == 0).cmp(&(a.live == 0)).then_with(|| (b_top * a_bottom).cmp(&(a_top * b_bottom)))
-        };
-        segments
-            .iter()
-            .filter(|s| s.live < s.capacity)
-            .min_by(|a, b| order(a, b).then_with(|| by_live_share(a, b)).then_with(|| by_age_and_place(a, b)))
-            .map(|s| s.id)
+        first(segments, |a, b| empty_first(a, b).then_with(|| larger_first(worth(a, now), worth(b, now))))
     }
 }

@@ -38,25 +38,7 @@ impl Memory {
     /// An empty volume: a root directory.
     pub fn volume() -> Self {
         let mut memory = Self::default();
-        let time = Timestamp { sec: 1, nsec: 0 };
-        let root = Inode {
-            ino: Ino::ROOT,
-            size: 0,
-            blocks: 0,
-            generation: 42,
-            parent: Ino::ROOT,
-            entries: 0,
-            mode: libc::S_IFDIR | 0o755,
-            uid: 0,
-            gid: 0,
-            nlink: 2,
-            rdev: 0,
-            flags: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-        };
+        let root = Inode { generation: 42, ..Inode::empty(Ino::ROOT, libc::S_IFDIR | 0o755, Timestamp { sec: 1, nsec: 0 }) };
         memory.set(Key::inode(Ino::ROOT), root.encode());
         memory
     }
