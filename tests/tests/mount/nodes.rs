@@ -4,7 +4,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use tests::{Mounted, errno};
@@ -26,6 +26,30 @@ fn fifos_carry_bytes_between_threads() {
     fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
     writer.join().unwrap();
     assert_eq!(text, "through");
+    mounted.finish();
+}
+
+/// With a change of owner, as those of a program; a directory keeps its own.
+#[test]
+fn set_id_bits_of_every_kind_but_directories_go_with_the_owner() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        return tests::skip::skip("only root may give files away");
+    }
+    let bits = |name: &str| {
+        let path = mounted.path(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6555)).unwrap();
+        std::os::unix::fs::chown(&path, Some(7), Some(8)).unwrap();
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    for (name, kind) in [("fifo", FileType::Fifo), ("socket", FileType::Socket), ("device", FileType::CharacterDevice)] {
+        mknodat(CWD, mounted.path(name), kind, Mode::from_raw_mode(0o600), makedev(1, 3)).unwrap();
+        assert_eq!(bits(name), 0o555, "{name}");
+    }
+    fs::create_dir(mounted.path("directory")).unwrap();
+    assert_eq!(bits("directory"), 0o6555);
     mounted.finish();
 }
 

@@ -75,9 +75,10 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr) -> Planned<Setattr> {
     Ok(Setattr::Done { inode: Box::new(inode), resize })
 }
 
-/// Takes suid, and sgid where it means execution with the group's rights, from a regular file. Writing does this too, by those who may not keep them.
+/// Takes suid, and sgid where it means execution with the group's rights, from anything but a directory, as Linux does it. Writing does this too,
+/// by those who may not keep them.
 pub fn clear_privileges(inode: &mut Inode) {
-    if !inode.is_file() {
+    if inode.is_dir() {
         return;
     }
     inode.mode &= !libc::S_ISUID;

@@ -195,7 +195,7 @@ impl Pair {
                 } else {
                     model.change(p, now, |node| {
                         (node.uid, node.gid) = (uid.unwrap_or(node.uid), gid.unwrap_or(node.gid));
-                        if node.mode & libc::S_IFMT == libc::S_IFREG {
+                        if node.mode & libc::S_IFMT != libc::S_IFDIR {
                             node.mode &= if node.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
                         }
                     })
