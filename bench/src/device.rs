@@ -69,7 +69,7 @@ fn cleaning(device: &Path, size: u64, rounds: usize, report: &mut Report) -> Res
 }
 
 /// Empties what has zones.
-fn emptied(device: &Path) -> Result<()> {
+pub(crate) fn emptied(device: &Path) -> Result<()> {
     let device = open_raw(device, &RawOptions::default())?;
     for zone in device.report(0..device.geometry().zones)? {
         if device.has_write_pointer(zone.id) && zone.state != ZoneState::Empty {

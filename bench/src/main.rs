@@ -4,6 +4,7 @@
 //! say so: its copies are carried out by our own process, so bytes by road mean something there, and times do not. `device` and `peers` are for real ones.
 
 mod amplification;
+mod cleaning;
 mod copying;
 mod device;
 mod durability;
@@ -54,11 +55,18 @@ enum Bench {
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<FsPart>,
     },
-    /// Cleaning on a real volume: metadata written per relocated byte, write amplification, how long writers and readers wait
+    /// Cleaning on a real volume, filled and aged, under a load: by each copy road, without cleaning, and beside other filesystems
     Gc {
         #[command(flatten)]
         common: Common,
-        /// Only these parts
+        #[command(flatten)]
+        arguments: Box<cleaning::Arguments>,
+    },
+    /// Single parts of cleaning on an image: metadata written per relocated byte, write amplification, how long writers and readers wait
+    Parts {
+        #[command(flatten)]
+        common: Common,
+        /// Only these
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<GcPart>,
         /// Live share of the space in the measurements of write amplification and of pauses
@@ -140,9 +148,10 @@ fn main() -> Result<()> {
             }
             report.finish(common.json.as_deref())
         }
-        Bench::Gc { common, only, utilization, policy } => {
+        Bench::Gc { common, arguments } => cleaning::run(*arguments, common.quick, common.json.as_deref()),
+        Bench::Parts { common, only, utilization, policy } => {
             let wanted = |part| only.is_empty() || only.contains(&part);
-            let mut report = Report::new("gc");
+            let mut report = Report::new("parts");
             if wanted(GcPart::Relocation) {
                 relocation::run(common.quick, &mut report)?;
             }

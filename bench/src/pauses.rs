@@ -47,7 +47,13 @@ pub fn run(quick: bool, utilization: f64, policy: &str, report: &mut Report) -> 
 
 /// Microseconds that so many thousandths of the sorted times do not exceed.
 pub fn at(sorted: &[Duration], permille: usize) -> f64 {
-    let rank = (sorted.len() * permille).div_ceil(1000).clamp(1, sorted.len().max(1));
+    at_share(sorted, permille as f64 / 1000.0)
+}
+
+/// Microseconds that such a share of the sorted times does not exceed.
+pub fn at_share(sorted: &[Duration], share: f64) -> f64 {
+    // A share is no exact fraction: a rank that is whole but for that must not become the next one.
+    let rank = ((sorted.len() as f64 * share - 1e-6).ceil() as usize).clamp(1, sorted.len().max(1));
     sorted.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
@@ -59,6 +65,7 @@ mod tests {
     fn percentiles_are_values_of_the_list() {
         let times: Vec<Duration> = (1..=1000).map(Duration::from_micros).collect();
         assert_eq!([at(&times, 500), at(&times, 999), at(&times, 1000)].map(f64::round), [500.0, 999.0, 1000.0]);
+        assert_eq!([at_share(&times, 0.99), at_share(&times, 0.9999)].map(f64::round), [990.0, 1000.0]);
         assert!(at(&[], 500).is_nan());
     }
 }

@@ -19,7 +19,8 @@ const HEIGHT: f64 = 300.0;
 const TOP: f64 = 50.0;
 const LEFT: f64 = 60.0;
 
-fn escape(text: &str) -> String {
+/// Text as XML has it.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

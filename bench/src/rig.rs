@@ -26,6 +26,16 @@ impl Rig {
         Ok(Rig { directory: TempDir::with_prefix_in("ferryfs-bench-", memory)? })
     }
 
+    /// Somewhere else than in memory.
+    pub fn within(directory: &Path) -> Result<Rig> {
+        Ok(Rig { directory: TempDir::with_prefix_in("ferryfs-bench-", directory).with_context(|| directory.display().to_string())? })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A volume, formatted and mounted.
     pub fn ferryfs(&self, format: &str, options: &[&str]) -> Result<Volume> {
         let spec = VolumeSpec {

@@ -9,11 +9,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+/// Filesystems that cleaning is compared with; those that the machine does not have are named with the reason.
+const OTHERS: &str = "f2fs,btrfs,xfs,nilfs2,ext4";
+
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct BenchArguments {
     /// Which benchmark; all of them when left out
-    #[arg(value_parser = ["fs", "copy", "gc", "wa", "device", "peers", "crash"])]
+    #[arg(value_parser = ["fs", "copy", "gc", "parts", "wa", "device", "peers", "crash"])]
     name: Option<String>,
     /// Smaller and fewer rounds
     #[arg(long)]
@@ -37,7 +40,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     let programs = build::programs(true, &["fs", "mkfs", "copy_backend", "bench"])?;
     let names = match &arguments.name {
         Some(name) => vec![name.as_str()],
-        None => vec!["copy", "gc", "fs", "wa", "device", "peers", "crash"],
+        None => vec!["copy", "gc", "parts", "fs", "wa", "device", "peers", "crash"],
     };
     for name in names {
         interrupt::check()?;
@@ -55,6 +58,9 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         }
         let mut command: Command = programs.command("ferryfs-bench")?;
         command.arg(name).arg("--json").arg(out.join(format!("{name}.json")));
+        if name == "gc" {
+            command.arg("--svg").arg(&out).arg("--vs").arg(OTHERS);
+        }
         if arguments.quick {
             command.arg("--quick");
         }

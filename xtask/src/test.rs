@@ -68,7 +68,7 @@ pub fn run(arguments: &TestArguments) -> Result<bool> {
     if arguments.filter.is_none() {
         formatting(&mut total)?;
     }
-    let programs = build::programs(false, &["fs", "mkfs", "copy_backend"])?;
+    let programs = build::programs(false, &["fs", "mkfs", "copy_backend", "bench"])?;
     let tests = build::test_programs()?;
     if arguments.filter.is_none() {
         lints(&mut total)?;

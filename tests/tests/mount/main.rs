@@ -4,6 +4,7 @@ mod acls;
 mod administration;
 mod attributes;
 mod bad_days;
+mod benchmark;
 mod copy;
 mod crash;
 mod data;
