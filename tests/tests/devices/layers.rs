@@ -91,29 +91,31 @@ fn below_dm_linear_on_a_zns_drive_the_drive_copies() {
         let drive = Path::new("/dev/vm/zn1");
         let whole = Mapped::linear("whole", drive).path();
         by_device(&brief::live(std::slice::from_ref(&whole), ZONED, &["offload_below=dm"]), "nvme");
+        gathered_from_zones(&whole, 60, drive, 0);
         unmapped("whole");
         // From the tenth zone on; the zones before and behind are seen to by the neighbours' own test.
         let zone = 4 * MIB / 512;
         let part = Mapped::new("part", &[], &format!("0 {} linear {} {}", 40 * zone, drive.display(), 10 * zone)).path();
         by_device(&brief::live(std::slice::from_ref(&part), ZONED, &["offload_below=dm"]), "nvme");
-        // And the tool, from one zone into the next: sources first, by the host.
-        for zone in 0..40 {
-            let (offset, length) = ((zone * 4 * MIB / 512).to_string(), (4 * MIB / 512).to_string());
-            call("blkzone", ["reset".as_ref(), "-o".as_ref(), offset.as_ref(), "-l".as_ref(), length.as_ref(), part.as_os_str()]);
-        }
-        fill(&part, 6, 0, 3 * MIB);
-        let (name, to) = (part.to_str().unwrap(), 8 * MIB);
-        let said = report(&["copy", "--json", "--offload-below", "dm", &format!("{name}:4K:1M,2M:512K"), &format!("{name}:{to}")]);
-        crate::tool::by_device(&said, MIB + MIB / 2, "nvme");
-        let (from, found) = (content(&part, 0, 3 * MIB), content(&part, to, 2 * MIB));
-        let half = 512 << 10;
-        assert!(found[..1 << 20] == from[4096..4096 + (1 << 20)] && found[1 << 20..][..half] == from[2 << 20..][..half]);
-        assert!(content(drive, 10 * 4 * MIB + to, 2 * MIB) == found, "it lies where the table says");
+        gathered_from_zones(&part, 40, drive, 10 * 4 * MIB);
     });
 }
 
-/// What lies below is moved elsewhere while the drive copies, as pvmove does it: suspended, moved, another table, resumed. The copy that was being made in the
-/// old place counts for nothing, and what is said to be copied is found where the table says in the end.
+/// The tool on `top`, whose `zones` of 4 MiB lie from byte `at` of `drive` on: from one zone into the next but one.
+fn gathered_from_zones(top: &Path, zones: u64, drive: &Path, at: u64) {
+    let length = (zones * 4 * MIB / 512).to_string();
+    call("blkzone", ["reset".as_ref(), "-o".as_ref(), "0".as_ref(), "-l".as_ref(), length.as_ref(), top.as_os_str()]);
+    // By the host.
+    fill(top, 6, 0, 3 * MIB);
+    let (name, to) = (top.to_str().unwrap(), 8 * MIB);
+    let said = report(&["copy", "--json", "--offload-below", "dm", &format!("{name}:4K:1M,2M:512K"), &format!("{name}:{to}")]);
+    crate::tool::by_device(&said, MIB + MIB / 2, "nvme");
+    let (from, found) = (content(top, 0, 3 * MIB), content(top, to, 2 * MIB));
+    let half = 512 << 10;
+    assert!(found[..1 << 20] == from[4096..4096 + (1 << 20)] && found[1 << 20..][..half] == from[2 << 20..][..half]);
+    assert!(content(drive, at + to, 2 * MIB) == found, "it lies where the table says");
+}
+
 #[test]
 fn below_dm_linear_the_table_changes_in_the_middle_of_a_copy() {
     let (size, at, later) = (150 * MIB, 4 * MIB, 76 * MIB + 4096);
