@@ -53,15 +53,16 @@ impl Checker<'_> {
 
     /// Where the running state has its metadata: the nodes reached, the pages of the segment table and those of the map, in order.
     pub(super) fn places_of(&self, reached: &HashSet<u64>) -> Vec<(Addr, BlockId)> {
-        let (raw_pages, next_id, levels) = {
+        let (raw_pages, levels) = {
             let state = self.volume.state.lock();
             let store = state.tree.store();
-            (store.raw_pages(), store.roots().next_id, store.roots().map_root.levels)
+            (store.raw_pages(), store.roots().map_root.levels)
         };
+        let next_page = |level, index| self.volume.ask(|state| Ok(state.tree.store().first_map_page(level, index)?)).ok().flatten();
         let nodes = (1..=raw_pages).chain(reached.iter().copied()).map(|id| BlockId::Node(NodeId(id)));
         let pages = (0..levels).flat_map(|level| {
-            let below = FANOUT.saturating_pow(u32::from(level) + 1);
-            (0..next_id.div_ceil(below)).map(move |index| BlockId::Map { level, index })
+            let indexes = std::iter::successors(next_page(level, 0), move |index| next_page(level, index + 1));
+            indexes.map(move |index| BlockId::Map { level, index })
         });
         let place = |id| self.volume.ask(|state| Ok(state.tree.store().locate(id)?)).ok().flatten().map(|addr| (addr, id));
         let mut places: Vec<(Addr, BlockId)> = nodes.chain(pages).filter_map(place).collect();

@@ -21,10 +21,13 @@ pub(crate) struct Mending {
     pub volume: Volume,
     /// Why the superblock is not the newest there was, if it is not.
     pub newer_lost: Option<String>,
+    /// All devices have the superblock of the newest checkpoint, be it in use or not.
+    pub all_current: bool,
     /// Pages of the segment table that could not be had.
     pub bad_zone_pages: Vec<u32>,
     reports: Vec<Vec<ZoneInfo>>,
-    /// Dead in the checkpoint, and not where its log goes on.
+    /// Dead in the checkpoint, and not where its log goes on; or in a page of the segment table that is lost, so that counting alone tells: else a
+    /// repair would find no room where every zone has been written to, or a disk does not say which have.
     unused: Vec<Addr>,
 }
 
@@ -41,6 +44,7 @@ impl Mending {
             ));
         }
         let newest = rings.iter().map(|ring| ring.generation()).max().unwrap_or(0);
+        let all_current = rings.iter().all(|ring| ring.generation() == newest);
         let options = MountOptions { cache_size, gc: GcMode::Manual, ..MountOptions::default() };
         let volume = Volume::build(devices, rings, superblock, options)?;
         // The next record must be the newest, whichever this one is, and whatever the ones say that cannot be had.
@@ -55,17 +59,21 @@ impl Mending {
             // From here on counts are wrong until they are counted anew.
             state.zones.set_incomplete();
             let log = &volume.identity.log;
-            let unused = state.zones.unused_since_checkpoint(&[log.addr.zone_base(), log.next_zone]);
+            let keep = [log.addr.zone_base(), log.next_zone];
+            let mut unused = state.zones.unused_since_checkpoint(&keep);
             // What lies in zones that nothing is known of is told by what leads there.
             for addr in bad_zone_pages.iter().flat_map(|page| state.zones.zones_of_page(*page)).collect::<Vec<_>>() {
                 if state.zones.contains(addr, 1) {
                     let written = state.zones.capacity(addr.device());
                     state.zones.set_entry(addr, SegmentEntry { phase: Phase::Closed, written, ..SegmentEntry::EMPTY });
+                    if !keep.contains(&addr) && !unused.contains(&addr) {
+                        unused.push(addr);
+                    }
                 }
             }
             unused
         };
-        Ok(Self { volume, newer_lost, bad_zone_pages, reports, unused })
+        Ok(Self { volume, newer_lost, all_current, bad_zone_pages, reports, unused })
     }
 
     /// Rolls the log forward, over a tree that is whole.

@@ -1,14 +1,16 @@
 //! A volume that somebody else wrote: one of the golden images is changed as the fuzzer says, with or without the checksums that the
-//! changed blocks should have, and is then checked, dumped, mounted read-only and for writing, walked and written to.
+//! changed blocks should have, and is then checked, dumped, mounted read-only and for writing, walked, scrubbed and written to; half of them are repaired before.
 //!
 //! Nothing may panic, go on without end or take memory by what the image says, and nothing but the image may be written.
 
 use flate2::read::DeflateDecoder;
+use fs::check::repair::repair;
 use fs::check::{CheckOptions, check};
 use fs::dump::{DumpOptions, dump};
 use fs::format::item::Timestamp;
 use fs::fuzzing::Script;
 use fs::fuzzing::anatomy::{Anatomy, Blocks, Part};
+use fs::volume::scrub::{MOST_BYTES, ScrubAt};
 use fs::volume::{Attr, Caller, Clock, GcMode, MountOptions, RenameFlags, SetAttr, Volume, WriteOptions};
 use fs::{BLOCK, FsError, Ino};
 use std::collections::BTreeSet;
@@ -28,6 +30,8 @@ const ZONE_BLOCKS: u64 = MIB / BLOCK as u64;
 const MOST_CHANGES: usize = 16;
 /// Nodes of a tree that a walk looks at: the images have some three hundred.
 const MOST_NODES: usize = 2000;
+/// Steps of a scrub: the images are done in a few.
+const MOST_STEPS: u32 = 100;
 /// Bytes of metadata kept in memory.
 const CACHE: u64 = 4 << 20;
 
@@ -163,7 +167,7 @@ impl Place {
     }
 }
 
-/// The input chooses one of the images, says whether checksums are corrected, and what is changed.
+/// The input chooses one of the images, says whether checksums are corrected, whether it is repaired, and what is changed.
 pub fn mutated(data: &[u8]) {
     let mut script = Script::new(data);
     let choice = script.byte();
@@ -182,6 +186,9 @@ pub fn mutated(data: &[u8]) {
     place.fill(original.bytes, &blocks);
     drop(blocks);
     look(&place);
+    if choice & 4 != 0 {
+        mend_it(&place);
+    }
     use_it(&place);
     place.judge(original.bytes);
 }
@@ -241,6 +248,29 @@ fn look(place: &Place) {
     }
 }
 
+/// As `fsck -y` does it. What it has mended stays mended.
+fn mend_it(place: &Place) {
+    let once = || {
+        let devices = place.devices(false)?;
+        repair(&devices, || CheckOptions { cache_size: CACHE, window: 4096, ..CheckOptions::default() }).ok()
+    };
+    let Some(report) = once() else { return };
+    let _ = report.to_string();
+    let again = once().expect("what was repaired can be looked at again");
+    assert!(again.repairs.is_empty(), "a second repair found more to do:\n{again}\nafter the first:\n{report}");
+}
+
+/// As a scrub does it, as far as it comes in so many steps: an image may claim that it has any number of blocks.
+fn scrub(volume: &Volume) {
+    let mut at = ScrubAt::default();
+    for _ in 0..MOST_STEPS {
+        let Ok(step) = volume.scrub(at, MOST_BYTES) else { return };
+        let Some(next) = step.next else { return };
+        assert!(next != at, "a scrub that stands still");
+        at = next;
+    }
+}
+
 /// Everything that can be found by names from the root, and a few numbers around what is found.
 fn walk(volume: &Volume) -> Vec<(Ino, Vec<u8>, Attr)> {
     let mut found = Vec::new();
@@ -266,6 +296,7 @@ fn walk(volume: &Volume) -> Vec<(Ino, Vec<u8>, Attr)> {
         }
     }
     let _ = (volume.statfs(), volume.status(), volume.zones());
+    scrub(volume);
     found
 }
 

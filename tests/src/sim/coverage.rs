@@ -27,6 +27,11 @@ impl Coverage {
         self.counts.get(&(table, kind.to_owned())).copied().unwrap_or(0)
     }
 
+    /// The kinds of a table.
+    pub fn kinds(&self, table: &'static str) -> impl Iterator<Item = &str> {
+        self.counts.keys().filter(move |(found, _)| *found == table).map(|(_, kind)| kind.as_str())
+    }
+
     /// Both together.
     pub fn merged(mut self, other: Self) -> Self {
         other.counts.into_iter().for_each(|((table, kind), count)| self.add(table, kind, count));

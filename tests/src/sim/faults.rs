@@ -51,6 +51,14 @@ const THEMES: [Theme; 12] = [
     Theme::Misdirected,
 ];
 
+/// The table of faults that really struck, by theme.
+pub const STRUCK: &str = "struck";
+
+/// What runs of faults are about, by the names under which they are counted.
+pub fn themes() -> impl Iterator<Item = String> {
+    THEMES.iter().map(|theme| format!("{theme:?}"))
+}
+
 impl Theme {
     /// Something that was stored may be gone.
     fn destroys(self) -> bool {
@@ -79,6 +87,8 @@ pub fn fault_run(seed: u64, log: Log) -> Result<Coverage, String> {
     }
     if matches!(theme, Theme::CopiesFail | Theme::CopiesLie | Theme::CopiesLieUnverified) {
         scenario.habits.copies = true;
+    }
+    if matches!(theme, Theme::CopiesFail | Theme::CopiesLie | Theme::CopiesLieUnverified | Theme::ResetsFail) {
         scenario.habits.cleaning = 150;
     }
     log.lock().push(format!("{theme:?} on {}: {scenario:?}", scenario.name));
@@ -173,6 +183,9 @@ impl FaultRun {
             Theme::FlushFails => Fault::FlushFailure,
             Theme::ZoneReadOnly => Fault::ZoneReadOnly(zone),
             Theme::ZoneOffline => Fault::ZoneOffline(zone),
+            // The first one of all: there are few of them in a run.
+            Theme::ResetsFail => Fault::ResetFailure,
+            Theme::CopiesFail => Fault::CopyPartial,
             _ => return,
         };
         self.say(format!("{fault:?} from operation {at} on"));
@@ -181,6 +194,8 @@ impl FaultRun {
 
     fn end_faults(&mut self) {
         self.say("faults end");
+        let struck: u64 = self.world.drives.iter().map(|drive| drive.stats().faults).sum();
+        self.world.coverage.add(STRUCK, format!("{:?}", self.theme), struck);
         self.read_error = 0.0;
         self.world.drives.iter().for_each(|drive| drive.set_faults(FaultPlan::default()));
     }
@@ -201,6 +216,7 @@ impl FaultRun {
         }
         self.say(format!("block {lba} of zone {} is damaged", zone.id));
         self.world.coverage.note("faults", "blocks damaged");
+        self.world.coverage.note(STRUCK, format!("{:?}", self.theme));
     }
 
     fn operate(&mut self, count: usize) -> Result<(), String> {

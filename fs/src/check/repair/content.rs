@@ -20,7 +20,12 @@ impl Mender<'_> {
             Finding::ExtentOverlap { ino, block } => self.separate(ino, block),
             Finding::Extent { ino, block, blocks, addr, reason } => {
                 let Some(key) = key else { return Ok(false) };
-                if reason == "lies in a zone that holds no data" && self.may_hold_data(addr) {
+                let of_zone = reason == "lies in a zone that holds no data";
+                if of_zone && self.volume().zone_entry(addr).is_some_and(|entry| entry.role.is_data()) {
+                    // On account of an extent before this one.
+                    return Ok(false);
+                }
+                if of_zone && self.may_hold_data(addr) {
                     // The table knows nothing of a zone that has something in it: it is counted anew.
                     self.volume().recount_zone(addr.zone_base(), blocks, addr.block() + blocks, false);
                     self.note(Repair::Zone { zone: addr.zone_base() });

@@ -17,6 +17,8 @@ pub enum Repair {
     OlderCheckpoint { generation: u64 },
     #[error("the log ends earlier: {reason}; what was done after that is lost")]
     LogEnded { reason: String },
+    #[error("what the log says is left out where it cannot be applied: {reason}")]
+    LeftOut { reason: String },
     #[error("page {page} of the segment table is made anew from what lies in its zones")]
     SegmentPage { page: u32 },
     #[error("page {index} of level {level} of the node map is empty now: what its nodes held is lost ({reason})")]

@@ -129,10 +129,13 @@ fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -
     let identity = mending.volume.identity();
     let several = identity.members.len() > 1;
     if older || mending.newer_lost.is_some() {
-        // Their records of checkpoints go up one by one, each device by itself.
-        if several {
+        // The next record of a checkpoint must be exactly one ahead of what each device has, or a power cut between two devices would make one of them an old
+        // copy for good. And a device that is behind may be an old copy, of which an older checkpoint would make a part of the volume.
+        if several && (mending.newer_lost.is_some() || !mending.all_current) {
             return Err(FsError::Volume(
-                "the newest checkpoint of a volume on several devices is damaged: it cannot be repaired yet".into(),
+                "the newest checkpoint of a volume on several devices is damaged, and not all of them have its superblock: one of them may be an old copy, \
+                 so nothing was repaired; what is readable can be copied away from a mount, which is read-only"
+                    .into(),
             ));
         }
         mender.note(Repair::OlderCheckpoint { generation: identity.generation });
@@ -152,6 +155,10 @@ fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -
     }
     if let Some(reason) = &replay.damage {
         mender.note(Repair::LogEnded { reason: reason.clone() });
+    }
+    let left_out = mending.volume.state.lock().lost.unapplied();
+    if let Some(reason) = left_out {
+        mender.note(Repair::LeftOut { reason });
     }
     mender.contents()?;
     let whole = !older && mending.newer_lost.is_none() && replay.damage.is_none();

@@ -107,6 +107,10 @@ impl Pages {
 /// Leaves given up because a device does not read them.
 const MOST_UNREADABLE: u32 = 16;
 
+/// Ids of lost pages of the map that are given out again, at most: a superblock may claim any number of them, and each page of the map that knows some goes into
+/// the checkpoint. Further ones stay unused, which costs nothing but their numbers.
+const MOST_SPARE: usize = 1 << 15;
+
 /// The device does not give what has to be known.
 pub(super) fn too_often(error: &FsError) -> FsError {
     FsError::Volume(format!(
@@ -141,7 +145,7 @@ impl Mender<'_> {
         let reached = self.reached()?;
         self.drop_unreachable(&placed, &reached, next_id);
         if !chained {
-            let unknown = unknown.into_iter().flat_map(|ids| ids.start.max(1)..ids.end.min(next_id));
+            let unknown = unknown.into_iter().flat_map(|ids| ids.start.max(1)..ids.end.min(next_id)).take(MOST_SPARE);
             let spare: BTreeSet<u64> = pages.free.into_keys().chain(unknown).collect();
             self.chain(&spare, &reached, next_id);
         }

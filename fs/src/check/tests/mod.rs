@@ -2,9 +2,12 @@
 
 mod crashes;
 mod damage;
+mod forged;
 mod kinds;
 mod media;
+mod media_kinds;
 mod repairs;
+mod several;
 mod sound;
 
 use super::{CheckOptions, CheckReport, Finding, check};

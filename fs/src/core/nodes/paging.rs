@@ -162,6 +162,48 @@ impl NodeStore {
         }
     }
 
+    /// The first page of the node map from this one on, in its level, that was ever written: ids may be claimed by any number, what is there is bounded by the
+    /// media. `None`: no further one. The error names the page that must be resident, the highest first.
+    pub fn first_map_page(&self, level: u8, mut index: u64) -> std::result::Result<Option<u64>, BlockId> {
+        let levels = self.roots.map_root.levels;
+        let span = map::FANOUT.saturating_pow(u32::from(level) + 1);
+        let end = self.roots.next_id.div_ceil(span);
+        while index < end {
+            // Down from the root: the highest page that is not there says how far there is nothing.
+            let mut absent = None;
+            for above in (level..levels).rev() {
+                let width = map::FANOUT.saturating_pow(u32::from(above - level));
+                let page = BlockId::Map { level: above, index: index / width };
+                if self.is_resident(page) {
+                    continue;
+                }
+                match self.mapped(page) {
+                    Some(Entry::At(..)) if above == level => {}
+                    // What lies below it, only it knows.
+                    Some(Entry::At(..)) | None => return Err(page),
+                    Some(_) => {
+                        absent = Some(width);
+                        break;
+                    }
+                }
+            }
+            match absent {
+                None => return Ok(Some(index)),
+                Some(width) => index = (index / width + 1).saturating_mul(width),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Claims ids that were never given out, as a superblock can.
+    #[cfg(test)]
+    pub fn claim_ids(&mut self, next_id: u64) {
+        self.roots.next_id = next_id;
+        while map::reach(self.roots.map_root.levels) < self.roots.next_id {
+            self.grow_map();
+        }
+    }
+
     /// What a map page says about the blocks below it, for checking and printing a volume.
     pub fn entries_of(&self, page: BlockId) -> std::result::Result<impl Iterator<Item = (BlockId, Entry)> + '_, BlockId> {
         let (BlockId::Map { level, index }, Some(slot)) = (page, self.cache.get(page.pack())) else { return Err(page) };
