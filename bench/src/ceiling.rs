@@ -322,6 +322,7 @@ impl Served for Ceiling {
         let time = now();
         if change.uid.is_some() || change.gid.is_some() || change.kill_suid {
             fs::core::ops::clear_privileges(attr);
+            attr.mode &= if change.kill_sgid && !attr.is_dir() { !libc::S_ISGID } else { !0 };
         }
         let at = |t: SetTime| match t {
             SetTime::Now => time,
@@ -488,10 +489,7 @@ impl Served for Ceiling {
         node.attr.ctime = now();
         node.xattrs.remove(name).map(|_| ()).ok_or(FsError::NoAttribute)
     }
-    fn open(&self, ino: Ino, truncate: bool) -> Result<()> {
-        if truncate {
-            self.file(ino, |bytes, attr| Self::resize(bytes, attr, 0))?;
-        }
+    fn open(&self, ino: Ino) -> Result<()> {
         self.get(ino)?.write().opens += 1;
         Ok(())
     }

@@ -494,7 +494,7 @@ impl Served for Clumsy {
         setxattr(&self, ino: fs::Ino, name: &[u8], value: &[u8], flags: i32) -> fs::Result<()>;
         listxattr(&self, ino: fs::Ino) -> fs::Result<Vec<u8>>;
         removexattr(&self, ino: fs::Ino, name: &[u8]) -> fs::Result<()>;
-        open(&self, ino: fs::Ino, truncate: bool) -> fs::Result<()>;
+        open(&self, ino: fs::Ino) -> fs::Result<()>;
         release(&self, ino: fs::Ino) -> ();
         forget(&self, ino: fs::Ino) -> ();
         statfs(&self) -> fs::Result<StatFs>;

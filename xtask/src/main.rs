@@ -6,7 +6,6 @@ mod bench;
 mod build;
 mod demo;
 mod interrupt;
-mod memory;
 mod packages;
 mod suite;
 mod test;

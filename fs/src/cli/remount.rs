@@ -48,9 +48,7 @@ pub fn remount(path: &Path, options: &[String]) -> CommandResult {
         let text = format!("{} is read-only, {reason}: unmount it, and mount it again to write", path.display());
         return Err(Failure::new(MOUNT_FAILED, text));
     }
-    if wanted.read_only {
-        client.ask(Request::Sync).or_fail(MOUNT_FAILED)?;
-    }
+    let has_failed = wanted.read_only && !settle(&client, &path)?;
     let request = MountRequest {
         // By what was opened: whoever owns a directory above could put another mount in its place meanwhile.
         mountpoint: format!("/proc/self/fd/{}", client.file().as_raw_fd()).into(),
@@ -73,10 +71,20 @@ pub fn remount(path: &Path, options: &[String]) -> CommandResult {
     // What is read-only is not changed by reading it either.
     let atimes = if wanted.read_only { Atimes { mode: AtimeMode::None, ..wanted.atimes } } else { wanted.atimes };
     client.ask(Request::Atimes(atimes)).or_fail(MOUNT_FAILED)?;
-    if wanted.read_only {
-        client.ask(Request::Sync).or_fail(MOUNT_FAILED)?;
+    if wanted.read_only && !has_failed {
+        settle(&client, &path)?;
     }
     Ok(())
+}
+
+/// Makes everything durable. A volume that has failed, and is read-only for that, is as durable as it will ever be: that is no reason not to remount it read-only.
+/// `false`: so it is.
+fn settle(client: &Client, path: &Path) -> CommandResult<bool> {
+    let Err(error) = client.ask(Request::Sync) else { return Ok(true) };
+    let status = client.ask(Request::Status).ok().and_then(|status| serde_json::from_value::<Status>(status).ok());
+    let Some(reason) = status.and_then(|status| status.volume.read_only_reason) else { return Err(error).or_fail(MOUNT_FAILED) };
+    eprintln!("ferryfs: {} has failed and takes no changes any more ({reason}): what was not durable before is lost", path.display());
+    Ok(false)
 }
 
 /// Was this opened in the mount of this line?

@@ -6,6 +6,7 @@
 use super::answers::Answers;
 use super::channel::Reply;
 use super::errno;
+use super::groups::{is_marked, is_outside};
 use super::handshake::Agreed;
 use super::lanes::Lanes;
 use super::served::Served;
@@ -233,15 +234,21 @@ impl<S: Served> Adaptor<S> {
     }
 
     fn setattr(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
-        let node = node(request);
+        let (node, who) = (node(request), caller(request));
         let mut change = changes(&request.take::<SetattrIn>()?);
         let changed = self.call("setattr", node, |s| {
             if change == SetAttr::default() {
                 let attr = s.getattr(node)?;
-                change.mode = lost_privileges(&attr);
+                change.mode = lost_privileges(&attr, &who);
                 if change.mode.is_none() {
                     return attr_out(&attr);
                 }
+            }
+            // Who may give a file to another group and keep its bits only the kernel knows: root stands for CAP_FSETID here.
+            let is_given = (change.uid.is_some() || change.gid.is_some()) && who.uid != 0;
+            if change.kill_suid || is_given {
+                let attr = s.getattr(node)?;
+                change.kill_sgid = is_marked(&attr) && is_outside(&who, attr.gid);
             }
             attr_out(&s.setattr(node, &change)?)
         });
@@ -400,12 +407,15 @@ fn answer_sized(reply: Reply, room: u32, outcome: Outcome<Vec<u8>>) -> Taken {
 /// the order. It is also the one that matters: its reply tells the kernel the new mode, which it would otherwise
 /// remember, and run the changed program with the old rights. Truncating and changing the owner are orders in
 /// themselves, which the filesystem follows.
-fn lost_privileges(attr: &Attr) -> Option<u32> {
+///
+/// The kernel orders this also of a file with set-group-id alone that its group cannot execute, if the caller is not in that group; where the file has
+/// more to lose the order does not say whether he is, so we look.
+fn lost_privileges(attr: &Attr, who: &Caller) -> Option<u32> {
     if attr.is_dir() {
         return None;
     }
-    let executable_by_group = attr.mode & libc::S_IXGRP != 0;
-    let lost = libc::S_ISUID | if executable_by_group { libc::S_ISGID } else { 0 };
+    let loses_sgid = if is_marked(attr) { is_outside(who, attr.gid) } else { true };
+    let lost = libc::S_ISUID | if loses_sgid { libc::S_ISGID } else { 0 };
     (attr.mode & lost != 0).then_some(attr.mode & 0o7777 & !lost)
 }
 

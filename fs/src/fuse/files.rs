@@ -6,17 +6,19 @@ use super::adaptor::{Adaptor, Outcome, Taken, answer_value, caller, creator, nod
 use super::channel::Reply;
 use super::control::{self, Header, Request as ControlRequest};
 use super::fileattr;
+use super::groups::{is_marked, is_outside};
 use super::listing::Listing;
 use super::served::{Served, WriteOptions};
 use super::translate::entry;
 use super::wire::{
     CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_DATA_ONLY, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn, LseekOut,
-    OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut, op,
+    OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut,
+    op,
 };
 use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
 use crate::ids::Ino;
-use crate::volume::{Attr, Caller, DirEntry};
+use crate::volume::{Attr, Caller, DirEntry, SetAttr};
 use rustix::io::Errno;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
@@ -28,13 +30,13 @@ const READDIRPLUS_BATCH: usize = 24;
 impl<S: Served> Adaptor<S> {
     pub(super) fn open(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
         let node = node(request);
-        let flags = request.take::<OpenIn>()?.flags;
-        let truncate = flags & libc::O_TRUNC != 0;
+        // Without ATOMIC_O_TRUNC the kernel empties a file itself.
+        let flags = request.take::<OpenIn>()?.flags & !libc::O_TRUNC;
         let opened = self.call("open", node, |s| {
             if writes(flags) {
                 check_open(&s.getattr(node)?, flags)?;
             }
-            s.open(node, truncate)
+            s.open(node)
         });
         answer_value(reply, opened.map(|()| self.opened()))
     }
@@ -297,12 +299,22 @@ fn make<S: Served>(s: &S, parent: Ino, name: &[u8], asked: &CreateIn, who: &Call
             if writes(asked.flags) {
                 check_open(&attr, asked.flags)?;
             }
-            s.open(attr.ino, asked.flags & libc::O_TRUNC != 0)?;
-            s.getattr(attr.ino)
+            s.open(attr.ino)?;
+            if asked.flags & libc::O_TRUNC == 0 {
+                return s.getattr(attr.ino);
+            }
+            empty(s, &attr, asked.open_flags, who).inspect_err(|_| s.release(attr.ino))
         }
         Err(error) => Err(error),
-        Ok(attr) => s.open(attr.ino, false).map(|()| attr),
+        Ok(attr) => s.open(attr.ino).map(|()| attr),
     }
+}
+
+/// Empties a file that is being opened. `open_flags` say whether set-id bits go with what was in it.
+fn empty<S: Served>(s: &S, attr: &Attr, open_flags: u32, who: &Caller) -> Result<Attr> {
+    let kill_suid = open_flags & OPEN_KILL_SUIDGID != 0;
+    let kill_sgid = kill_suid && is_marked(attr) && is_outside(who, attr.gid);
+    s.setattr(attr.ino, &SetAttr { size: Some(0), kill_suid, kill_sgid, ..SetAttr::default() })
 }
 
 fn writes(flags: i32) -> bool {
@@ -360,4 +372,39 @@ fn answer_listing(reply: Reply, filled: Outcome<Vec<u8>>) -> Taken {
 
 fn answer_ioctl(reply: Reply, result: i32, data: &[u8]) {
     reply.send(&[IoctlOut { result, ..IoctlOut::default() }.as_bytes(), data]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::rig::formatted;
+    use zns::sim::{SimConfig, SimDrive};
+
+    /// Who creates a file that somebody else has made just before empties that one, and it loses what a truncation takes.
+    #[test]
+    fn creating_what_is_there_empties_it_and_takes_set_id_bits() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let who = |gid| Caller { uid: 1000, gid, pid: 0, umask: 0 };
+        for (mode, kill, gid, left) in [
+            (0o6777, OPEN_KILL_SUIDGID, 1000, 0o777),
+            (0o6777, 0, 1000, 0o6777),
+            (0o6766, OPEN_KILL_SUIDGID, 1000, 0o766),
+            (0o6766, OPEN_KILL_SUIDGID, 7, 0o2766),
+        ] {
+            let name = format!("{mode:o} {kill} {gid}");
+            let made = volume.mknod(Ino::ROOT, name.as_bytes(), libc::S_IFREG | 0o600, 0, &Caller::default()).expect("made").ino;
+            volume.write(made, 0, b"something", &WriteOptions::default()).expect("written");
+            volume.setattr(made, &SetAttr { gid: Some(7), ..SetAttr::default() }).expect("given");
+            volume.setattr(made, &SetAttr { mode: Some(mode), ..SetAttr::default() }).expect("set");
+            let asked = |flags| CreateIn { flags: libc::O_WRONLY | libc::O_CREAT | flags, mode: 0o644, umask: 0, open_flags: kill };
+            let create = |flags| make(&*volume, Ino::ROOT, name.as_bytes(), &asked(flags), &who(gid));
+            let untouched = create(0).expect("opened");
+            assert_eq!((untouched.ino, untouched.size, untouched.mode & 0o7777), (made, 9, mode));
+            let emptied = create(libc::O_TRUNC).expect("opened");
+            assert_eq!((emptied.ino, emptied.size, emptied.mode & 0o7777), (made, 0, left), "{name}");
+            assert!(matches!(create(libc::O_EXCL), Err(FsError::Exists)));
+            volume.release(made);
+            volume.release(made);
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod control;
 pub mod errno;
 mod fileattr;
 mod files;
+mod groups;
 mod handshake;
 mod lanes;
 mod listing;

@@ -52,8 +52,8 @@ pub trait Served: Send + Sync + 'static {
     /// Names, each ended by a zero byte.
     fn listxattr(&self, ino: Ino) -> Result<Vec<u8>>;
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()>;
-    /// Counts an open file, and empties it first if asked.
-    fn open(&self, ino: Ino, truncate: bool) -> Result<()>;
+    /// Counts an open file.
+    fn open(&self, ino: Ino) -> Result<()>;
     /// Uncounts an open file.
     fn release(&self, ino: Ino);
     /// The kernel no longer knows this inode: one without links and without an open file may go.

@@ -137,6 +137,8 @@ pub fn changes(asked: &SetattrIn) -> SetAttr {
         ctime: meant(set::CTIME).then(|| timestamp(asked.ctime, asked.ctimensec)),
         // An owner takes them away anyway.
         kill_suid: meant(set::SIZE) && meant(set::KILL_SUIDGID),
+        // That no request tells.
+        kill_sgid: false,
     }
 }
 

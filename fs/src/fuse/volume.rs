@@ -72,19 +72,10 @@ impl Served for Volume {
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         self.removexattr(ino, name)
     }
-    fn open(&self, ino: Ino, truncate: bool) -> Result<()> {
+    fn open(&self, ino: Ino) -> Result<()> {
         // Counted first: from here on the inode cannot go.
         self.count_open(ino);
-        let opened = if truncate {
-            let empty = SetAttr { size: Some(0), ..SetAttr::default() };
-            self.setattr(ino, &empty).map(|_| ())
-        } else {
-            self.getattr(ino).map(|_| ())
-        };
-        if opened.is_err() {
-            self.release(ino);
-        }
-        opened
+        self.getattr(ino).map(drop).inspect_err(|_| self.release(ino))
     }
     fn release(&self, ino: Ino) {
         self.release(ino);

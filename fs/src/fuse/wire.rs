@@ -98,6 +98,8 @@ pub mod set {
 
 /// The kernel keeps what it has of the file (FOPEN_KEEP_CACHE).
 pub const OPEN_KEEP_CACHE: u32 = 1 << 1;
+/// Set-id bits go with what is truncated (FUSE_OPEN_KILL_SUIDGID).
+pub const OPEN_KILL_SUIDGID: u32 = 1;
 /// Closing the file is nothing to tell of (FOPEN_NOFLUSH).
 pub const OPEN_NO_FLUSH: u32 = 1 << 5;
 /// Set-id bits go with this write (FUSE_WRITE_KILL_SUIDGID).

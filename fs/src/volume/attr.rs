@@ -47,6 +47,8 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// The new length takes the set-id bits away: whoever sets it has no right to keep them (CAP_FSETID).
     pub kill_suid: bool,
+    /// Where set-id bits go, the set-group-id bit goes even if the group cannot execute the file: whoever asks is not in it.
+    pub kill_sgid: bool,
 }
 
 /// Flags of renameat2(2).

@@ -1,6 +1,6 @@
 //! Data that cannot be given: said once for each file, with its name, for whoever reads the log of the daemon.
 //!
-//! The name is looked for after the read has failed, without a lock and without the pins of the read, in a bounded number of directory entries: a reader never waits for a walk
+//! The name is looked for after the read has failed, without a lock and without the pins of that read, in a bounded number of directory entries: a reader never waits for a walk
 //! through a volume. Of a file with hundreds of bad blocks one sentence is told; `ferryfs scrub` and fsck list them all.
 
 use crate::error::FsError;
@@ -28,8 +28,9 @@ impl Blamed {
 }
 
 impl Volume {
-    /// Data of a file could not be had when `what` was done. Counts checksums that fail. Not to be called with a lock held, nor with zones
-    /// pinned: it may read metadata.
+    /// Data of a file could not be had when `what` was done. Counts checksums that fail. Not to be called with a lock held: it may
+    /// read metadata. Of room that was granted, and of zones that are pinned (a write has the one, a copy by the host both), others have to wait a little longer, once
+    /// for each file; nothing here waits for room, so that nobody waits in circles.
     pub(super) fn blame(&self, ino: Ino, what: &str, error: &FsError) {
         if let FsError::DataChecksum { .. } = error {
             self.counters.checksum_errors.fetch_add(1, Ordering::Relaxed);

@@ -199,7 +199,8 @@ impl Volume {
             Some(Content::Hole | Content::Unwritten) => {
                 let blocks = whole.iter().take_while(|part| part.content.is_zeros()).map(|part| part.blocks).sum();
                 let end = job.to + done + bytes(blocks);
-                let published = self.publish_copy(&Publication { dst: job.dst, first, blocks, copied: None, end })?;
+                let hole = Publication { dst: job.dst, first, blocks, copied: None, end };
+                let published = self.with_space_of_orphans(|| self.publish_copy(&hole))?;
                 let reached = bytes(published);
                 job.whole_tail &= published == blocks;
                 Ok(reached)
@@ -212,7 +213,9 @@ impl Volume {
                     return self.copy_by_host(job, done, &whole);
                 }
                 let end = |blocks: u64| job.to + done + bytes(blocks);
-                let Arrived { published, copied, for_host } = self.copy_by_device(device, parts, job.dst, first, end)?;
+                // What the host does is tried again where it writes.
+                let attempt = || self.copy_by_device(device, parts.clone(), job.dst, first, end);
+                let Arrived { published, copied, for_host } = self.with_space_of_orphans(attempt)?;
                 let reached = bytes(published);
                 job.whole_tail &= published == copied;
                 job.by_device = copied > 0 || for_host > 0;

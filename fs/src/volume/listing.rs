@@ -14,6 +14,8 @@ use std::cell::Cell;
 
 /// Places that are remembered of a directory.
 const MOST_GAPS: usize = 64;
+/// Leaves that are looked at under the lock for one that is missing: an answer of the longest listing, an entry in each.
+const MOST_LEAVES: usize = ops::readdir::MAX_LISTING + 2;
 
 impl Volume {
     /// Entries of a directory behind `cookie` (0: from the start), `.` and `..` first. Fewer than asked for does not mean the end: only an
@@ -30,8 +32,8 @@ impl Volume {
                 let listed = ops::readdir(&mut self.reader(state), dir, from, max);
                 // Of the attempts the last one counts: what is missing in it cannot be had.
                 let is_missing = matches!(&listed, Err(Halt::Need(_)));
-                behind
-                    .set(is_missing.then(|| state.tree.behind_missing(&Key::new(Class::Dirent, dir.0, from.saturating_add(1)))).flatten());
+                let first = Key::new(Class::Dirent, dir.0, from.saturating_add(1));
+                behind.set(is_missing.then(|| state.tree.behind_missing(&first, MOST_LEAVES)).flatten());
                 listed
             });
             let error = match listed {
@@ -82,5 +84,30 @@ impl Volume {
             }
         }
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::rig::{formatted, make, open};
+    use zns::sim::{SimConfig, SimDrive};
+
+    #[test]
+    fn what_is_missing_is_looked_for_in_so_many_leaves() {
+        let drive = SimDrive::new(SimConfig::zoned(64, 1));
+        let volume = formatted(&drive);
+        for n in 0..1000 {
+            make(&volume, &format!("file {n}"));
+        }
+        volume.shutdown().expect("unmounted");
+        let volume = open(&drive);
+        // That brings in the first leaf of names, and not the next one.
+        assert_eq!(volume.readdir(Ino::ROOT, 0, 5).expect("listed").len(), 5);
+        let first = Key::new(Class::Dirent, Ino::ROOT.0, 0);
+        let behind = |leaves| volume.state.lock().tree.behind_missing(&first, leaves);
+        let looked_at = (0..5).find(|leaves| behind(*leaves).is_some()).expect("one is missing");
+        assert!(looked_at >= 2 && behind(looked_at - 1).is_none(), "{looked_at}");
+        assert_eq!(behind(looked_at), behind(MOST_LEAVES));
     }
 }

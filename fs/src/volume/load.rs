@@ -16,17 +16,21 @@ use zns::IoClass;
 pub struct Cost {
     /// New blocks of data or preallocation, and of metadata that stays.
     pub blocks: u64,
-    /// It only gives space back: it may use the checkpoint reserve.
+    /// It only gives space back, or takes none: it may use the checkpoint reserve.
     pub deletion: bool,
+    /// It hardly takes any: it may also have what is kept back from others ([`State::admissible`]).
+    pub small: bool,
 }
 
 impl Cost {
     /// An operation on names and attributes: a few items.
-    pub const METADATA: Cost = Cost { blocks: 4, deletion: false };
+    pub const METADATA: Cost = Cost { blocks: 4, deletion: false, small: false };
+    /// A name that becomes longer.
+    pub const LONGER_NAME: Cost = Cost { small: true, ..Self::METADATA };
     /// An operation that gives space back.
-    pub const DELETION: Cost = Cost { blocks: 0, deletion: true };
+    pub const DELETION: Cost = Cost { blocks: 0, deletion: true, small: false };
     /// An operation that changes nothing anyone counts (times).
-    pub const NOTHING: Cost = Cost { blocks: 0, deletion: true };
+    pub const NOTHING: Cost = Self::DELETION;
 }
 
 impl Volume {
@@ -171,7 +175,8 @@ impl Volume {
 
     /// One attempt of [`Volume::run`] under the lock.
     pub(super) fn try_run<T>(&self, state: &mut State, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Planned<T> {
-        if !cost.deletion && state.admissible() < cost.blocks {
+        let room = if cost.small { state.free() } else { state.admissible() };
+        if !cost.deletion && room < cost.blocks {
             return Err(FsError::NoSpace.into());
         }
         let mut txn = Txn::new(&state.tree, self.options.clock.now(), state.next_ino, self.identity.hash_key);

@@ -33,7 +33,7 @@ mod recovery;
 mod report;
 mod resize;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
 pub mod ring;
 pub(crate) mod room;
 pub mod scrub;

@@ -15,7 +15,7 @@ use crate::volume::state::State;
 /// Blocks that an access control list takes: its pieces fill half a node at least.
 const ACL_BLOCKS: u64 = crate::format::acl::MAX_BYTES.div_ceil(crate::BLOCK / 2) as u64;
 /// A new file and the two lists that it may inherit.
-const CREATE: Cost = Cost { blocks: Cost::METADATA.blocks + 2 * ACL_BLOCKS, deletion: false };
+const CREATE: Cost = Cost { blocks: Cost::METADATA.blocks + 2 * ACL_BLOCKS, ..Cost::METADATA };
 
 impl Volume {
     /// The inode that `name` leads to in `parent`; `.` and `..` included.
@@ -113,13 +113,19 @@ impl Volume {
         self.run_and_note(Cost::DELETION, |txn| ops::rmdir(txn, parent, name), |gone| Some(*gone)).map(drop)
     }
 
-    /// Moves a name, over another one if there is one.
+    /// Moves a name, over another one if there is one. On a full volume, too: an entry that is no longer than the one that goes, or takes the place of another,
+    /// takes no space in the end, and longer ones have what is kept back from others.
     ///
     /// # Errors
-    /// Those of [`ops::rename()`]; `NoSpace`, `ReadOnly`; those of loading.
+    /// Those of [`ops::rename()`]; `NoSpace` (a longer name, a whiteout), `ReadOnly`; those of loading.
     pub fn rename(&self, parent: Ino, name: &[u8], newparent: Ino, newname: &[u8], flags: RenameFlags) -> Result<()> {
         let plan = |txn: &mut Txn<'_>| ops::rename(txn, parent, name, newparent, newname, flags);
-        self.run_and_note(Cost::METADATA, plan, |renamed| renamed.replaced).map(drop)
+        let cost = match () {
+            () if flags.whiteout => Cost::METADATA,
+            () if newname.len() <= name.len() || self.lookup(newparent, newname).is_ok() => Cost::NOTHING,
+            () => Cost::LONGER_NAME,
+        };
+        self.run_and_note(cost, plan, |renamed| renamed.replaced).map(drop)
     }
 
     /// The value of an extended attribute.
@@ -137,7 +143,7 @@ impl Volume {
     pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         // Pieces of a value fill a node to three quarters at least, and half a node after a split.
         let blocks = Cost::METADATA.blocks + (value.len() / (crate::BLOCK / 2)) as u64;
-        self.run(Cost { blocks, deletion: false }, |txn| ops::setxattr(txn, ino, name, value, flags))
+        self.run(Cost { blocks, ..Cost::METADATA }, |txn| ops::setxattr(txn, ino, name, value, flags))
     }
 
     /// Sets an access control list. `drop_setgid`: who asks may not keep the setgid bit.
@@ -145,7 +151,7 @@ impl Volume {
     /// # Errors
     /// Those of [`ops::set_acl`]; `NoSpace`, `ReadOnly`; those of loading.
     pub fn set_acl(&self, ino: Ino, name: &[u8], value: &[u8], drop_setgid: bool) -> Result<()> {
-        self.run(Cost { blocks: Cost::METADATA.blocks + ACL_BLOCKS, deletion: false }, |txn| {
+        self.run(Cost { blocks: Cost::METADATA.blocks + ACL_BLOCKS, ..Cost::METADATA }, |txn| {
             ops::set_acl(txn, ino, name, value, drop_setgid)
         })
     }
@@ -200,5 +206,74 @@ impl Volume {
             })
         };
         if cost.deletion { attempt() } else { self.with_space_of_orphans(attempt) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::FsError;
+    use crate::volume::rig::{formatted, make};
+    use crate::volume::{SetAttr, WriteOptions};
+    use zns::sim::{SimConfig, SimDrive};
+
+    /// Where nothing more can be made, names still change, files get shorter and everything can go.
+    #[test]
+    fn a_full_volume_lets_rename_shorten_and_remove() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let caller = Caller::default();
+        let dir = volume.mkdir(Ino::ROOT, b"dir", 0o755, &caller).expect("made").ino;
+        let big = make(&volume, "big");
+        volume.write(big, 0, &vec![7; 4 << 20], &WriteOptions::default()).expect("written");
+        for n in 0..1000 {
+            make(&volume, &format!("{n:04}"));
+        }
+        let mut size = 4 << 20;
+        for step in [1u64 << 20, 1 << 16, 4096] {
+            while volume.fallocate(big, 0, size, step).is_ok() {
+                size += step;
+            }
+        }
+        let mut more = 0;
+        let full = loop {
+            match volume.mknod(Ino::ROOT, format!("more {more}").as_bytes(), libc::S_IFREG | 0o644, 0, &caller) {
+                Ok(_) => more += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, FsError::NoSpace), "{full}");
+        let plain = RenameFlags::default();
+        // There is a little room for names that become longer.
+        for n in 0..100 {
+            let (old, new) = (format!("{n:04}"), format!("{n:04}.old"));
+            volume
+                .rename(Ino::ROOT, old.as_bytes(), Ino::ROOT, new.as_bytes(), plain)
+                .unwrap_or_else(|error| panic!("{n}, longer: {error}"));
+        }
+        // What is there is written anew in single blocks, which takes metadata: now hardly anything is left even of that.
+        for n in 0..1000u64 {
+            volume.write(big, n * 7 % 1024 * 4096, &[n as u8; 4096], &WriteOptions::default()).expect("overwritten");
+        }
+        for n in 100..1000 {
+            let (old, new) = (format!("{n:04}"), format!("{:04}", 9999 - n));
+            let to = if n % 2 == 0 { dir } else { Ino::ROOT };
+            volume.rename(Ino::ROOT, old.as_bytes(), to, new.as_bytes(), plain).unwrap_or_else(|error| panic!("{n}: {error}"));
+        }
+        let exchange = RenameFlags { exchange: true, ..plain };
+        volume.rename(dir, b"9899", Ino::ROOT, b"0000.old", exchange).expect("exchanged");
+        volume.rename(dir, b"9897", Ino::ROOT, b"0001.old", plain).expect("replaced by a shorter one");
+        volume.rename(Ino::ROOT, b"0000.old", Ino::ROOT, b"9898", plain).expect("replaced");
+        // A new name is refused still.
+        assert!(matches!(volume.mkdir(Ino::ROOT, b"another", 0o755, &caller), Err(FsError::NoSpace)));
+        for size in [size - 1, 4 << 20, 999_999, 5, 0] {
+            volume.setattr(big, &SetAttr { size: Some(size), ..SetAttr::default() }).unwrap_or_else(|error| panic!("{size}: {error}"));
+        }
+        for entry in
+            volume.readdir(dir, 0, usize::MAX).expect("listed").into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b".."))
+        {
+            volume.unlink(dir, &entry.name).expect("removed");
+        }
+        volume.rmdir(Ino::ROOT, b"dir").expect("removed");
+        volume.shutdown().expect("unmounted");
     }
 }

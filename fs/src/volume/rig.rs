@@ -8,14 +8,14 @@ use zns::ZonedDevice;
 use zns::sim::SimDrive;
 
 /// Mounts what is on the drive.
-pub(super) fn open(drive: &SimDrive) -> Arc<Volume> {
+pub(crate) fn open(drive: &SimDrive) -> Arc<Volume> {
     let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
     let options = MountOptions { clock, secret: Some([2; 32]), ..MountOptions::default() };
     Volume::open(vec![drive.open() as Arc<dyn ZonedDevice>], options).expect("mounts")
 }
 
 /// Makes a volume and mounts it.
-pub(super) fn formatted(drive: &SimDrive) -> Arc<Volume> {
+pub(crate) fn formatted(drive: &SimDrive) -> Arc<Volume> {
     let created = Timestamp { sec: 1_700_000_000, nsec: 0 };
     let format = FormatOptions { label: "held".into(), uuid: [7; 16], created, secret: [1; 32], uid: 0, gid: 0 };
     Volume::format(vec![drive.open() as Arc<dyn ZonedDevice>], &format).expect("formatted");
@@ -23,6 +23,6 @@ pub(super) fn formatted(drive: &SimDrive) -> Arc<Volume> {
 }
 
 /// Makes an empty file in the root directory.
-pub(super) fn make(volume: &Volume, name: &str) -> Ino {
+pub(crate) fn make(volume: &Volume, name: &str) -> Ino {
     volume.mknod(Ino::ROOT, name.as_bytes(), libc::S_IFREG | 0o644, 0, &Caller::default()).expect("made").ino
 }

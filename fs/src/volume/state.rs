@@ -205,7 +205,8 @@ impl State {
         (free - free / 64).saturating_sub(32)
     }
 
-    fn free(&self) -> u64 {
+    /// Blocks that nobody has taken.
+    pub fn free(&self) -> u64 {
         self.zones.total().saturating_sub(self.zones.used(self.unplaced()))
     }
 }

@@ -216,7 +216,9 @@ impl Run {
             63..=67 => {
                 let name = format!("r{step}{}", "y".repeat(step as usize * 3 % 180));
                 let result = volume.rename(Ino::ROOT, self.files[file].name.as_bytes(), Ino::ROOT, name.as_bytes(), RenameFlags::default());
-                if self.judge(format!("rename of file {file}, {available} available"), available >= NAMES, result)? {
+                // What takes no more space goes always.
+                let must = available >= NAMES || name.len() <= self.files[file].name.len();
+                if self.judge(format!("rename of file {file}, {available} available"), must, result)? {
                     self.files[file].name = name;
                 }
             }

@@ -291,3 +291,78 @@ fn set_id_bits_stay_for_those_who_may_keep_them() {
     assert_eq!(bare, 0o777, "root without the capability");
     mounted.finish();
 }
+
+/// Set-group-id of a file that its group cannot execute goes with the changes of those outside of the group, and stays for its members.
+#[test]
+fn set_gid_without_execution_goes_with_changes_from_outside_the_group() {
+    let Some(mounted) = tests::Builder::default().option("allow_other").mount() else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        return tests::skip::skip("only root can become somebody else");
+    }
+    const GROUP: u32 = 60_123;
+    fs::set_permissions(mounted.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(mounted.path("source"), [7; 8192]).unwrap();
+    let path = mounted.path("f");
+    let after = |mode: u32, owner: u32, groups: &[&str], script: &str| {
+        let _ = fs::remove_file(&path);
+        fs::write(&path, [1; 65536]).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner), Some(GROUP)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "65534"]).args(groups).args(["sh", "-ec", script]).current_dir(mounted.root());
+        harness::run(&mut command, std::time::Duration::from_secs(30)).unwrap().ok().unwrap();
+        let seen = fs::metadata(&path).unwrap().mode() & 0o7777;
+        // What the volume has, and not the kernel's memory alone.
+        let listed = std::process::Command::new("stat").args(["--cached=never", "-c", "%a"]).arg(&path).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&listed.stdout).trim(), format!("{seen:o}"), "{script}");
+        seen
+    };
+    let outside = ["--regid", "65534", "--clear-groups"];
+    let member = ["--regid", "65534", "--groups", "60122,60123,60124"];
+    let primary = ["--regid", "60123", "--clear-groups"];
+    for script in [
+        "printf x >> f",
+        "printf x | dd of=f conv=notrunc status=none",
+        "dd if=source of=f bs=4096 count=1 oflag=direct conv=notrunc status=none",
+        "truncate -s 10 f",
+        "truncate -s 100000 f",
+        ": > f",
+        "fallocate -l 200000 f",
+        "fallocate -n -l 200000 f",
+        "fallocate -p -o 4096 -l 8192 f",
+        "fallocate -z -o 100 -l 8192 f",
+        "cp source f",
+    ] {
+        assert_eq!(after(0o2666, 0, &outside, script), 0o666, "{script} from outside");
+        assert_eq!(after(0o6666, 0, &outside, script), 0o666, "{script} from outside, with set-user-id");
+        for group in [&member[..], &primary] {
+            assert_eq!(after(0o2666, 0, group, script), 0o2666, "{script} by a member: {group:?}");
+            assert_eq!(after(0o6666, 0, group, script), 0o2666, "{script} by a member, with set-user-id: {group:?}");
+            assert_eq!(after(0o2676, 0, group, script), 0o676, "{script} by a member, of a program: {group:?}");
+        }
+    }
+    // A copy into what is open, by a thread that is somebody else than its process.
+    let copied = |groups: &'static [u32]| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2666)).unwrap();
+        let copy = || {
+            let (from, to) = (File::open(mounted.path("source")).unwrap(), fs::OpenOptions::new().write(true).open(&path).unwrap());
+            // SAFETY: these calls change this thread's identity alone, and it ends here; the list of groups outlives the call.
+            unsafe {
+                assert_eq!(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), 0);
+                assert_eq!(libc::syscall(libc::SYS_setresgid, 65534, 65534, 65534), 0);
+                assert_eq!(libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534), 0);
+            }
+            assert_eq!(rustix::fs::copy_file_range(&from, None, &to, None, 8192).unwrap(), 8192);
+        };
+        std::thread::scope(|scope| scope.spawn(copy).join().unwrap());
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    assert_eq!((copied(&[]), copied(&[GROUP]), copied(&[GROUP - 1])), (0o666, 0o2666, 0o666));
+    // An owner outside of the group gives it to his own.
+    let other_group = ["--regid", "65534", "--groups", "60122"];
+    assert_eq!(after(0o2666, 65534, &other_group, "chgrp 60122 f"), 0o666);
+    assert_eq!(after(0o2666, 65534, &member, "chgrp 60122 f"), 0o2666);
+    mounted.finish();
+}

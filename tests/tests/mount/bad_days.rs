@@ -425,6 +425,22 @@ fn a_full_filesystem_below_an_image_costs_nothing_that_was_acknowledged() {
     let reason = reason.text("volume/read_only_reason").unwrap().to_owned();
     assert!(reason.contains("volume.img has no room left"), "{reason}");
     assert_eq!(volume.status().unwrap().number("zones/read_only").unwrap(), 0, "no zone is at fault");
+    // That is said once, however many come after.
+    for n in 0..50 {
+        assert_eq!(errno(fs::write(volume.path(format!("late {n}")), b"x")), libc::EROFS);
+    }
+    let said = volume.log();
+    assert_eq!(said.lines().filter(|line| line.contains("the volume is read-only from now on")).count(), 1, "{said}");
+    assert!(said.lines().filter(|line| line.contains("read-only")).count() < 10, "{said}");
+    // It is read-only already: whoever says so once more is not refused, and is told what is lost.
+    let mut command = programs().command("ferryfs").unwrap();
+    let remounted =
+        harness::run(command.args(["mount", "-o", "remount,ro"]).arg(volume.device()).arg(volume.root()), LIMIT).unwrap().ok().unwrap();
+    assert!(remounted.said().contains("takes no changes any more"), "{remounted}");
+    let line = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = line.lines().find(|line| line.split(' ').nth(1) == volume.root().to_str()).unwrap().to_owned();
+    assert!(line.split(' ').nth(3).unwrap().split(',').any(|word| word == "ro"), "{line}");
+    all_there(&volume);
     assert!(volume.umount().is_err(), "what was not synced may be missing, and that is said");
     volume.kill();
     assert_clean(&volume);

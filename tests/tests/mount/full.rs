@@ -52,6 +52,23 @@ fn a_full_volume_says_so_and_lets_delete() {
             let read = fs::read(volume.path(format!("f-{n}"))).unwrap();
             assert_eq!(Pattern(n).mismatch(0, &read), None, "round {round}: file {n} on the full volume");
         }
+        // Names change, files get shorter, and a directory with all that is in it goes.
+        for n in 0..count {
+            fs::rename(volume.path(format!("f-{n}")), volume.path(format!("g-{n}")))
+                .unwrap_or_else(|error| panic!("renaming {n}: {error}"));
+        }
+        fs::rename(volume.path("g-0"), volume.path("much longer than it was before")).unwrap();
+        fs::rename(volume.path("much longer than it was before"), volume.path("f-0")).unwrap();
+        for n in 1..count {
+            fs::rename(volume.path(format!("g-{n}")), volume.path(format!("f-{n}")))
+                .unwrap_or_else(|error| panic!("renaming {n}: {error}"));
+        }
+        let shorter = OpenOptions::new().write(true).open(volume.path("f-1")).unwrap();
+        for length in [(1 << 20) - 1, 700_001, 5000] {
+            shorter.set_len(length).unwrap_or_else(|error| panic!("round {round}: to {length} bytes: {error}"));
+        }
+        drop(shorter);
+        assert_eq!(Pattern(1).mismatch(0, &fs::read(volume.path("f-1")).unwrap()), None);
         if round == 1 {
             volume.kill();
             tests::mounted::assert_clean(volume);
@@ -202,6 +219,22 @@ fn what_was_removed_makes_room_at_once() {
         let file = File::create_new(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 900 << 10)
             .unwrap_or_else(|error| panic!("round {round}: space for as much as was just removed: {error}"));
+        drop(file);
+        fs::remove_file(&path).unwrap();
+        let (source, copy) = (File::open(volume.path(format!("f-{}", (n + 1) % count))).unwrap(), File::create_new(&path).unwrap());
+        let mut copied = 0;
+        while copied < 900 << 10 {
+            let more = rustix::fs::copy_file_range(
+                &source,
+                Some(&mut copied.clone()),
+                &copy,
+                Some(&mut copied.clone()),
+                (900 << 10) - copied as usize,
+            );
+            copied += more
+                .unwrap_or_else(|error| panic!("round {round}: a copy of as much as was just removed, after {copied} bytes: {error}"))
+                as u64;
+        }
     }
     for n in 0..count {
         fs::remove_file(volume.path(format!("f-{n}"))).unwrap();

@@ -3,7 +3,7 @@
 use crate::devices::Loop;
 use harness::{Outcome, run};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,14 +129,22 @@ fn a_mount_in_a_directory_that_only_its_owner_may_enter_ends_by_a_signal() {
 }
 
 #[test]
-fn a_daemon_has_no_socket_and_no_file_that_others_may_use() {
+fn a_daemon_has_no_socket_and_no_file_that_others_may_write() {
     let Some(mut mounted) = Mounted::new() else { return };
     let pid = mounted.volume().unwrap().pid().unwrap();
+    let mut files = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         let Ok(target) = fs::read_link(entry.unwrap().path()) else { continue };
         let name = target.to_string_lossy().into_owned();
         assert!(!name.starts_with("socket:"), "the daemon has a socket open: {name}");
+        // Not devices that every program may use; and what others may only read is no way to give it orders.
+        let is_own = name.starts_with('/') && !name.starts_with("/proc/");
+        if let Some(file) = fs::metadata(&target).ok().filter(|file| is_own && (file.is_file() || file.file_type().is_fifo())) {
+            assert_eq!(file.mode() & 0o002, 0, "others may write to a file that the daemon has open: {name}");
+            files += 1;
+        }
     }
+    assert!(files > 0, "at least the image is open");
     // What it is told reaches it by an ioctl on a file of the mount, so by those who may open that. An order is for its owner.
     fs::set_permissions(mounted.root(), fs::Permissions::from_mode(0o755)).unwrap();
     mounted.finish();

@@ -52,13 +52,13 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr) -> Planned<Setattr> {
         }
         inode.mtime = now;
         if set.kill_suid {
-            clear_privileges(&mut inode);
+            lose_privileges(&mut inode, set);
         }
     }
     if set.uid.is_some() || set.gid.is_some() {
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
-        clear_privileges(&mut inode);
+        lose_privileges(&mut inode, set);
     }
     if let Some(mode) = set.mode {
         inode.mode = inode.kind() | mode & 0o7777;
@@ -83,6 +83,13 @@ pub fn clear_privileges(inode: &mut Inode) {
     }
     inode.mode &= !libc::S_ISUID;
     if inode.mode & libc::S_IXGRP != 0 {
+        inode.mode &= !libc::S_ISGID;
+    }
+}
+
+fn lose_privileges(inode: &mut Inode, set: &SetAttr) {
+    clear_privileges(inode);
+    if set.kill_sgid && !inode.is_dir() {
         inode.mode &= !libc::S_ISGID;
     }
 }

@@ -85,10 +85,10 @@ impl Tree {
             }
         }
     }
-    /// Where the range of the first block that is missing at or after `key` ends; `None` if none is, or it has no end.
-    pub fn behind_missing(&self, key: &Key) -> Option<SortKey> {
+    /// Where the range of the first block that is missing at or after `key` ends; `None` if none is among so many leaves, or it has no end.
+    pub fn behind_missing(&self, key: &Key, leaves: usize) -> Option<SortKey> {
         let mut cursor = SortKey::from(key);
-        loop {
+        for _ in 0..leaves {
             let mut page = self.store.peek(self.store.tree_root())?;
             let mut high = None;
             while page.level() > 0 {
@@ -106,6 +106,7 @@ impl Tree {
             // Bounds only grow, so that this ends, whatever is on the media.
             cursor = high.filter(|high| *high > cursor)?;
         }
+        None
     }
     /// The last item before `key`.
     pub fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId> {
