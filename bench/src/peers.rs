@@ -1,10 +1,9 @@
 //! What crosses the link between host and drive to absorb the same overwrites on the same zoned drives: FerryFS beside F2FS, btrfs and XFS.
 //!
-//! Each filesystem has a drive of the same model, and F2FS and XFS a plain one beside it for what they write in place. All hold the same file, 80 % of what the
-//! smallest of them offers (F2FS also keeps data on its plain drive, and is less full than the others; who cannot take the load so full has another
-//! attempt less full, and both are reported), and the same units of it are overwritten in the same order. Counted is what the kernel's block layer read and wrote
-//! (`/sys/block/*/stat`) from the first overwrite until all is durable; a copy that a drive carries out by itself does not come by there. All that the
-//! devices hold is lost.
+//! Each filesystem has a drive of the same model, and F2FS and XFS a plain one beside it for what they write in place. Each holds a file of 80 % of what it
+//! offers by itself, and as many bytes of every file are overwritten, units in random order. Who cannot take the load so full has another attempt less
+//! full, and both are reported. Counted is what the kernel's block layer read and wrote (`/sys/block/*/stat`), of the plain drives too, from the first overwrite
+//! until all is durable; a copy that a drive carries out by itself does not come by there. All that the devices hold is lost.
 
 use crate::report::{Report, Row};
 use anyhow::{Context, Result, ensure};
@@ -47,9 +46,11 @@ struct Peer {
     volume: Option<Volume>,
 }
 
-/// Shares of the smallest space that are tried one after the other, in percent: a filesystem that cannot take the load at the first says so in a
-/// row, and has another attempt with more room.
-const FILLS: [u64; 3] = [80, 60, 40];
+/// Shares of its space that are tried one after the other, in percent: a filesystem that cannot take the load at the first says so in a row, and has another
+/// attempt with more room.
+const FILLS: [u64; 4] = [FULL, 70, 60, 40];
+/// The share that is asked for.
+const FULL: u64 = 80;
 
 /// Measures. `overwrite` says that the devices may be written.
 pub fn run(drives: &Drives, overwrite: bool, quick: bool, report: &mut Report) -> Result<()> {
@@ -64,16 +65,17 @@ pub fn run(drives: &Drives, overwrite: bool, quick: bool, report: &mut Report) -
             Ok(room) => {
                 report.add(Row::new(format!("{name}: space for files"), room as f64 / MIB as f64, "MiB"));
                 least = least.min(room);
-                present.push((name, devices));
+                present.push((name, devices, room));
             }
             Err(error) => report.add(Row::missing(name, format!("is left out: {}", reason(&error)))),
         }
     }
-    for (name, devices) in present {
+    // The same for all, however long their files are: as much as the shortest of them is long, or three times that.
+    let overwrites = if quick { 1 } else { 3 } * (least * FULL / 100 / UNIT);
+    for (name, devices, room) in present {
         for fill in FILLS {
-            let size = least * fill / 100 / UNIT * UNIT;
-            let overwrites = if quick { size / UNIT } else { 3 * size / UNIT };
-            let load = format!("{name}, {fill} % full: {} MiB overwritten", overwrites * UNIT / MIB);
+            let size = room * fill / 100 / UNIT * UNIT;
+            let load = format!("{name}, {fill} % full: {} MiB of {} MiB overwritten", overwrites * UNIT / MIB, size / MIB);
             let peer = Peer::mounted(name, devices, directory.path())?;
             match self::overwrite(&peer, size, overwrites) {
                 Ok((read, written)) => {

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod interrupt;
+mod memory;
 mod packages;
 mod suite;
 mod test;

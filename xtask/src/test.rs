@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Need, need};
 use crate::suite::{self, Tally};
-use crate::{build, interrupt};
+use crate::{build, interrupt, memory};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::os::unix::fs::PermissionsExt;
@@ -82,7 +82,7 @@ pub fn run(arguments: &TestArguments) -> Result<bool> {
             command.current_dir(&test.directory);
             environment(&mut command, arguments, &scratch);
             if in_guests {
-                command.env("RUST_TEST_THREADS", guests_at_once(processors(), available_memory()).to_string());
+                command.env("RUST_TEST_THREADS", guests_at_once(processors(), memory::available()).to_string());
             }
             command.env("FERRYFS_BIN_DIR", programs.directory()).env("CARGO_MANIFEST_DIR", &test.directory);
             command
@@ -234,11 +234,7 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Result<Scratch> {
-        // Memory is much faster than a disk for what is thrown away anyway; images are sparse and small.
-        let memory = Path::new("/dev/shm");
-        let roomy =
-            |path: &Path| rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail * s.f_frsize > 6 << 30) && available_memory() > 8 << 30;
-        let parent = if roomy(memory) { memory.to_path_buf() } else { std::env::temp_dir() };
+        let parent = memory::roomy().map_or_else(std::env::temp_dir, Path::to_path_buf);
         let directory = parent.join(format!("ferryfs-tests-{}", std::process::id()));
         std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
         // Tests run programs as other users.
@@ -273,12 +269,6 @@ impl Drop for Scratch {
         self.clear();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
-}
-
-fn available_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +39,7 @@ impl Port for LinuxPort {
         };
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
         let character = format!("/dev/ng{rest}");
-        let (file, ring) = match open(Path::new(&character)) {
+        let (file, ring) = match open(Path::new(&character)).and_then(|file| is_generic(&file, rest).map(|()| file)) {
             Ok(file) => {
                 let ring = file.try_clone().and_then(Ring::new);
                 if let Err(error) = &ring {
@@ -59,6 +60,16 @@ impl Port for LinuxPort {
         let ioctls = Workers::new("copy-nvme", THREADS);
         Ok(Arc::new(LinuxWire { file: Arc::new(file), ring, ioctls, flying: Mutex::default(), next: AtomicU64::new(0) }))
     }
+}
+
+/// A node in /dev may be older than the drive that has its name now; a command by such a node would go to another drive.
+fn is_generic(file: &File, rest: &str) -> io::Result<()> {
+    let number = file.metadata()?.rdev();
+    let named = std::fs::read_to_string(format!("/sys/class/nvme-generic/ng{rest}/dev"))?;
+    if named.trim() == format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number)) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("it is not the device that the kernel calls ng{rest} (number {})", named.trim())))
 }
 
 enum Flying {
@@ -173,5 +184,31 @@ impl Wire for LinuxWire {
             },
             _ => Answer::lost(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// /dev/zero takes no command by io_uring (EOPNOTSUPP) and none by ioctl (ENOTTY): the second answer says that both ways were gone.
+    #[test]
+    fn a_kernel_that_takes_no_command_by_the_ring_is_asked_by_ioctl() {
+        let file = File::open("/dev/zero").unwrap();
+        let ring = Ring::new(file.try_clone().unwrap()).expect("a ring with large entries");
+        let command = || IoCommand { opcode: 0x19, nsid: 1, cdw2: [0; 2], cdw10: [0; 6], data: vec![0; 64] };
+        ring.start(1, &command());
+        assert!(matches!(ring.finish(1), Answer::Kernel { errno: libc::EOPNOTSUPP }), "what the ring alone says");
+        let ioctls = Workers::new("test", 1);
+        let wire = LinuxWire { file: Arc::new(file), ring: Some(ring), ioctls, flying: Mutex::default(), next: AtomicU64::new(2) };
+        let tag = wire.start(command());
+        assert!(matches!(wire.finish(tag), Answer::Kernel { errno: libc::ENOTTY }));
+    }
+
+    /// Whatever stands in the place of a drive's character device is not asked.
+    #[test]
+    fn a_node_of_another_device_is_not_taken() {
+        let file = File::open("/dev/zero").unwrap();
+        assert!(is_generic(&file, "12345n1").is_err());
     }
 }

@@ -68,6 +68,64 @@ fn zones_of_a_zns_drive_are_filled_at_their_write_pointers() {
     });
 }
 
+/// More zones are filled than the drive lets be active at once: as one is full, the next begins.
+#[test]
+fn more_zones_than_may_be_active() {
+    let drive = Namespace::zoned("s").size(64 * MIB).zones(2 * MIB, 2 * MIB).active(6, 6).copy(64, 128, 3);
+    in_guest(machine(drive), &[], || {
+        let device = Path::new("/dev/vm/sn1");
+        fill(device, 3, 0, 22 * MIB);
+        let ranges: Vec<(u64, u64)> = (0..41).map(|n| (n * 17 % 41 * 512 * KIB, 508 * KIB)).collect();
+        let total = ranges.iter().map(|(_, length)| length).sum();
+        by_device(&copies(device, &ranges, device, 24 * MIB, &["--route", "offload"]), total, "nvme");
+        // The last of eleven is not full: what was asked for ends there.
+        let active = open(device).report(0..32).unwrap().into_iter().filter(|zone| zone.state.is_active()).count();
+        assert_eq!(active, 1);
+    });
+}
+
+/// What `caps --calibrate` measured of a drive is what copies are cut by; it leaves the scratch ranges empty and touches nothing else.
+#[test]
+fn a_drive_is_calibrated_and_copies_go_by_the_profile() {
+    let plain = Namespace::conventional("c").size(96 * MIB).copy(64, 1024, 63);
+    let zoned = Namespace::zoned("z").size(64 * MIB).zones(2 * MIB, 2 * MIB).active(8, 8).copy(64, 512, 31);
+    in_guest(machine(plain).device(zoned), &[], || {
+        let profile = std::env::temp_dir().join("profile");
+        let file = profile.to_str().unwrap();
+        for (name, seed, scratch, to) in [("/dev/vm/cn1", 8, 64 * MIB, 48 * MIB), ("/dev/vm/zn1", 9, 40 * MIB, 20 * MIB)] {
+            let device = Path::new(name);
+            fill(device, seed, 0, 16 * MIB);
+            let before = Holdings::of(device);
+            let said = report(&["caps", "--json", "--calibrate", "--scratch", &format!("{name}:{scratch}:16M"), "--profile", file, name]);
+            assert!(Holdings::of(device) == before, "calibrating changed what is there: {said}");
+            let roads = said["roads"].as_array().unwrap();
+            let measured =
+                |road: &str| roads.iter().find(|found| found["road"] == road).unwrap_or_else(|| panic!("{road}: {said}")).clone();
+            for road in ["nvme", "host"] {
+                let samples = measured(road)["measured"]["by_bytes"].as_array().unwrap().clone();
+                assert!(samples.len() > 2, "{said}");
+                assert!(samples.iter().all(|sample| sample["latency_us"].as_f64().unwrap() > 0.0), "{said}");
+            }
+            assert_eq!(measured("nvme")["simulated"], false);
+            // A command is as long as the profile says, and no longer: so many at least.
+            let sizes = measured("nvme")["sizes"].clone();
+            let (bytes, most) = (8 * MIB, sizes["command_bytes"].as_u64().unwrap());
+            let said = copies(device, &[(4 * KIB, bytes)], device, to, &["--route", "offload", "--profile", file]);
+            by_device(&said, bytes, "nvme");
+            assert!(said["commands"].as_u64().unwrap() >= bytes / most, "commands of at most {most} bytes: {said}");
+        }
+        // Both drives are in one profile, and one that has neither is said to be of no use.
+        let text = fs::read_to_string(&profile).unwrap();
+        let other = std::env::temp_dir().join("other");
+        fs::write(&other, text.replace("QEMU NVMe Ctrl", "Another drive")).unwrap();
+        let (from, to) = (source(Path::new("/dev/vm/cn1"), &[(0, 4 * KIB)]), "/dev/vm/cn1:32M");
+        let outcome = ferrycopy(["copy", "--profile", other.to_str().unwrap(), &from, to]);
+        assert!(outcome.success() && outcome.stderr.contains("sizes are not chosen by the profile"), "{outcome}");
+        let outcome = ferrycopy(["copy", "--profile", file, &from, to]);
+        assert!(outcome.success() && outcome.stderr.is_empty(), "{outcome}");
+    });
+}
+
 /// Across namespaces of one drive the device copies, where the kernel lets us ask it to (6.12); the clone is byte for byte the same.
 #[test]
 fn a_namespace_is_cloned_to_its_neighbour() {

@@ -3,12 +3,13 @@
 
 use crate::brief::{self, PLAIN, ZONED, by_device, by_host};
 use crate::copied::{copy_within, road};
-use crate::raw::{content, fill};
+use crate::raw::{Holdings, content, fill, source};
 use crate::tool::report;
 use guest::{Kernel, Machine, Namespace};
 use std::path::{Path, PathBuf};
 use tests::guest::in_guest;
 use tests::guest::stacks::{Mapped, call, encrypted, integrity, mirrored, partition, striped, unmapped, verity};
+use zns::raw::{RawOptions, open_raw};
 
 const MIB: u64 = 1 << 20;
 /// Of a device that a volume is put on.
@@ -90,24 +91,73 @@ fn below_dm_linear_on_a_zns_drive_the_drive_copies() {
         let drive = Path::new("/dev/vm/zn1");
         let whole = Mapped::linear("whole", drive).path();
         by_device(&brief::live(std::slice::from_ref(&whole), ZONED, &["offload_below=dm"]), "nvme");
+        gathered_from_zones(&whole, 60, drive, 0);
         unmapped("whole");
         // From the tenth zone on; the zones before and behind are seen to by the neighbours' own test.
         let zone = 4 * MIB / 512;
         let part = Mapped::new("part", &[], &format!("0 {} linear {} {}", 40 * zone, drive.display(), 10 * zone)).path();
         by_device(&brief::live(std::slice::from_ref(&part), ZONED, &["offload_below=dm"]), "nvme");
-        // And the tool, from one zone into the next: sources first, by the host.
-        for zone in 0..40 {
-            let (offset, length) = ((zone * 4 * MIB / 512).to_string(), (4 * MIB / 512).to_string());
-            call("blkzone", ["reset".as_ref(), "-o".as_ref(), offset.as_ref(), "-l".as_ref(), length.as_ref(), part.as_os_str()]);
+        gathered_from_zones(&part, 40, drive, 10 * 4 * MIB);
+    });
+}
+
+/// The tool on `top`, whose `zones` of 4 MiB lie from byte `at` of `drive` on: from one zone into the next but one.
+fn gathered_from_zones(top: &Path, zones: u64, drive: &Path, at: u64) {
+    let length = (zones * 4 * MIB / 512).to_string();
+    call("blkzone", ["reset".as_ref(), "-o".as_ref(), "0".as_ref(), "-l".as_ref(), length.as_ref(), top.as_os_str()]);
+    // By the host.
+    fill(top, 6, 0, 3 * MIB);
+    let (name, to) = (top.to_str().unwrap(), 8 * MIB);
+    let said = report(&["copy", "--json", "--offload-below", "dm", &format!("{name}:4K:1M,2M:512K"), &format!("{name}:{to}")]);
+    crate::tool::by_device(&said, MIB + MIB / 2, "nvme");
+    let (from, found) = (content(top, 0, 3 * MIB), content(top, to, 2 * MIB));
+    let half = 512 << 10;
+    assert!(found[..1 << 20] == from[4096..4096 + (1 << 20)] && found[1 << 20..][..half] == from[2 << 20..][..half]);
+    assert!(content(drive, at + to, 2 * MIB) == found, "it lies where the table says");
+}
+
+#[test]
+fn below_dm_linear_the_table_changes_in_the_middle_of_a_copy() {
+    let (size, at, later) = (150 * MIB, 4 * MIB, 76 * MIB + 4096);
+    in_guest(machine().device(drive("c", size).copy(16, 64, 15)), &["dmsetup"], || {
+        let drive = Path::new("/dev/vm/cn1");
+        let table = |from: u64| format!("0 {} linear {} {}", SIZE / 512, drive.display(), from / 512);
+        let moved = Mapped::new("moved", &[], &table(at));
+        let top = moved.path();
+        fill(&top, 6, 0, SIZE);
+        let (ranges, to) = ([(MIB + 4096, 10 * MIB), (20 * MIB, 8 * MIB)], 40 * MIB);
+        let expected = Holdings::of(&top);
+        let expected = expected.clone().with(to, &expected.gathered(&ranges));
+        let copy = std::thread::spawn({
+            let top = top.clone();
+            move || {
+                let destination = format!("{}:{to}", top.display());
+                report(&["copy", "--json", "--offload-below", "dm", "--rate", "2M", &source(&top, &ranges), &destination])
+            }
+        });
+        // In the old place there is something of it, and at this rate long not all.
+        let place = |at: u64| content(drive, at + to + MIB, 4096);
+        let untouched = place(at);
+        while place(at) == untouched {
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        fill(&part, 6, 0, 3 * MIB);
-        let (name, to) = (part.to_str().unwrap(), 8 * MIB);
-        let said = report(&["copy", "--json", "--offload-below", "dm", &format!("{name}:4K:1M,2M:512K"), &format!("{name}:{to}")]);
-        crate::tool::by_device(&said, MIB + MIB / 2, "nvme");
-        let (from, found) = (content(&part, 0, 3 * MIB), content(&part, to, 2 * MIB));
-        let half = 512 << 10;
-        assert!(found[..1 << 20] == from[4096..4096 + (1 << 20)] && found[1 << 20..][..half] == from[2 << 20..][..half]);
-        assert!(content(drive, 10 * 4 * MIB + to, 2 * MIB) == found, "it lies where the table says");
+        assert!(!copy.is_finished());
+        call("dmsetup", ["suspend", "moved"]);
+        let data = content(drive, at, SIZE);
+        let shared = open_raw(drive, &RawOptions { read_only: false, shared: true }).unwrap();
+        // A command that was under way when the table stood still has ended when this has been read and written.
+        for (n, part) in data.chunks(MIB as usize).enumerate() {
+            let buf = zns::AlignedBuf::from_slice(part);
+            shared.write(zns::Lba((later + n as u64 * MIB) / 4096), vec![zns::BufSlice::whole(buf)], zns::IoClass::Copy).unwrap();
+        }
+        shared.flush().unwrap();
+        call("dmsetup", ["load", "moved", "--table", &table(later)]);
+        call("dmsetup", ["resume", "moved"]);
+        let said = copy.join().unwrap();
+        assert_eq!((said["bytes"].as_u64(), said["status"].as_str()), (Some(18 * MIB), Some("done")), "{said}");
+        assert!(said["offloaded"].as_u64().unwrap() > 0, "{said}");
+        assert!(Holdings::of(&top) == expected, "{said}");
+        assert!(content(drive, later, SIZE) == content(&top, 0, SIZE));
     });
 }
 
