@@ -102,6 +102,8 @@ struct Outcome {
     classes: Vec<ClassRow>,
     /// Closed segments at the end by their live share, in tenths.
     live_shares: [u32; 10],
+    /// Speed of the simulation: users' writes for each second of processor time, on one core.
+    writes_per_second: f64,
 }
 
 #[derive(Serialize)]
@@ -143,6 +145,17 @@ struct Found {
     wa: f64,
     classes: Vec<ClassRow>,
     live_shares: [u32; 10],
+    /// Users' writes for each second of processor time, those that do not count included.
+    speed: f64,
+}
+
+/// Operations that are drawn together, so that the processor can fetch for all of them at once.
+const CHUNK: usize = 32;
+
+/// Seconds for which this thread has had a processor.
+fn processor_time() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 impl Job<'_> {
@@ -175,21 +188,38 @@ impl Job<'_> {
         let (policy, mut placement) = (policy.build(), placement.build(&self.config.shape()));
         let mut sim = Simulator::new(self.config, policy.as_ref(), placement.as_mut());
         let before = self.before();
-        for (at, operation) in (0..).zip(self.operations()) {
-            if at == before {
-                sim.reset_counters();
+        let mut operations = self.operations();
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut at = 0;
+        let spent = processor_time();
+        loop {
+            chunk.clear();
+            chunk.extend(operations.by_ref().take(CHUNK));
+            if chunk.is_empty() {
+                break;
             }
-            match operation {
-                Operation::Write(block) if sim.needs_future() => {
-                    let next = future.get(sim.now() as usize).copied().unwrap_or(u32::MAX);
-                    sim.write_until(block, if next == u32::MAX { u64::MAX } else { u64::from(next) })?;
+            sim.fetch(chunk.iter().map(|operation| match operation {
+                Operation::Write(block) | Operation::Trim(block) => *block,
+            }));
+            for operation in &chunk {
+                if at == before {
+                    sim.reset_counters();
                 }
-                Operation::Write(block) => sim.write(block)?,
-                Operation::Trim(block) => sim.trim(block),
+                at += 1;
+                match *operation {
+                    Operation::Write(block) if sim.needs_future() => {
+                        let next = future.get(sim.now() as usize).copied().unwrap_or(u32::MAX);
+                        sim.write_until(block, if next == u32::MAX { u64::MAX } else { u64::from(next) })?;
+                    }
+                    Operation::Write(block) => sim.write(block)?,
+                    Operation::Trim(block) => sim.trim(block),
+                }
             }
         }
+        let speed = sim.now() as f64 / (processor_time() - spent).max(1e-9);
         let row = |(segments, reclaimed, moved)| ClassRow { segments, reclaimed, moved };
-        Ok(Found { wa: sim.write_amplification(), classes: sim.occupancy().into_iter().map(row).collect(), live_shares: sim.live_shares() })
+        let (wa, classes, live_shares) = (sim.write_amplification(), sim.occupancy().into_iter().map(row).collect(), sim.live_shares());
+        Ok(Found { wa, classes, live_shares, speed })
     }
 
     /// For each write, the number of the write that ends the block's life: the next of the same block, or the one after its deletion.
@@ -317,6 +347,7 @@ fn outcomes(job: &Job<'_>, variants: &[(Policy, PlacementKind)], capacity: Mode)
             lifetimes: lifetimes.clone(),
             classes: found.classes,
             live_shares: found.live_shares,
+            writes_per_second: found.speed,
         })
     };
     variants.par_iter().map(one).collect()
@@ -461,7 +492,7 @@ mod tests {
             let (oracle, formula) = (row.oracle_wa.unwrap(), analytic_greedy(0.8));
             assert!(oracle < row.wa && row.wa < 2.0 * formula, "{}: {oracle} {}", row.load, row.wa);
             assert!(row.optimum_wa.is_none_or(|optimum| optimum < 1.03 * row.wa), "{}", row.load);
-            assert!(row.lifetimes.iter().sum::<u64>() > 0);
+            assert!(row.lifetimes.iter().sum::<u64>() > 0 && row.writes_per_second > 0.0);
         }
         assert!((rows[0].wa / analytic_greedy(0.8) - 1.0).abs() < 0.05, "{}", rows[0].wa);
         let means = means(&rows);

@@ -7,11 +7,13 @@
 mod adaptive;
 mod fixed;
 mod learned;
+mod midas;
 mod oracle;
 
 pub use adaptive::Adaptive;
 pub use fixed::{None, Separate};
 pub use learned::{Dac, HotWarmCold, SepBit};
+pub use midas::Midas;
 pub use oracle::Oracle;
 
 use crate::segment::Seq;
@@ -86,6 +88,17 @@ pub struct ReclaimedSegment {
     pub now: Seq,
 }
 
+/// Classes that the next victim must be of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Victims {
+    /// The first of them.
+    pub first: Class,
+    /// The last of them.
+    pub last: Class,
+    /// The segment that was written first, whatever lives in it; else the victim policy chooses.
+    pub oldest: bool,
+}
+
 /// Decides where blocks go.
 pub trait Placement: Send {
     /// The name used in options and reports.
@@ -116,6 +129,10 @@ pub trait Placement: Send {
     fn user(&mut self, write: &UserWrite) -> Class;
     /// The class of a block that the cleaner moves.
     fn relocated(&mut self, block: &RelocatedBlock) -> Class;
+    /// Of which classes the next victim must be, where the placement decides that; told how many closed segments each class has. Only the simulator asks.
+    fn victims(&self, _closed: &[u32]) -> Option<Victims> {
+        Option::None
+    }
     /// A user deleted a block.
     fn trimmed(&mut self, _block: u64) {}
     /// Learns from a cleaned segment.
@@ -141,6 +158,8 @@ pub enum PlacementKind {
     /// SepBIT.
     #[serde(rename = "sepbit")]
     SepBit,
+    /// MiDAS.
+    Midas,
     /// Ours: by an estimate of how often each block is written.
     Adaptive,
     /// The future is known; for comparison, and in the simulator only.
@@ -157,12 +176,13 @@ pub struct UnknownPlacement {
 
 impl PlacementKind {
     /// Every placement.
-    pub const ALL: [PlacementKind; 7] = [
+    pub const ALL: [PlacementKind; 8] = [
         PlacementKind::None,
         PlacementKind::Separate,
         PlacementKind::HotWarmCold,
         PlacementKind::Dac,
         PlacementKind::SepBit,
+        PlacementKind::Midas,
         PlacementKind::Adaptive,
         PlacementKind::Oracle,
     ];
@@ -180,6 +200,7 @@ impl PlacementKind {
             Self::HotWarmCold => "hot-warm-cold",
             Self::Dac => "dac",
             Self::SepBit => "sepbit",
+            Self::Midas => "midas",
             Self::Adaptive => "adaptive",
             Self::Oracle => "oracle",
         }
@@ -193,6 +214,7 @@ impl PlacementKind {
             Self::HotWarmCold => Box::new(HotWarmCold::default()),
             Self::Dac => Box::new(Dac::default()),
             Self::SepBit => Box::new(SepBit::default()),
+            Self::Midas => Box::new(Midas::new(*shape)),
             Self::Adaptive => Box::new(Adaptive::new(*shape)),
             Self::Oracle => Box::new(Oracle::new(shape)),
         }

@@ -8,7 +8,7 @@
 //! as in the papers on placement, where open segments cost nothing but what is dead in them ([`Capacity::Garbage`]). With one segment left a class
 //! that has no open segment shares that of the nearest class, so that one segment in reserve is enough for any number of classes.
 
-use crate::placement::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite};
+use crate::placement::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite, Victims};
 use crate::placement::{DEFAULT_HEADS, Shape};
 use crate::policy::VictimPolicy;
 use crate::segment::{SegmentId, SegmentInfo, Seq, Stream};
@@ -62,12 +62,18 @@ pub struct Simulator<'a> {
     map: Vec<u32>,
     /// Physical to logical; stale where the map disagrees.
     owners: Vec<u32>,
+    /// Which physical blocks are live: for each segment as many words as it takes. Cleaning reads this and not the map, which is far larger than a cache.
+    valid: Vec<u64>,
+    /// Words of a segment in it.
+    words: usize,
     /// When a user wrote each logical block; empty unless the placement needs it.
     written: Vec<Seq>,
     /// When a user writes each logical block next; empty unless the placement knows the future.
     next: Vec<Seq>,
     /// Closed segments, packed.
     closed: Vec<SegmentInfo>,
+    /// How many of them each class has.
+    closed_of: Vec<u32>,
     /// Where a segment is in `closed`.
     place: Vec<u32>,
     /// Live blocks of the segments that are not closed.
@@ -79,6 +85,8 @@ pub struct Simulator<'a> {
     free: Vec<u32>,
     /// Open segment and its fill, by class.
     heads: Vec<Option<(u32, u32)>>,
+    /// How many classes the placement uses now.
+    active: usize,
     now: Seq,
     /// Blocks that are live, and those in segments that are not free.
     live: u64,
@@ -101,16 +109,20 @@ impl<'a> Simulator<'a> {
         // A garbage budget leaves at most a segment for each class above what the utilization says, and half as many again while cleaning.
         let extra = if config.capacity == Capacity::Garbage { 2 * classes as u32 + 8 } else { 0 };
         let segments = (config.segments + extra).max(3);
+        let words = config.segment_blocks.div_ceil(64) as usize;
         let blocks = config.blocks() as usize;
         let wanted = |wanted: bool| if wanted { blocks } else { 0 };
         Self {
             config,
             policy,
             map: vec![NONE; blocks],
+            valid: vec![0; segments as usize * words],
+            words,
             owners: vec![NONE; segments as usize * config.segment_blocks as usize],
             written: vec![Seq::MAX; wanted(placement.needs_ages())],
             next: vec![Seq::MAX; wanted(placement.needs_future())],
             closed: Vec::with_capacity(segments as usize),
+            closed_of: vec![0; classes],
             place: vec![NONE; segments as usize],
             open_live: vec![0; segments as usize],
             classes: vec![Class(0); segments as usize],
@@ -118,6 +130,7 @@ impl<'a> Simulator<'a> {
             rates: vec![0.0; if placement.estimates() { segments as usize } else { 0 }],
             free: (0..segments).rev().collect(),
             heads: vec![None; classes],
+            active: usize::from(placement.active()),
             now: 0,
             live: 0,
             stored: 0,
@@ -154,6 +167,12 @@ impl<'a> Simulator<'a> {
         self.now
     }
 
+    /// Has the processor fetch what it needs to know of blocks that are written next: their places are all over memory, and it can wait for many at a time if
+    /// it is asked for them together. A few dozen at a time do best.
+    pub fn fetch(&self, blocks: impl Iterator<Item = u32>) {
+        std::hint::black_box(blocks.fold(0, |all, block| all ^ self.map.get(block as usize).copied().unwrap_or(0)));
+    }
+
     /// A user writes a block.
     ///
     /// # Errors
@@ -164,6 +183,8 @@ impl<'a> Simulator<'a> {
         let placed = if self.rates.is_empty() { None } else { self.placed(self.map[index]) };
         let next = self.next.get(index).copied();
         let class = self.placement.user(&UserWrite { block: u64::from(block), previous, placed, next, now: self.now });
+        // It changes only when a user writes: asking for every block that is moved would cost more than all the rest of that.
+        self.active = usize::from(self.placement.active());
         self.room(class)?;
         self.forget(block);
         self.put(block, class, 1);
@@ -245,14 +266,23 @@ impl<'a> Simulator<'a> {
     }
 
     fn clean(&mut self) -> Result<(), Full> {
-        let victim = self.policy.choose(&self.closed, self.now).ok_or(Full)?.zone.0;
+        let victim = match self.placement.victims(&self.closed_of) {
+            Some(victims) => self.victim_of(victims).ok_or(Full)?,
+            None => self.policy.choose(&self.closed, self.now).ok_or(Full)?.zone.0,
+        };
         let from = self.classes[victim as usize];
         let first = victim * self.config.segment_blocks;
         let live = self.closed[self.place[victim as usize] as usize].live;
         if live > 0 {
-            for at in first..first + self.config.segment_blocks {
-                let block = self.owners[at as usize];
-                if block != NONE && self.map[block as usize] == at {
+            for word in 0..self.words {
+                let mut bits = std::mem::take(&mut self.valid[victim as usize * self.words + word]);
+                let begin = (first as usize + word * 64).min(self.owners.len());
+                let here = &self.owners[begin..(begin + 64).min(self.owners.len())];
+                self.fetch(here.iter().copied());
+                while bits != 0 {
+                    let at = first + word as u32 * 64 + bits.trailing_zeros();
+                    bits &= bits - 1;
+                    let block = self.owners[at as usize];
                     let index = block as usize;
                     let written = self.written.get(index).copied();
                     let placed = if self.rates.is_empty() { None } else { self.placed(at) };
@@ -280,6 +310,24 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
+    /// The victim where the placement says of which classes; where nothing of these is dead, of any.
+    fn victim_of(&self, victims: Victims) -> Option<u32> {
+        let class = |info: &SegmentInfo| self.classes[info.id.zone.0 as usize];
+        let allowed = self.closed.iter().filter(|info| (victims.first..=victims.last).contains(&class(info)));
+        let chosen = match victims.oldest {
+            true => allowed.min_by_key(|info| (info.written_at, info.id)).map(|info| info.id),
+            false => self.policy.choose(&allowed.copied().collect::<Vec<SegmentInfo>>(), self.now),
+        };
+        chosen.or_else(|| self.policy.choose(&self.closed, self.now)).map(|id| id.zone.0)
+    }
+
+    fn mark(&mut self, at: u32, segment: usize, live: bool) {
+        let offset = at - segment as u32 * self.config.segment_blocks;
+        let word = &mut self.valid[segment * self.words + offset as usize / 64];
+        let bit = 1 << (offset % 64);
+        if live { *word |= bit } else { *word &= !bit }
+    }
+
     fn forget(&mut self, block: u32) {
         let old = self.map[block as usize];
         if old == NONE {
@@ -287,6 +335,7 @@ impl<'a> Simulator<'a> {
         }
         self.live -= 1;
         let segment = (old / self.config.segment_blocks) as usize;
+        self.mark(old, segment, false);
         match self.place[segment] {
             NONE => self.open_live[segment] -= 1,
             at => self.closed[at as usize].live -= 1,
@@ -312,7 +361,7 @@ impl<'a> Simulator<'a> {
 
     /// Which head takes a block of a class while so many segments must stay free.
     fn head(&self, class: Class, keep: usize) -> usize {
-        let (wanted, active) = (usize::from(class.0), usize::from(self.placement.active()));
+        let (wanted, active) = (usize::from(class.0), self.active);
         // A head that the placement has given up is filled first: until it is full it holds room for nothing.
         if let Some(stale) = (active..self.heads.len()).find(|head| self.heads[*head].is_some()) {
             return stale;
@@ -342,6 +391,7 @@ impl<'a> Simulator<'a> {
         }
         // While its segment is being cleaned, the old place still counts the block: the segment is about to be forgotten whole.
         self.owners[at as usize] = block;
+        self.mark(at, segment as usize, true);
         self.map[block as usize] = at;
         self.open_live[segment as usize] += 1;
         self.stored += 1;
@@ -353,6 +403,7 @@ impl<'a> Simulator<'a> {
     }
 
     fn close(&mut self, segment: u32) {
+        self.closed_of[usize::from(self.classes[segment as usize].0)] += 1;
         self.place[segment as usize] = self.closed.len() as u32;
         self.closed.push(SegmentInfo {
             id: SegmentId { device: DeviceId(0), zone: ZoneId(segment) },
@@ -365,6 +416,7 @@ impl<'a> Simulator<'a> {
     }
 
     fn unclose(&mut self, segment: u32) -> SegmentInfo {
+        self.closed_of[usize::from(self.classes[segment as usize].0)] -= 1;
         let at = std::mem::replace(&mut self.place[segment as usize], NONE);
         let info = self.closed.swap_remove(at as usize);
         if let Some(moved) = self.closed.get(at as usize) {
@@ -381,6 +433,9 @@ impl<'a> Simulator<'a> {
         let mut live = vec![0u32; self.place.len()];
         for (block, at) in self.map.iter().enumerate().filter(|(_, at)| **at != NONE) {
             assert_eq!(self.owners[*at as usize] as usize, block);
+            let offset = at % self.config.segment_blocks;
+            let word = self.valid[(at / self.config.segment_blocks) as usize * self.words + offset as usize / 64];
+            assert!(word >> (offset % 64) & 1 == 1, "a live block is not marked");
             live[(*at / self.config.segment_blocks) as usize] += 1;
         }
         for (segment, place) in self.place.iter().enumerate() {
@@ -393,6 +448,11 @@ impl<'a> Simulator<'a> {
             assert_eq!(self.open_live[*segment as usize], live[*segment as usize]);
         }
         assert!(self.free.iter().all(|segment| live[*segment as usize] == 0));
+        let marked: u32 = self.valid.iter().map(|word| word.count_ones()).sum();
+        assert_eq!(marked, live.iter().sum::<u32>(), "blocks that are marked and not live");
+        let mut closed_of = vec![0; self.closed_of.len()];
+        self.closed.iter().for_each(|info| closed_of[usize::from(self.classes[info.id.zone.0 as usize].0)] += 1);
+        assert_eq!(closed_of, self.closed_of);
     }
 }
 

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 
 /// A small number for each logical block; zero for those never seen. Grows to the highest block.
 #[derive(Clone, Debug, Default)]
-struct PerBlock(Vec<u8>);
+pub(super) struct PerBlock(Vec<u8>);
 
 impl PerBlock {
-    fn of(&mut self, block: u64) -> &mut u8 {
+    pub(super) fn of(&mut self, block: u64) -> &mut u8 {
         let at = usize::try_from(block).unwrap_or(usize::MAX);
         if at >= self.0.len() {
             self.0.resize(at + 1, 0);

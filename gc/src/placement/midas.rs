@@ -1,0 +1,388 @@
+//! MiDAS (Oh et al., "MIDAS: Minimizing Write Amplification in Log-Structured Systems through Adaptive Group Number and Size Configuration", FAST '24).
+//!
+//! **Groups.** A chain HOT, G1 .. GN, each group a queue of segments with a target size. Users write to G1, or to HOT what the hot filter knows: a counter of two
+//! bits for each block, one up with each write of a user and one down when its block is moved out of HOT or G1; hot at three. The group that gives the victim is the first
+//! that is larger than its target, and gives its oldest segment; if none is, the last group gives one, chosen by the victim policy. What lives in a victim goes one
+//! group further.
+//!
+//! **Model.** One block in a hundred is watched: a histogram of the times between its writes, for an epoch of four times the space, tells with which probability a block is
+//! alive after any time. A block that lives moves on and one that is written again begins anew, so the flow into each group is the probability to be alive
+//! after all groups before it; the size of a group by its flow is how long a block stays there. The last group has what space and live blocks the others leave, and costs
+//! what greedy cleaning costs at that share ([`analytic_greedy`]). The sum of the flows is the write amplification.
+//!
+//! **Layouts.** At the end of an epoch the layout of least predicted write amplification is looked for, group by group; it is applied only when that beats what was
+//! measured in the epoch. A layout under which more was written than before it is given up again: then the model does not fit the load.
+//!
+//! For the simulator: it names the group of the victim itself ([`Placement::victims`]), which a volume does not ask for.
+
+use super::learned::PerBlock;
+use super::{Class, Placement, RelocatedBlock, Shape, UserWrite, Victims};
+use crate::segment::Seq;
+use crate::theory::analytic_greedy;
+use std::collections::HashMap;
+
+/// One block in so many is watched.
+const SAMPLE: u64 = 100;
+/// An epoch in spaces.
+const EPOCH: u64 = 4;
+/// Counter at which a block is hot.
+const HOT: u8 = 3;
+/// By how much a prediction must be better than what was measured: as much as a single run is wrong by.
+const NOISE: f64 = 0.02;
+/// Bins of a histogram to the doubling, and in all.
+const FINE: f64 = 8.0;
+const BINS: usize = 320;
+/// Sizes that are tried for a group.
+const SIZES: usize = 28;
+/// Watched intervals below which nothing is concluded.
+const ENOUGH: f64 = 200.0;
+
+/// Times between writes, on a logarithmic scale.
+#[derive(Clone, Debug)]
+struct Intervals {
+    counts: Vec<f64>,
+    total: f64,
+}
+
+impl Intervals {
+    fn new() -> Self {
+        Self { counts: vec![0.0; BINS], total: 0.0 }
+    }
+
+    fn add(&mut self, interval: Seq) {
+        let bin = ((interval.max(1) as f64).log2() * FINE) as usize;
+        self.counts[bin.min(BINS - 1)] += 1.0;
+        self.total += 1.0;
+    }
+
+    /// The middle of a bin.
+    fn value(bin: usize) -> f64 {
+        ((bin as f64 + 0.5) / FINE).exp2()
+    }
+
+    /// The share of blocks that live longer than `time`.
+    fn alive(&self, time: f64) -> f64 {
+        if self.total == 0.0 {
+            return 0.0;
+        }
+        self.counts.iter().enumerate().filter(|(bin, _)| Self::value(*bin) > time).map(|(_, count)| count).sum::<f64>() / self.total
+    }
+
+    /// For how long a block lives on average within its first `time`: the integral of [`Self::alive`].
+    fn lived(&self, time: f64) -> f64 {
+        if self.total == 0.0 {
+            return 0.0;
+        }
+        self.counts.iter().enumerate().map(|(bin, count)| Self::value(bin).min(time) * count).sum::<f64>() / self.total
+    }
+}
+
+/// Sizes in segments: of HOT (zero: there is none), and of each group but the last.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Layout {
+    hot: u32,
+    groups: Vec<u32>,
+}
+
+/// State of the placement; see the module.
+#[derive(Clone, Debug)]
+pub struct Midas {
+    shape: Shape,
+    counters: PerBlock,
+    /// Of the blocks that are watched: when each was written last, and whether it was hot then.
+    watched: HashMap<u64, (Seq, bool)>,
+    /// Of blocks that were not hot, and of those that were.
+    cold: Intervals,
+    hot: Intervals,
+    layout: Layout,
+    /// Write amplification before the layout was applied.
+    before: f64,
+    live: u64,
+    user: u64,
+    moved: u64,
+    epoch_ends: Seq,
+}
+
+impl Midas {
+    /// One group, until the first epoch has ended.
+    pub fn new(shape: Shape) -> Self {
+        let shape = Shape { heads: shape.heads.max(3), segment: shape.segment.max(1), ..shape };
+        Self {
+            shape,
+            counters: PerBlock::default(),
+            watched: HashMap::new(),
+            cold: Intervals::new(),
+            hot: Intervals::new(),
+            layout: Layout::default(),
+            before: f64::INFINITY,
+            live: 0,
+            user: 0,
+            moved: 0,
+            epoch_ends: shape.space * EPOCH,
+        }
+    }
+
+    /// The class of the last group.
+    fn last(&self) -> u8 {
+        self.layout.groups.len() as u8 + 1
+    }
+
+    fn is_watched(block: u64) -> bool {
+        // Fibonacci hashing: neighbours are not watched together.
+        (block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).is_multiple_of(SAMPLE)
+    }
+
+    fn watch(&mut self, block: u64, hot: bool, now: Seq) {
+        if !Self::is_watched(block) {
+            return;
+        }
+        if let Some((written, was_hot)) = self.watched.insert(block, (now, hot)) {
+            let intervals = if was_hot { &mut self.hot } else { &mut self.cold };
+            intervals.add(now - written);
+        }
+    }
+
+    /// The write amplification that a layout is expected to have.
+    fn predicted(&self, layout: &Layout) -> f64 {
+        let segment = f64::from(self.shape.segment);
+        let share = self.hot.total / (self.hot.total + self.cold.total);
+        let share = if layout.hot > 0 { share } else { 0.0 };
+        let stay = if share > 0.0 { f64::from(layout.hot) * segment / share } else { 0.0 };
+        // Blocks that are alive so long after they came to G1, by blocks that users write; and the same for how long they lived there.
+        let total = self.hot.total + self.cold.total;
+        let all = |of: &dyn Fn(&Intervals, f64) -> f64, time: f64| match share > 0.0 {
+            true => (1.0 - share) * of(&self.cold, time) + share * of(&self.hot, stay + time),
+            false => (self.cold.total * of(&self.cold, time) + self.hot.total * of(&self.hot, time)) / total,
+        };
+        let mut sum = share;
+        let mut live = self.live as f64 - share * self.hot.lived(stay);
+        let mut space = self.shape.space as f64 - f64::from(layout.hot) * segment;
+        let mut flow = all(&Intervals::alive, 0.0).max(1e-9);
+        let mut time = 0.0;
+        for size in &layout.groups {
+            sum += flow;
+            let here = f64::from(*size) * segment / flow;
+            live -= all(&Intervals::lived, time + here) - all(&Intervals::lived, time);
+            space -= f64::from(*size) * segment;
+            time += here;
+            flow = all(&Intervals::alive, time);
+            if flow <= 1e-9 {
+                break;
+            }
+        }
+        // Open segments, half full, and the one in reserve.
+        space -= (0.5 * (layout.groups.len() as f64 + 1.0 + f64::from(u8::from(layout.hot > 0))) + 1.0) * segment;
+        let live = live.max(1.0);
+        if space <= live * 1.001 {
+            return f64::INFINITY;
+        }
+        sum + flow * analytic_greedy(live / space)
+    }
+
+    /// The layout of least predicted write amplification, found one group after the other; each size again once all are there.
+    fn best(&self) -> (Layout, f64) {
+        let segments = (self.shape.space / u64::from(self.shape.segment)) as f64;
+        let sizes: Vec<u32> = (0..SIZES).map(|n| (segments.powf(n as f64 / SIZES as f64)).round() as u32).collect();
+        let mut best = (Layout::default(), self.predicted(&Layout::default()));
+        for groups in 0..usize::from(self.shape.heads) - 2 {
+            for with_hot in [false, true] {
+                let mut layout = Layout { hot: u32::from(with_hot), groups: best.0.groups.clone() };
+                layout.groups.resize(groups, 1);
+                let mut cost = self.predicted(&layout);
+                for _ in 0..2 {
+                    for place in 0..=groups {
+                        if place == 0 && !with_hot {
+                            continue;
+                        }
+                        for size in &sizes {
+                            let mut other = layout.clone();
+                            match place {
+                                0 => other.hot = *size,
+                                place => other.groups[place - 1] = *size,
+                            }
+                            let found = self.predicted(&other);
+                            if found < cost {
+                                (layout, cost) = (other, found);
+                            }
+                        }
+                    }
+                }
+                if cost < best.1 {
+                    best = (layout, cost);
+                }
+            }
+        }
+        best
+    }
+
+    fn end_epoch(&mut self, now: Seq) {
+        let measured = (self.user + self.moved) as f64 / self.user.max(1) as f64;
+        if measured > self.before {
+            self.layout = Layout::default();
+            self.before = f64::INFINITY;
+        } else if self.hot.total + self.cold.total >= ENOUGH {
+            let (layout, predicted) = self.best();
+            if predicted < measured * (1.0 - NOISE) && layout != self.layout {
+                self.layout = layout;
+                self.before = measured;
+            }
+        }
+        (self.user, self.moved) = (0, 0);
+        (self.cold, self.hot) = (Intervals::new(), Intervals::new());
+        self.epoch_ends = now + self.shape.space * EPOCH;
+    }
+}
+
+impl Placement for Midas {
+    fn name(&self) -> &'static str {
+        "midas"
+    }
+    fn classes(&self) -> u8 {
+        self.shape.heads
+    }
+    fn active(&self) -> u8 {
+        self.last() + 1
+    }
+
+    fn user(&mut self, write: &UserWrite) -> Class {
+        if write.now >= self.epoch_ends {
+            self.end_epoch(write.now);
+        }
+        let counter = self.counters.of(write.block);
+        if *counter == 0 {
+            // The highest bit says that it is live.
+            *counter = 0x80;
+            self.live += 1;
+        }
+        let level = (*counter & 0x7f).saturating_add(1).min(HOT);
+        *counter = 0x80 | level;
+        let hot = level == HOT;
+        self.user += 1;
+        self.watch(write.block, hot, write.now);
+        Class(u8::from(!(hot && self.layout.hot > 0)))
+    }
+
+    fn relocated(&mut self, block: &RelocatedBlock) -> Class {
+        self.moved += 1;
+        if block.from <= Class(1) {
+            let counter = self.counters.of(block.block);
+            *counter = 0x80 | (*counter & 0x7f).saturating_sub(1);
+        }
+        Class((block.from.0 + 1).min(self.last()))
+    }
+
+    fn trimmed(&mut self, block: u64) {
+        let counter = self.counters.of(block);
+        if std::mem::take(counter) != 0 {
+            self.live -= 1;
+        }
+        self.watched.remove(&block);
+    }
+
+    fn victims(&self, closed: &[u32]) -> Option<Victims> {
+        let last = self.last();
+        let targets = std::iter::once(self.layout.hot).chain(self.layout.groups.iter().copied());
+        let over = (0u8..).zip(targets).find(|(class, target)| closed.get(usize::from(*class)).is_some_and(|found| found > target));
+        Some(match over {
+            Some((class, _)) => Victims { first: Class(class), last: Class(class), oldest: true },
+            // What an earlier layout had further down the chain is part of its end.
+            None => Victims { first: Class(last), last: Class(u8::MAX), oldest: false },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn midas() -> Midas {
+        Midas::new(Shape { space: 100_000, segment: 100, heads: 6 })
+    }
+
+    fn write(midas: &mut Midas, block: u64, now: Seq) -> u8 {
+        midas.user(&UserWrite { block, previous: None, placed: None, next: None, now }).0
+    }
+
+    fn moved(midas: &mut Midas, block: u64, from: u8, now: Seq) -> u8 {
+        midas.relocated(&RelocatedBlock { block, from: Class(from), written: None, placed: None, next: None, now }).0
+    }
+
+    /// Fills the histograms as a load would: `live` blocks, each written again after `interval`.
+    fn known(intervals: &[(f64, Seq)], live: u64) -> Midas {
+        let mut midas = midas();
+        for (count, interval) in intervals {
+            (0..*count as u64).for_each(|_| midas.cold.add(*interval));
+        }
+        midas.live = live;
+        midas
+    }
+
+    #[test]
+    fn survivors_go_down_the_chain_and_only_what_is_hot_to_hot() {
+        let mut midas = midas();
+        midas.layout = Layout { hot: 5, groups: vec![10, 20] };
+        assert_eq!([1, 2, 3, 4].map(|now| write(&mut midas, 7, now)), [1, 1, 0, 0]);
+        assert_eq!(moved(&mut midas, 7, 0, 5), 1);
+        assert_eq!([moved(&mut midas, 7, 1, 6), moved(&mut midas, 7, 2, 7), moved(&mut midas, 7, 3, 8)], [2, 3, 3]);
+        assert_eq!(write(&mut midas, 7, 9), 1, "it was moved out of HOT and G1, and is cold");
+        midas.layout.hot = 0;
+        assert_eq!([10, 11, 12].map(|now| write(&mut midas, 7, now)), [1, 1, 1], "without HOT everything goes to G1");
+    }
+
+    #[test]
+    fn the_first_group_over_its_target_gives_its_oldest_segment() {
+        let mut midas = midas();
+        midas.layout = Layout { hot: 5, groups: vec![10, 20] };
+        let find = |closed: [u32; 6]| midas.victims(&closed).map(|found| (found.first.0, found.oldest));
+        assert_eq!(find([5, 10, 20, 900, 0, 0]), Some((3, false)));
+        assert_eq!(find([6, 11, 20, 900, 0, 0]), Some((0, true)));
+        assert_eq!(find([5, 10, 21, 900, 0, 0]), Some((2, true)));
+    }
+
+    #[test]
+    fn one_group_is_predicted_as_by_formula_and_a_chain_gains_nothing_where_all_are_alike() {
+        // Exponential lives: what a uniform load has.
+        let live = 85_000.0;
+        let lives: Vec<(f64, Seq)> = (1..2000).map(|n| (1.0, (-live * (1.0 - f64::from(n) / 2000.0).ln()) as Seq)).collect();
+        let midas = known(&lives, live as u64);
+        let one = midas.predicted(&Layout::default());
+        assert!((one / analytic_greedy(0.85) - 1.0).abs() < 0.02, "{one}");
+        let (_, best) = midas.best();
+        assert!(best > one * 0.98, "{best} instead of {one}");
+    }
+
+    #[test]
+    fn a_group_for_what_dies_soon_is_found() {
+        // Nine of ten writes are to a tenth of the blocks.
+        let midas = known(&[(9000.0, 8_500), (1000.0, 760_000)], 85_000);
+        let (one, (layout, best)) = (midas.predicted(&Layout::default()), midas.best());
+        assert!(best < 0.6 * one && !layout.groups.is_empty(), "{layout:?}: {best} instead of {one}");
+        assert!(midas.predicted(&Layout { hot: 0, groups: vec![2000] }).is_infinite(), "larger than the space");
+    }
+
+    #[test]
+    fn a_layout_is_applied_only_when_it_is_better_than_what_was_measured_and_given_up_when_it_is_not() {
+        let soon = [(9000.0, 8_500), (1000.0, 760_000)];
+        let mut good = known(&soon, 85_000);
+        (good.user, good.moved) = (1000, 10);
+        good.end_epoch(400_000);
+        assert_eq!(good.layout, Layout::default(), "nothing is better than 1.01");
+        let mut bad = known(&soon, 85_000);
+        (bad.user, bad.moved) = (1000, 3000);
+        bad.end_epoch(400_000);
+        assert!(!bad.layout.groups.is_empty() && bad.before == 4.0);
+        (bad.user, bad.moved) = (1000, 3100);
+        bad.end_epoch(800_000);
+        assert_eq!(bad.layout, Layout::default());
+    }
+
+    #[test]
+    fn one_block_in_a_hundred_is_watched_and_deleted_ones_are_forgotten() {
+        let mut midas = midas();
+        (0..100_000).for_each(|block| assert!(write(&mut midas, block, block) <= 1));
+        assert!((800..1200).contains(&midas.watched.len()), "{}", midas.watched.len());
+        (0..100_000).for_each(|block| midas.trimmed(block));
+        midas.trimmed(5);
+        assert_eq!((midas.live, midas.watched.len()), (0, 0));
+    }
+}
