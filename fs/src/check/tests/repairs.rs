@@ -1,11 +1,14 @@
 //! What a repair leaves behind: nothing that was not there before, and nothing that can still be found lost.
 
 use super::super::repair::{Repair, RepairReport, repair};
-use super::kinds::{base, damaged, mend};
+use super::forged::{fork, newest, peek};
+use super::kinds::{base, base_on, damaged, mend};
 use super::media::{flipped, live_metadata};
 use super::*;
 use crate::addr::Addr;
 use crate::core::key::Key;
+use crate::core::nodes::map::{Entry, entry};
+use crate::core::page::Page;
 use crate::format::item::Extent;
 use crate::ids::FileBlock;
 use std::collections::BTreeMap;
@@ -252,6 +255,38 @@ fn a_power_cut_in_a_repair_leaves_the_volume_as_it_was_or_as_it_was_mended() {
     let as_mended = around.iter().filter(|mended| **mended).count();
     let as_it_was = around.len() - as_mended;
     assert!(as_it_was > 3 && as_mended > 1, "{as_it_was} as it was, {as_mended} as mended");
+}
+
+/// The page of the segment table that knows all zones is lost, and what is in them has to be counted: no file is the poorer for it, whenever power goes while that is mended.
+#[test]
+fn a_lost_page_of_the_segment_table_costs_no_file_anything() {
+    for config in [SimConfig::zoned(64, 1), SimConfig::conventional(64, 1)] {
+        let base = base_on(config);
+        let was = contents(&fork(&base.rig).mount());
+        assert!(was.len() > 200 && was[&base.big].len() > 3 << 20);
+        let drive = &base.rig.drives[0];
+        let Entry::At(page, _) = entry(&Page::from_bytes(peek(drive, newest(drive)[0].1.roots.map_addr)), 1) else {
+            panic!("the first page")
+        };
+        let rig = flipped(&base.rig, page, 700, 3);
+        let ops = {
+            let rig = fork(&rig);
+            let start = rig.drives[0].ops();
+            assert!(mend(&rig).after.clean);
+            rig.drives[0].ops() - start
+        };
+        let (mut cuts, step) = (0, (ops / 30).max(1));
+        for op in (0..ops).step_by(step as usize).chain([ops]) {
+            let mut cut = fork(&rig);
+            cut.drives[0].cut_power_at(cut.drives[0].ops() + op);
+            cuts += u32::from(repair(&cut.devices(), CheckOptions::default).is_err());
+            cut.power_cycle();
+            let report = mend(&cut);
+            assert!(report.after.clean, "cut at {op} of {ops}: {report}");
+            assert!(contents(&cut.mount()) == was, "cut at {op} of {ops}: a file has changed: {report}");
+        }
+        assert!(cuts > 15, "{cuts} of the cuts came before it was done");
+    }
 }
 
 #[test]
