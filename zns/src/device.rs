@@ -4,6 +4,7 @@ use crate::backing::Backing;
 use crate::buffer::{AlignedBuf, BufSlice};
 use crate::error::Result;
 use crate::geometry::Geometry;
+use crate::image::DeviceModel;
 use crate::native_copy::NativeCopy;
 use crate::units::{Blocks, Lba, ZoneId};
 use crate::zone::{ZoneAction, ZoneInfo};
@@ -140,6 +141,23 @@ pub trait ZonedDevice: Send + Sync {
     /// The Copy that [`ZonedDevice::admit_copy`] let pass has ended. `done`: how many of the blocks admitted are known to be written,
     /// counted from the first; fewer than all when it failed.
     fn copy_ended(&self, _target: Lba, _admitted: Blocks, _done: Blocks) {}
+
+    /// Plays the times of a drive of some model from now on. Only an image can; asking anything else for none changes nothing.
+    ///
+    /// # Errors
+    /// A device with times of its own, or an image that plays those of another model.
+    fn play(&self, model: DeviceModel) -> Result<()> {
+        if model == DeviceModel::None {
+            return Ok(());
+        }
+        let reason = format!("it has times of its own: only an image plays those of {model}");
+        Err(crate::error::DeviceError::Unusable { path: self.label().into(), reason })
+    }
+
+    /// Whose times it plays.
+    fn model(&self) -> DeviceModel {
+        DeviceModel::None
+    }
 
     /// A path or name for people.
     fn label(&self) -> String;

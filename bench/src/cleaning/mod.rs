@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use workload::{Limit, Workload};
+use zns::image::DeviceModel;
 
 fn bytes(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|error| error.to_string())
@@ -85,6 +86,9 @@ pub struct Arguments {
     /// Zones of the image
     #[arg(long, value_parser = bytes, default_value = "4M")]
     zone_size: u64,
+    /// Whose times an image plays
+    #[arg(long, default_value = "none")]
+    device_model: DeviceModel,
     /// Where images go; in memory (/dev/shm) when not given
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
@@ -198,6 +202,7 @@ fn check(arguments: &Arguments) -> Result<()> {
     ensure!((4096..=4 * MIB).contains(&block) && block.is_multiple_of(4096), "writes of {block} bytes: multiples of 4096, up to 4 MiB");
     ensure!(arguments.seconds != Some(0) && arguments.bytes != Some(0), "a run needs a length");
     if let Some(device) = &arguments.device {
+        ensure!(arguments.device_model == DeviceModel::None, "{} has times of its own: --device-model is for images", device.display());
         ensure!(arguments.overwrite, "everything on {} would be lost: add --overwrite if that is meant", device.display());
     }
     if matches!(arguments.load, Load::Trace { .. }) {
@@ -232,7 +237,8 @@ fn stage(arguments: &Arguments, directory: &Path) -> Result<Stage> {
         }
     };
     let options = vec![format!("policy={}", arguments.policy), format!("placement={}", arguments.placement)];
-    Ok(Stage { programs: Programs::find()?, directory: directory.to_owned(), place, format, options })
+    let measured = vec![format!("device_model={}", arguments.device_model)];
+    Ok(Stage { programs: Programs::find()?, directory: directory.to_owned(), place, format, options, measured })
 }
 
 fn columns(arguments: &Arguments, stage: &Stage, aged: &Aged, filling: Filling) -> Vec<Column> {
@@ -347,7 +353,13 @@ fn report(arguments: &Arguments, mut columns: Vec<Column>, aged: &Aged, json: Op
         placement: aged.status.text("gc/placement")?.to_owned(),
         fill: arguments.fill,
         age: arguments.age,
-        devices: aged.status.devices().cloned().collect(),
+        devices: columns
+            .iter()
+            .find_map(|column| column.first.as_ref())
+            .map_or(&aged.status, |played| &played.status)
+            .devices()
+            .cloned()
+            .collect(),
         roads: sides(roads),
         control,
         others: sides(others),
@@ -469,6 +481,7 @@ mod tests {
             ("--block-size 5000", "multiples of 4096"),
             ("--seconds 0", "needs a length"),
             ("/dev/x", "would be lost"),
+            ("/dev/x --device-model smr", "times of its own"),
             ("--load trace:a --jobs 2", "one job"),
             ("--load trace:a --block-size 8K", "4096"),
             ("--age 1000", "between 0 and 100"),

@@ -36,6 +36,8 @@ pub struct Stage {
     pub format: Vec<String>,
     /// Options of every mount.
     pub options: Vec<String>,
+    /// Options of the mounts that are measured: filling and ageing are not to take the time that a drive would.
+    pub measured: Vec<String>,
 }
 
 /// What carries the volume.
@@ -146,7 +148,8 @@ impl Stage {
         if matches!(self.place, Place::Image) {
             copy_file(&self.image(from), &self.image(name))?;
         }
-        let mut volume = self.volume(name, options, false)?;
+        let options: Vec<String> = self.measured.iter().chain(options).cloned().collect();
+        let mut volume = self.volume(name, &options, false)?;
         volume.mount()?;
         let mut played = observed(&volume, &aged.workload, limit)?;
         let cleaning = alone(&volume).context("cleaning with nobody writing")?;
@@ -161,7 +164,8 @@ impl Stage {
         if matches!(self.place, Place::Image) {
             copy_file(&self.image(from), &self.image(name))?;
         }
-        let mut volume = self.volume(name, &["gc=manual".into()], false)?;
+        let options: Vec<String> = self.measured.iter().cloned().chain(["gc=manual".into()]).collect();
+        let mut volume = self.volume(name, &options, false)?;
         volume.mount()?;
         if matches!(self.place, Place::Device(_)) {
             clean(&volume)?;

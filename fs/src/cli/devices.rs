@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zns::claim::{file_behind, is_same_storage};
+use zns::image::DeviceModel;
 use zns::open::{Detected, OpenOptions, detect, open_device};
 use zns::permission::not_opened_io;
 use zns::{DeviceError, ZonedDevice};
@@ -30,6 +31,8 @@ pub struct Access {
     pub read_only: bool,
     /// Tell devices what was freed.
     pub discard: bool,
+    /// Whose times images play.
+    pub model: DeviceModel,
     /// How long to wait for a daemon that has been unmounted and still writes its last checkpoint.
     pub patience: Duration,
 }
@@ -37,7 +40,7 @@ pub struct Access {
 impl Access {
     /// Only to look. The lock of a daemon that was killed goes only when the kernel has taken its io_uring down, a moment after its end.
     pub fn read_only() -> Self {
-        Self { read_only: true, discard: false, patience: SHORT_PATIENCE }
+        Self { read_only: true, patience: SHORT_PATIENCE, ..Self::default() }
     }
 }
 
@@ -59,7 +62,9 @@ fn open_one(path: &Path, access: Access) -> Result<Arc<dyn ZonedDevice>> {
         _ => None,
     };
     let options = OpenOptions { read_only: access.read_only, zone_size, discard: access.discard };
-    patiently(path, access.patience, || open_device(path, &options)).map_err(plain)
+    let device = patiently(path, access.patience, || open_device(path, &options)).map_err(plain)?;
+    device.play(access.model).map_err(plain)?;
+    Ok(device)
 }
 
 /// Opens a device; waits for one that is busy and yet not mounted.
@@ -183,7 +188,7 @@ mod tests {
     use zns::image::{ImageDevice, ImageOptions};
 
     #[test]
-    fn an_image_that_has_lost_its_header_is_not_taken_for_a_disk() {
+    fn an_image_plays_a_drive_if_asked_and_without_its_header_is_not_taken_for_a_disk() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("image");
         drop(ImageDevice::create(&path, &ImageOptions { size: 64 << 20, zone_size: 1 << 20, ..ImageOptions::default() }).unwrap());
@@ -191,6 +196,12 @@ mod tests {
         let open = || open_devices(std::slice::from_ref(&path), Access::read_only()).map(drop);
         file.write_all_at(b"?", 0).unwrap();
         assert!(open().is_ok(), "the other copy is sound");
+        let played = |path: &Path| open_devices(&[path.to_owned()], Access { model: DeviceModel::ZnsTlc, ..Access::read_only() });
+        assert_eq!(played(&path).unwrap()[0].model(), DeviceModel::ZnsTlc);
+        let plain = directory.path().join("plain");
+        File::create(&plain).unwrap().set_len(128 << 20).unwrap();
+        let said = played(&plain).map(drop).unwrap_err().to_string();
+        assert!(said.contains("only an image plays those of zns-tlc"), "{said}");
         file.write_all_at(b"?", 64 << 10).unwrap();
         let said = open().unwrap_err().to_string();
         assert!(said.contains("header of the drive image") && said.contains(path.to_str().unwrap()), "{said}");

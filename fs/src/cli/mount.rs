@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct MountArguments {
     /// Options, separated by commas: ro, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME,
     /// placement=NAME, cache_size=BYTES, verify_copies=off|sampled|full, commit=SECONDS, discard, noatime|relatime|strictatime, remount,
-    /// offload_below=dm,md, copy_profile=FILE, fuse_type=auto|fuse|fuseblk,
+    /// offload_below=dm,md, copy_profile=FILE, device_model=none|zns-tlc|zns-slc|smr (images), fuse_type=auto|fuse|fuseblk,
     /// nonempty, and those of mount(8).
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -123,7 +123,7 @@ fn from_helper_arguments(arguments: &[OsString]) -> CommandResult<Option<MountAr
 /// Opens the volume of a plan, with its threads.
 fn open(plan: &Plan) -> CommandResult<Arc<Volume>> {
     let settings = &plan.settings;
-    let access = Access { read_only: settings.read_only, discard: settings.discard, patience: PATIENCE };
+    let access = Access { read_only: settings.read_only, discard: settings.discard, model: settings.device_model, patience: PATIENCE };
     let devices = open_devices(&plan.devices, access).map_err(|error| in_use(plan, &error))?;
     let volume = Volume::open(devices, options_of(settings, plan.trace.clone())).or_fail(MOUNT_FAILED)?;
     volume.start_background().map_err(|error| Failure::new(MOUNT_FAILED, format!("start the threads of the volume: {error}")))?;

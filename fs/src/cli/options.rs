@@ -7,6 +7,7 @@ use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
 use std::path::PathBuf;
 use std::str::FromStr;
 use thiserror::Error;
+use zns::image::DeviceModel;
 
 /// Least memory for metadata with which a mount can work.
 pub const MIN_CACHE: u64 = 4 << 20;
@@ -40,6 +41,8 @@ pub struct MountSettings {
     pub offload_below: OffloadBelow,
     /// `copy_profile=`: what `ferrycopy caps --calibrate` wrote.
     pub copy_profile: Option<PathBuf>,
+    /// `device_model=`: whose times images play.
+    pub device_model: DeviceModel,
     /// `gc=manual`.
     pub manual_gc: bool,
     /// `policy=`.
@@ -74,6 +77,7 @@ impl Default for MountSettings {
             copy_route: RouteChoice::default(),
             offload_below: OffloadBelow::default(),
             copy_profile: None,
+            device_model: DeviceModel::None,
             manual_gc: false,
             policy: gc::Policy::default(),
             placement: "default".into(),
@@ -114,7 +118,7 @@ pub enum OptionError {
     },
 }
 
-const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, copy_profile=FILE, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
+const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, copy_profile=FILE, device_model=none|zns-tlc|zns-slc|smr, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
                      verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, strictatime, remount, device=PATH, fuse_type=auto|fuse|fuseblk, nonempty, and the general \
                      options of mount(8)";
 
@@ -210,8 +214,8 @@ impl MountSettings {
             | "loud"
             | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
-            "copy_route" | "offload_below" | "copy_profile" | "gc" | "policy" | "placement" | "cache_size" | "verify_copies" | "commit"
-            | "device" | "fuse_type" => {
+            "copy_route" | "offload_below" | "copy_profile" | "device_model" | "gc" | "policy" | "placement" | "cache_size"
+            | "verify_copies" | "commit" | "device" | "fuse_type" => {
                 return Err(OptionError::NoValue(name.into()));
             }
             "remount" => return Err(OptionError::Unsupported(name.into(), "only a volume that is mounted can be remounted")),
@@ -234,6 +238,7 @@ impl MountSettings {
             }
             "copy_profile" if value.is_empty() => return Err(OptionError::NoValue(name.into())),
             "copy_profile" => self.copy_profile = Some(value.into()),
+            "device_model" => self.device_model = DeviceModel::from_str(value).map_err(|error| bad(name, value, error))?,
             "fuse_type" => {
                 let choices = [("auto", MountType::Best), ("fuse", MountType::Plain), ("fuseblk", MountType::Block)];
                 self.fuse_type = choose(name, value, &choices)?;
@@ -305,6 +310,8 @@ mod tests {
             ),
             ("offload_below=dm,md,offload_below=none", default.clone()),
             ("copy_profile=/etc/disk.json", MountSettings { copy_profile: Some("/etc/disk.json".into()), ..default.clone() }),
+            ("device_model=none", default.clone()),
+            ("device_model=smr", MountSettings { device_model: DeviceModel::Smr, ..default.clone() }),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
             ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
@@ -350,6 +357,7 @@ mod tests {
             ("offload_below=lvm", "choose dm, md or both"),
             ("offload_below", "needs a value"),
             ("md", "unknown mount option"),
+            ("device_model=fast", "choose one of none, zns-tlc, zns-slc, smr"),
             ("gc=never", "choose one of background, manual"),
             ("verify_copies=maybe", "choose one of off, sampled, full"),
             ("policy=best", "no cleaning policy"),

@@ -41,7 +41,9 @@ pub fn remount(path: &Path, options: &[String]) -> CommandResult {
     }
     let status = client.ask(Request::Status).or_fail(MOUNT_FAILED)?;
     let status: Status = serde_json::from_value(status).or_fail(MOUNT_FAILED)?;
-    let running = running(&status.volume.options, &line).or_fail(MOUNT_FAILED)?;
+    let mut running = running(&status.volume.options, &line).or_fail(MOUNT_FAILED)?;
+    let played = status.volume.devices.iter().find_map(|device| device.device_model.parse().ok());
+    running.device_model = played.unwrap_or_default();
     let wanted = wanted(&running, &words(options), &line)?;
     if !wanted.read_only && status.volume.mounted_read_only {
         let reason = status.volume.read_only_reason.map_or_else(|| "it was mounted so".into(), |reason| format!("for {reason}"));

@@ -125,7 +125,8 @@ fn show_status(status: &Status) -> String {
     }
     for device in &volume.devices {
         let simulated = if device.simulated { ", simulated" } else { "" };
-        line("device", format!("{}: {}, {} zones of {}", device.path, device.kind, device.zones, show_size(device.zone_size)));
+        let played = if device.kind == "image" { format!(", device model: {}", device.device_model) } else { String::new() };
+        line("device", format!("{}: {}, {} zones of {}{played}", device.path, device.kind, device.zones, show_size(device.zone_size)));
         let limits = match device.copy_limits.max_command_bytes {
             0 => String::new(),
             most => format!(", up to {} and {} ranges a command", show_size(most), device.copy_limits.max_ranges),

@@ -168,6 +168,7 @@ impl Volume {
                 route: name_of(route.road),
                 route_reason: route.reason,
                 simulated: route.simulated,
+                device_model: device.model().name().into(),
                 copy_profile: route.profile,
                 others: others(d),
                 copy_limits: CopyLimitStatus {

@@ -49,6 +49,9 @@ pub struct DeviceStatus {
     pub route: String,
     pub route_reason: String,
     pub simulated: bool,
+    /// Whose times an image plays; `none` for one that takes what it takes, and for real devices.
+    #[serde(default)]
+    pub device_model: String,
     pub copy_limits: CopyLimitStatus,
     /// Whether sizes of copies within it are chosen by the profile that the mount was given, and if not, why.
     #[serde(default)]

@@ -76,3 +76,13 @@ fn both_roads_and_the_control_are_measured_on_the_same_volume() {
     let expected = ["latency-control", "latency-host", "latency-offload", "traffic", "zones-control", "zones-host", "zones-offload"];
     assert_eq!(pictures, expected.map(|name| format!("{name}.svg")));
 }
+
+#[test]
+fn an_image_that_plays_a_drive_is_named_wherever_its_figures_are() {
+    let Some((results, _, said)) = measured("--bytes 8M --roads offload --device-model zns-slc") else { return };
+    for side in [side(&results, "roads", "offload"), &results["control"]] {
+        assert_eq!((&side["device_model"], &side["simulated"]), (&Value::from("zns-slc"), &Value::from(true)));
+    }
+    assert_eq!(results["devices"][0]["device_model"], "zns-slc");
+    assert!(said.contains("device model: zns-slc"), "{said}");
+}

@@ -5,6 +5,7 @@
 //! range that failed. The payload moves inside this process or the kernel: it never enters the caller's memory.
 
 use super::ImageDevice;
+use super::model::{Work, wait_until};
 use crate::error::DeviceError;
 use crate::machine::{Writer, refusal_of_writes};
 use crate::native_copy::{CopyFailure, CopyLimits, CopySource, NativeCopy, NvmeStatus};
@@ -95,6 +96,17 @@ impl NativeCopy for ImageDevice {
     }
 
     fn copy(&self, sources: &[CopySource], target: Lba) -> Result<(), CopyFailure> {
+        self.carry_out(sources, target)?;
+        let block = u64::from(self.layout.block_size);
+        let spans = || sources.iter().map(|range| self.span(range.lba, range.blocks.0 * block)).collect();
+        let work = self.timing.get().map(|_| Work::Copy { from: spans(), to: target.0 * block });
+        wait_until(self.due(work));
+        Ok(())
+    }
+}
+
+impl ImageDevice {
+    fn carry_out(&self, sources: &[CopySource], target: Lba) -> Result<(), CopyFailure> {
         let fail = |status, first_failed| Err(CopyFailure { status, first_failed, do_not_retry: do_not_retry(status) });
         if let Err(status) = check_command(self.layout.copy, sources) {
             return fail(status, 0);

@@ -16,9 +16,12 @@ mod format;
 #[doc(hidden)]
 pub mod fuzzing;
 mod layout;
+mod model;
 mod table;
 #[cfg(test)]
 mod tests;
+
+pub use model::DeviceModel;
 
 pub use layout::{ImageOptions, Layout, MAX_ZONE_BYTES, MAX_ZONES, MIN_IMAGE_BYTES, MIN_ZONE_BYTES, MIN_ZONES};
 
@@ -38,11 +41,14 @@ use crate::units::{Lba, ZoneId};
 use crate::zone::{ZoneAction, ZoneInfo, ZoneState};
 use backing::Backing;
 use format::{HEADER_OFFSETS, HeaderRead, META_BLOCK, decode_header, encode_header};
+use model::{Span, Timing, Work, wait_until};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 use table::TableWriter;
 
 /// What a simulated file is called in messages.
@@ -57,7 +63,10 @@ pub struct ImageDevice {
     backing: Backing,
     machine: ZoneMachine,
     table: TableWriter,
-    tickets: Tickets<Completions>,
+    /// Completions, and when they are to be had.
+    tickets: Tickets<(Completions, Option<Instant>)>,
+    /// The times that it plays; unset: none.
+    timing: OnceLock<Timing>,
     read_only: bool,
     copied: AtomicU64,
     repairs: Vec<String>,
@@ -226,7 +235,9 @@ impl ImageDevice {
         }
         let tickets = Tickets::default();
         let copied = AtomicU64::new(0);
-        Ok(Self { path: path.to_owned(), layout, geometry, backing, machine, table, tickets, read_only, copied, repairs, _claim: claim })
+        let timing = OnceLock::new();
+        let path = path.to_owned();
+        Ok(Self { path, layout, geometry, backing, machine, table, tickets, timing, read_only, copied, repairs, _claim: claim })
     }
 
     /// What was damaged when the image was opened, in sentences; empty for a sound one. Opened for writing, it has been repaired.
@@ -309,6 +320,23 @@ impl ImageDevice {
         written.map_err(|stop| DeviceError::Io { lba, errno: stop.errno.raw_os_error() })
     }
 
+    fn span(&self, lba: Lba, bytes: u64) -> Span {
+        Span { offset: lba.0.saturating_mul(u64::from(self.layout.block_size)), bytes }
+    }
+
+    /// What an operation asks of the drive that is played, if one is.
+    fn work_of(&self, io: &Io) -> Option<Work> {
+        self.timing.get().map(|_| match io {
+            Io::Read { lba, buf } => Work::Read(self.span(*lba, buf.len() as u64)),
+            Io::Write { lba, data } => Work::Write(self.span(*lba, data.iter().map(|part| part.len() as u64).sum())),
+        })
+    }
+
+    /// When the drive that is played will have done it.
+    fn due(&self, work: Option<Work>) -> Option<Instant> {
+        Some(self.timing.get()?.serve(&work?, Instant::now()))
+    }
+
     fn whole_blocks(&self, lba: Lba, bytes: usize) -> Result<u64> {
         let (bytes, block) = (bytes as u64, u64::from(self.layout.block_size));
         if bytes % block != 0 {
@@ -359,11 +387,23 @@ impl ZonedDevice for ImageDevice {
     }
 
     fn submit(&self, batch: Vec<Io>, _class: IoClass) -> Result<Ticket> {
-        Ok(self.tickets.issue(batch.into_iter().map(|io| self.execute(io)).collect()))
+        let mut due = None;
+        let mut completions = Vec::with_capacity(batch.len());
+        for io in batch {
+            let work = self.work_of(&io);
+            let done = self.execute(io);
+            if done.is_ok() {
+                due = due.max(self.due(work));
+            }
+            completions.push(done);
+        }
+        Ok(self.tickets.issue((completions, due)))
     }
 
     fn complete(&self, ticket: Ticket) -> Completions {
-        self.tickets.redeem(&ticket).unwrap_or_default()
+        let (completions, due) = self.tickets.redeem(&ticket).unwrap_or_default();
+        wait_until(due);
+        completions
     }
 
     fn manage(&self, zone: ZoneId, action: ZoneAction) -> Result<()> {
@@ -400,11 +440,31 @@ impl ZonedDevice for ImageDevice {
     }
 
     fn read(&self, lba: Lba, buf: AlignedBuf, _class: IoClass) -> Result<AlignedBuf> {
-        self.read_zone(lba, buf)
+        let work = self.timing.get().map(|_| Work::Read(self.span(lba, buf.len() as u64)));
+        let buf = self.read_zone(lba, buf)?;
+        wait_until(self.due(work));
+        Ok(buf)
     }
 
     fn write(&self, lba: Lba, data: Vec<BufSlice>, _class: IoClass) -> Result<()> {
-        self.write_zone(lba, &data)
+        self.write_zone(lba, &data)?;
+        let bytes = data.iter().map(|part| part.len() as u64).sum();
+        wait_until(self.due(self.timing.get().map(|_| Work::Write(self.span(lba, bytes)))));
+        Ok(())
+    }
+
+    fn play(&self, model: DeviceModel) -> Result<()> {
+        let playing = self.timing.get().map_or(DeviceModel::None, Timing::model);
+        if playing != model {
+            let reason = format!("it plays the times of {playing} already, and cannot play those of {model}");
+            let timing = Timing::new(model, Instant::now()).filter(|_| playing == DeviceModel::None);
+            timing.and_then(|timing| self.timing.set(timing).ok()).ok_or(DeviceError::Unusable { path: self.path.clone(), reason })?;
+        }
+        Ok(())
+    }
+
+    fn model(&self) -> DeviceModel {
+        self.timing.get().map_or(DeviceModel::None, Timing::model)
     }
 }
 
