@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: builds in release mode and runs `ferryfs-bench` with the options that give the published figures.
 
-use crate::{build, interrupt, memory, packages};
+use crate::{build, interrupt, memory, packages, paper};
 use anyhow::{Result, ensure};
 use guest::{Kernel, Machine, Namespace};
 use harness::Programs;
@@ -21,6 +21,9 @@ pub struct BenchArguments {
     /// Smaller and fewer rounds
     #[arg(long)]
     quick: bool,
+    /// With gc: the tables of write amplification of the papers by simulation, into BENCHMARKS.md
+    #[arg(long)]
+    paper: bool,
     /// More options for the benchmark, after `--`
     #[arg(last = true)]
     more: Vec<String>,
@@ -32,6 +35,11 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     std::fs::create_dir_all(&out)?;
     if arguments.name.as_deref() == Some("crash") {
         return crash_states(&out, arguments);
+    }
+    if arguments.paper {
+        ensure!(arguments.name.as_deref() == Some("gc"), "--paper goes with gc: cargo xtask bench gc --paper");
+        let programs = build::programs(true, &["fs", "mkfs", "bench"])?;
+        return paper::run(&programs, &build::root().join("BENCHMARKS.md"), &out);
     }
     packages::provide(&[packages::need("mkfs.ext4", "e2fsprogs", "the peer that speed is compared with")])?;
     if let Some(reason) = packages::no_fuse() {

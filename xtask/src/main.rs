@@ -8,6 +8,7 @@ mod demo;
 mod interrupt;
 mod memory;
 mod packages;
+mod paper;
 mod suite;
 mod test;
 
