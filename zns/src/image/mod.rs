@@ -213,6 +213,11 @@ impl ImageDevice {
             StickySync::default().attempt(|| backing.sync()).map_err(failed("sync"))?;
         }
         let loaded = table::load(&backing, &layout).map_err(failed("read the zone table of"))?;
+        if !read_only
+            && table::discard_unnamed(&backing, &layout, &loaded.zones).map_err(failed("discard data behind write pointers of"))?
+        {
+            tracing::debug!(path = %path.display(), "data behind write pointers was discarded, after an unclean end");
+        }
         let geometry = layout.geometry();
         let machine = ZoneMachine::new(&geometry, loaded.zones.into_iter());
         let table = TableWriter::new(loaded.sequences);

@@ -79,6 +79,28 @@ fn bounded(backing: &Backing, layout: &Layout, zone: u32, entry: Snapshot) -> Sn
     }
 }
 
+/// What lies behind a write pointer is not there, and must never come to be: a table block that is torn later would have it bounded by that
+/// data ([`bounded`]), and a record that an opening of the image passed over, and built on that, would be found by the next one. So it goes, durably, before
+/// anything is written. Says whether there was any. Where the file system knows no holes, nothing can be told from nothing, and it stays.
+pub(super) fn discard_unnamed(backing: &Backing, layout: &Layout, zones: &[Snapshot]) -> Result<bool, Errno> {
+    let block = u64::from(layout.block_size);
+    let mut any = false;
+    for (zone, entry) in (0u64..).zip(zones) {
+        if entry.written >= layout.zone_capacity || matches!(entry.state, ZoneState::Offline | ZoneState::ReadOnly) {
+            continue;
+        }
+        let start = layout.offset_of(zone * layout.zone_size);
+        let behind = start + entry.written * block..start + layout.zone_capacity * block;
+        if backing.data_end(behind.clone()) > 0 {
+            any |= backing.punch(behind.start, behind.end - behind.start)?;
+        }
+    }
+    if any {
+        StickySync::default().attempt(|| backing.sync())?;
+    }
+    Ok(any)
+}
+
 /// Which table blocks differ from the file, and how to bring them there.
 #[derive(Debug)]
 pub(super) struct TableWriter {
