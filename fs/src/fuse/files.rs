@@ -300,10 +300,9 @@ fn make<S: Served>(s: &S, parent: Ino, name: &[u8], asked: &CreateIn, who: &Call
                 check_open(&attr, asked.flags)?;
             }
             s.open(attr.ino)?;
-            if asked.flags & libc::O_TRUNC == 0 {
-                return s.getattr(attr.ino);
-            }
-            empty(s, &attr, asked.open_flags, who).inspect_err(|_| s.release(attr.ino))
+            let truncates = asked.flags & libc::O_TRUNC != 0;
+            let opened = if truncates { empty(s, &attr, asked.open_flags, who) } else { s.getattr(attr.ino) };
+            opened.inspect_err(|_| s.release(attr.ino))
         }
         Err(error) => Err(error),
         Ok(attr) => s.open(attr.ino).map(|()| attr),

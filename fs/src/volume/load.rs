@@ -20,15 +20,20 @@ pub struct Cost {
     pub deletion: bool,
     /// It hardly takes any: it may also have what is kept back from others ([`State::admissible`]).
     pub small: bool,
+    /// A deletion that may take a little, again and again: only so long as what there is may be exceeded
+    /// ([`may_be_exceeded`](crate::core::zones::ZoneTable::may_be_exceeded)).
+    pub bounded: bool,
 }
 
 impl Cost {
     /// An operation on names and attributes: a few items.
-    pub const METADATA: Cost = Cost { blocks: 4, deletion: false, small: false };
+    pub const METADATA: Cost = Cost { blocks: 4, deletion: false, small: false, bounded: false };
     /// A name that becomes longer.
     pub const LONGER_NAME: Cost = Cost { small: true, ..Self::METADATA };
+    /// A name that moves and becomes no longer. It takes nothing of items, but leaves that have become thin are not always merged.
+    pub const MOVED_NAME: Cost = Cost { bounded: true, ..Self::DELETION };
     /// An operation that gives space back.
-    pub const DELETION: Cost = Cost { blocks: 0, deletion: true, small: false };
+    pub const DELETION: Cost = Cost { blocks: 0, deletion: true, small: false, bounded: false };
     /// An operation that changes nothing anyone counts (times).
     pub const NOTHING: Cost = Self::DELETION;
 }
@@ -170,13 +175,14 @@ impl Volume {
             self.admit(cost)?;
             self.change(|state| self.try_run(state, cost, &plan))
         };
-        if cost.deletion { attempt() } else { self.with_space_of_orphans(attempt) }
+        if cost.deletion && !cost.bounded { attempt() } else { self.with_space_of_orphans(attempt) }
     }
 
     /// One attempt of [`Volume::run`] under the lock.
     pub(super) fn try_run<T>(&self, state: &mut State, cost: Cost, plan: impl Fn(&mut Txn<'_>) -> Planned<T>) -> Planned<T> {
         let room = if cost.small { state.free() } else { state.admissible() };
-        if !cost.deletion && room < cost.blocks {
+        let exceeds = cost.bounded && !state.zones.may_be_exceeded(state.unplaced());
+        if exceeds || (!cost.deletion && room < cost.blocks) {
             return Err(FsError::NoSpace.into());
         }
         let mut txn = Txn::new(&state.tree, self.options.clock.now(), state.next_ino, self.identity.hash_key);

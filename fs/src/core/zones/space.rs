@@ -42,6 +42,12 @@ impl ZoneTable {
         self.live_data + self.live_metadata + self.unwritten + self.promised + unplaced
     }
 
+    /// May more be in use than users and metadata may have, for what takes hardly anything and is not to be refused on a full volume? As much as is kept
+    /// so that cleaning stays possible: what checkpoints and cleaning have of their own is behind that.
+    pub fn may_be_exceeded(&self, unplaced: u64) -> bool {
+        self.used(unplaced) <= self.total + self.total / 63
+    }
+
     pub(super) fn compute_total(&self) -> u64 {
         let capacity: u64 = self.devices.iter().map(|d| d.zones.len() as u64 * u64::from(d.capacity)).sum();
         let retired: u64 =
