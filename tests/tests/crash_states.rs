@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
 use tests::sim::explore::ace;
 use tests::sim::explore::{Depth, Explorer, Report, VolumeKind};
+use tests::sim::operation::Operation;
 use zns::sim::{Bounds, Lie};
 
 /// Distinct states that the suite checks.
@@ -53,6 +54,21 @@ fn no_crash_state_of_a_short_sequence_loses_or_tears_anything() {
         assert!(report.by_operation.contains_key(operation), "{operation}: {:?}", report.by_operation);
     }
     assert!(report.recoveries > 0 && report.uses > 0);
+}
+
+/// A mount that passes over a record behind the write pointer of an image, and empties zones, and is cut off with the table torn: the next mount must not
+/// find that record.
+#[test]
+fn what_a_mount_passed_over_stays_away_when_that_mount_is_cut_off() {
+    let depth = Depth { bounds: Bounds { all: 6, drawn: 2, torn: 2 }, recoveries: 1, uses: 0 };
+    let sequence = vec![
+        Operation::Unlink { parent: 0, name: b"foo".to_vec(), hold: false },
+        Operation::Gc { until_clean: false },
+        Operation::Checkpoint,
+    ];
+    let report = Explorer::new(depth, Lie::None).explore(&[VolumeKind::ImageZns], &[sequence], u64::MAX);
+    sound(&report);
+    assert!(report.recoveries > 50 && report.by_tear.contains_key("zone table torn"), "{report}");
 }
 
 /// A device that lies loses what was promised: an exploration that does not find that would find nothing.
