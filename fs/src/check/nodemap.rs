@@ -52,19 +52,20 @@ impl Checker<'_> {
     }
 
     /// Where the running state has its metadata: the nodes reached, the pages of the segment table and those of the map, in order.
+    /// What is not known because the map cannot be read is [`super::scan::Scanner::missed`]: then more lies there than this tells.
     pub(super) fn places_of(&self, reached: &HashSet<u64>) -> Vec<(Addr, BlockId)> {
         let (raw_pages, levels) = {
             let state = self.volume.state.lock();
             let store = state.tree.store();
             (store.raw_pages(), store.roots().map_root.levels)
         };
-        let next_page = |level, index| self.volume.ask(|state| Ok(state.tree.store().first_map_page(level, index)?)).ok().flatten();
+        let next_page = |level, index| self.scan.ask(|state| Ok(state.tree.store().first_map_page(level, index)?)).ok().flatten();
         let nodes = (1..=raw_pages).chain(reached.iter().copied()).map(|id| BlockId::Node(NodeId(id)));
         let pages = (0..levels).flat_map(|level| {
             let indexes = std::iter::successors(next_page(level, 0), move |index| next_page(level, index + 1));
             indexes.map(move |index| BlockId::Map { level, index })
         });
-        let place = |id| self.volume.ask(|state| Ok(state.tree.store().locate(id)?)).ok().flatten().map(|addr| (addr, id));
+        let place = |id| self.scan.ask(|state| Ok(state.tree.store().locate(id)?)).ok().flatten().map(|addr| (addr, id));
         let mut places: Vec<(Addr, BlockId)> = nodes.chain(pages).filter_map(place).collect();
         places.sort_unstable();
         places

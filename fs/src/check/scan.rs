@@ -4,12 +4,14 @@
 //! whoever misses something asks [`Scanner::is_lost`] first.
 
 use super::{Checker, Finding};
+use crate::core::halt::Planned;
 use crate::core::key::{Class, Key};
 use crate::core::page::{Page, SortKey};
 use crate::core::tree::lies_between;
 use crate::error::{FsError, Result};
 use crate::ids::NodeId;
 use crate::volume::Volume;
+use crate::volume::state::State;
 use std::cell::RefCell;
 use std::collections::HashSet;
 
@@ -20,7 +22,7 @@ pub(super) struct Scanner<'a> {
     lost: RefCell<Vec<(SortKey, Option<SortKey>)>>,
     /// Nodes that cannot be had, each with the lower bound under which its parent has it.
     bad: RefCell<HashSet<(NodeId, SortKey)>>,
-    /// The first node that could not be had.
+    /// Of the first node or page of the node map that could not be had.
     missed: RefCell<Option<FsError>>,
 }
 
@@ -33,14 +35,23 @@ impl<'a> Scanner<'a> {
     }
 
     fn node(&self, id: NodeId) -> Result<Page> {
-        let page = self.volume.read_again(|| self.volume.ask(|state| Ok(state.tree.store().get(id).cloned()?)));
-        if let Err(error) = &page {
-            self.missed.borrow_mut().get_or_insert_with(|| error.clone());
-        }
-        page
+        self.ask(|state| Ok(state.tree.store().get(id).cloned()?))
     }
 
-    /// The first node that could not be had so far. A repair, which has made the tree whole, must not take what it holds for missing.
+    /// Asks the running state, once more where a read fails. What cannot be had is [noted](Scanner::missed).
+    ///
+    /// # Errors
+    /// Those of loading.
+    pub fn ask<T>(&self, question: impl Fn(&State) -> Planned<T>) -> Result<T> {
+        let answer = self.volume.read_again(|| self.volume.ask(&question));
+        if let Err(error) = &answer {
+            self.missed.borrow_mut().get_or_insert_with(|| error.clone());
+        }
+        answer
+    }
+
+    /// Why the first node or page of the node map could not be had that could not so far. A repair, which has made both whole, must not take what
+    /// they hold for missing.
     pub fn missed(&self) -> Option<FsError> {
         self.missed.borrow().clone()
     }

@@ -2,7 +2,8 @@
 //!
 //! Nothing is written before everything is mended in memory and counted. Then one checkpoint of a new epoch makes it durable, by the same road as
 //! any other: a power cut leaves the volume as it was found or as it was mended. It must not reset a zone on the word of a segment table that
-//! may be wrong: only what was dead in the checkpoint *and* by count is emptied to make room.
+//! may be wrong: only what was dead in the checkpoint *and* by count is emptied to make room. Where the table is lost, what the checkpoint's node map and
+//! extents lead to is not dead in it, whatever the log freed since: a repair that is cut off starts from that checkpoint once more.
 
 use crate::addr::Addr;
 use crate::core::halt::BlockId;
@@ -13,6 +14,7 @@ use crate::volume::Volume;
 use crate::volume::assemble::{Assembled, assemble_below};
 use crate::volume::options::{GcMode, MountOptions};
 use crate::volume::recovery::{Replay, Unappliable};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use zns::{ZoneInfo, ZoneState, ZonedDevice};
 
@@ -26,7 +28,7 @@ pub(crate) struct Mending {
     /// Pages of the segment table that could not be had.
     pub bad_zone_pages: Vec<u32>,
     reports: Vec<Vec<ZoneInfo>>,
-    /// Dead in the checkpoint, and not where its log goes on; or in a page of the segment table that is lost, so that counting alone tells: else a
+    /// Dead in the checkpoint, and not where its log goes on; or in a page of the segment table that is lost, so that only what leads there tells: else a
     /// repair would find no room where every zone has been written to, or a disk does not say which have.
     unused: Vec<Addr>,
 }
@@ -95,15 +97,17 @@ impl Mending {
     /// # Errors
     /// What the checkpoint failed with. Then the volume is as it was.
     ///
+    /// `in_use`: zones to which the checkpoint leads, whatever the log did since.
     /// `whole`: nothing of the log or of a newer checkpoint is given up. Otherwise what only they know to be in use is emptied by the next mount, not before the
     /// repair is durable.
-    pub fn finish(&self, replay: &Replay, whole: bool) -> Result<()> {
+    pub fn finish(&self, replay: &Replay, in_use: &BTreeSet<Addr>, whole: bool) -> Result<()> {
         let volume = &self.volume;
         let unused: Vec<Addr> = {
             let mut state = volume.state.lock();
             state.zones.counted_anew();
             state.lost = crate::volume::damage::Lost::default();
-            let dead = |addr: &Addr| state.zones.entry(*addr).is_some_and(|e| e.live == 0) && !replay.touched.contains(addr);
+            let needed = |addr: &Addr| in_use.contains(addr) || replay.touched.contains(addr);
+            let dead = |addr: &Addr| state.zones.entry(*addr).is_some_and(|e| e.live == 0) && !needed(addr);
             self.unused.iter().copied().filter(|addr| whole && dead(addr)).collect()
         };
         volume.forget_dead_zones()?;

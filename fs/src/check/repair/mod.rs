@@ -143,7 +143,10 @@ fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -
     for page in &mending.bad_zone_pages {
         mender.note(Repair::SegmentPage { page: *page });
     }
+    // Before the log frees anything of it: until the repair is durable, the next one starts from this checkpoint too.
+    let mut in_use = pages.zones();
     mender.structure(pages)?;
+    in_use.extend(mender.zones_of_data()?);
     let replay = mending.replay()?;
     // Mended with an old copy, the volume would no longer take the right device.
     if let Some(reason) = replay.damage.as_ref().filter(|_| replay.wrong_device) {
@@ -162,7 +165,7 @@ fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -
     }
     mender.contents()?;
     let whole = !older && mending.newer_lost.is_none() && replay.damage.is_none();
-    mending.finish(&replay, whole)?;
+    mending.finish(&replay, &in_use, whole)?;
     Ok((mender.done, mender.more))
 }
 
@@ -219,6 +222,23 @@ impl Mender<'_> {
         }
         let message = repair.to_string();
         self.done.push(Done { repair, message });
+    }
+
+    /// Zones with data of files as the checkpoint has them, where no segment table tells: whatever part of the log a next repair finds, files that it removed
+    /// are whole.
+    fn zones_of_data(&self) -> Result<BTreeSet<Addr>> {
+        let mut zones = BTreeSet::new();
+        if self.mending.bad_zone_pages.is_empty() {
+            return Ok(zones);
+        }
+        let scanner = super::scan::Scanner::new(self.volume());
+        scanner.class(Class::Extent, 0..=u64::MAX, |key, value| {
+            if let Some(extent) = Extent::decode(FileBlock(key.b), value).filter(|extent| !extent.is_unwritten()) {
+                zones.insert(extent.addr.zone_base());
+            }
+            true
+        });
+        scanner.missed().map_or(Ok(zones), |error| Err(structure::too_often(&error)))
     }
 
     /// Passes over everything, until a pass finds nothing that can be mended.

@@ -91,6 +91,11 @@ impl Pages {
         Ok(())
     }
 
+    /// Zones to which the checkpoint's map leads.
+    pub(super) fn zones(&self) -> BTreeSet<Addr> {
+        self.placed.values().map(|addr| addr.zone_base()).collect()
+    }
+
     /// Is every free id in the chain, and nothing else?
     fn is_chained(&self, head: u64) -> bool {
         let (mut id, mut met) = (head, 0);
@@ -234,7 +239,11 @@ impl Mender<'_> {
         let options = CheckOptions { read_data: false, ..CheckOptions::default() };
         let checker = Checker::new(self.volume(), CheckReport::default(), options);
         let raw_pages = self.volume().state.lock().tree.store().raw_pages();
-        for id in checker.hidden(&checker.places_of(reached)) {
+        let places = checker.places_of(reached);
+        if let Some(error) = checker.scan.missed() {
+            return Err(too_often(&error));
+        }
+        for id in checker.hidden(&places) {
             match id {
                 BlockId::Node(NodeId(id)) if id <= raw_pages => self.volume().state.lock().zones.dirty_page((id - 1) as u32),
                 _ => self.volume().rewrite(id)?,

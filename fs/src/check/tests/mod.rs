@@ -1,6 +1,7 @@
 //! Every kind of damage is found, and found as what it is.
 
 mod crashes;
+mod cut_off;
 mod damage;
 mod forged;
 mod kinds;

@@ -6,6 +6,8 @@ use super::kinds::{base, base_on, damaged, mend};
 use super::media::{flipped, live_metadata};
 use super::*;
 use crate::addr::Addr;
+use crate::check::Checker;
+use crate::core::halt::BlockId;
 use crate::core::key::Key;
 use crate::core::nodes::map::{Entry, entry};
 use crate::core::page::Page;
@@ -14,7 +16,7 @@ use crate::ids::FileBlock;
 use std::collections::BTreeMap;
 
 /// What every file of a volume holds, by inode: of regular files their bytes.
-fn contents(volume: &Volume) -> BTreeMap<Ino, Vec<u8>> {
+pub(super) fn contents(volume: &Volume) -> BTreeMap<Ino, Vec<u8>> {
     let mut files = BTreeMap::new();
     let inos = volume.ask(|state| {
         let mut inos = Vec::new();
@@ -65,7 +67,7 @@ fn is_mended(report: &RepairReport) -> bool {
 }
 
 /// The name of each inode, with those of the directories above it.
-fn paths(volume: &Volume) -> BTreeMap<Ino, String> {
+pub(super) fn paths(volume: &Volume) -> BTreeMap<Ino, String> {
     let (mut found, mut todo) = (BTreeMap::new(), vec![(Ino::ROOT, String::new())]);
     while let Some((dir, path)) = todo.pop() {
         let mut cookie = 0;
@@ -323,4 +325,38 @@ fn a_read_that_fails_once_costs_nothing() {
         );
     }
     assert!(reads > 20, "{reads}");
+}
+
+/// A page of the node map that is read once more, or is known to be missing: else live pages would lie in zones that count as dead.
+#[test]
+fn what_a_page_of_the_node_map_knows_is_not_missed_in_silence_where_it_cannot_be_read() {
+    let mut rig = Rig::zoned();
+    let volume = rig.mount();
+    for n in 0..60 {
+        volume.setxattr(make(&volume, Ino::ROOT, &format!("file {n}")), b"user.long", &content(n, 30_000), 0).expect("set");
+    }
+    volume.shutdown().expect("unmounted");
+    drop(volume);
+    // Of a volume of which nothing is resident; `times` reads from this one on fail.
+    let look = |reached: Option<&_>, read: u64, times: u64| {
+        let drive = rig.drives[0].fork();
+        let devices = vec![drive.open() as Arc<dyn ZonedDevice>];
+        let volume = Volume::inspect(devices, 1 << 26, true).expect("there is a volume").volume;
+        let mut checker = Checker::new(&volume, CheckReport::default(), CheckOptions::default());
+        let Some(reached) = reached else { return (checker.check_tree(), Vec::new(), 0, false) };
+        let start = drive.ops();
+        (read..read + times).for_each(|read| drive.fail_at(start + read, zns::sim::Fault::ReadError));
+        let places = checker.places_of(reached);
+        (Default::default(), places, drive.ops() - start, checker.scan.missed().is_some())
+    };
+    let (reached, ..) = look(None, 0, 0);
+    let (_, whole, reads, missed) = look(Some(&reached), 0, 0);
+    let maps = whole.iter().filter(|(_, id)| matches!(id, BlockId::Map { .. })).count();
+    assert!(maps >= 3 && reads >= 1 && !missed, "{maps} pages of the map, {reads} reads");
+    for read in 0..reads {
+        let (_, places, _, missed) = look(Some(&reached), read, 1);
+        assert!(places == whole && !missed, "read {read} fails once: {} places of {}", places.len(), whole.len());
+        let (_, places, _, missed) = look(Some(&reached), read, 3);
+        assert!(missed, "read {read} fails: {} places of {}, and nobody knows", places.len(), whole.len());
+    }
 }
