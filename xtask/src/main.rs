@@ -5,7 +5,6 @@
 mod bench;
 mod build;
 mod demo;
-mod interrupt;
 mod memory;
 mod packages;
 mod paper;
@@ -13,6 +12,7 @@ mod suite;
 mod test;
 
 use clap::{Parser, Subcommand};
+use harness::interrupt;
 use std::process::ExitCode;
 
 #[derive(Parser)]

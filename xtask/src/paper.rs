@@ -38,7 +38,7 @@ const SCHEMES: [Scheme; 7] = [
 const TABLES: [Table; 4] = [
     Table {
         title: "Greedy cleaning of uniform overwrites, by utilization",
-        words: "The limit is 1 - 1/A = exp(-a/A) with a = 1/u, for many large segments. Every segment is charged, the open one and the reserve included.",
+        words: "The limit is 1 - 1/A = exp(-a/A) with a = 1/u, for segments without end in size and number: those of 256 blocks come out a little below it. Every segment is charged, the open one and the reserve included.",
         options: "--capacity fixed --blocks 262144 --segment-blocks 256 --passes 10",
         loads: &["uniform"],
         utilizations: &["0.70", "0.75", "0.80", "0.85", "0.90", "0.931", "0.95"],
@@ -134,7 +134,7 @@ impl Table {
 
 const HEAD: &str = "# Measured: write amplification by simulation\n\n\
     Made by `cargo xtask bench gc --paper`, which writes this file. Every figure is measured by the command under its table (seed 1 unless it names others); limits are\n\
-    computed. As many passes warm up as are counted (`--passes`): schemes that learn slowly have not settled after six. The simulator knows addresses alone: there is no filesystem and no metadata in these figures. What papers report of traces (Alibaba, Tencent, MSR) needs\n\
+    computed. As many passes warm up as are counted (`--passes`): schemes that learn slowly have not settled after six (MiDAS changes its layout once while it is counted), and with one seed differences of a few hundredths are chance. The simulator knows addresses alone: there is no filesystem and no metadata in these figures. What papers report of traces (Alibaba, Tencent, MSR) needs\n\
     the traces, which are not ours to give: `ferryfs-bench wa --load trace:FILE` runs them.\n\n";
 
 /// Runs everything and writes the file.

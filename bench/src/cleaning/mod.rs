@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use figures::{Run, Side, charge_relocation, table};
 use fs::cli::size::parse_size;
 use harness::bytes::MIB;
-use harness::{Programs, Status};
+use harness::{Programs, Status, interrupt};
 use others::{Other, Prepared, reason};
 use serde::Serialize;
 use stage::{Aged, Filling, Place, Played, Stage};
@@ -53,8 +53,8 @@ pub struct Arguments {
     /// Bytes of a write
     #[arg(long, value_parser = bytes, default_value = "4K")]
     block_size: u64,
-    /// An fsync after so many writes of a job; 0: none
-    #[arg(long, default_value_t = 0)]
+    /// An fsync after so many writes of a job; 0: none, and then FerryFS merges in memory what is overwritten soon
+    #[arg(long, default_value_t = 64)]
     fsync_every: u64,
     /// Writers at the same time, each with a file of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -162,12 +162,14 @@ pub fn run(mut arguments: Arguments, quick: bool, json: Option<&Path>) -> Result
         arguments.seconds = Some(arguments.seconds.map_or(3, |seconds| seconds.min(3)));
     }
     check(&arguments)?;
+    // What is mounted and what lies in memory is taken down on the way out.
+    interrupt::install();
     let workload = workload(&arguments)?;
     let rig = match &arguments.directory {
         Some(directory) => Rig::within(directory)?,
         None if arguments.device.is_some() => Rig::within(&std::env::temp_dir())?,
         // The aged volume, the cleaned one and the one that runs, and the same of each other filesystem.
-        None => Rig::new(arguments.size * (3 + 2 * arguments.vs.len() as u64))?,
+        None => Rig::new(arguments.size.saturating_mul(3 + 2 * arguments.vs.len() as u64))?,
     };
     let stage = stage(&arguments, rig.path())?;
     let filling = Filling { share: arguments.fill, age: arguments.age };
@@ -180,6 +182,7 @@ pub fn run(mut arguments: Arguments, quick: bool, json: Option<&Path>) -> Result
     let limit = Limit { bytes: arguments.bytes, time: limit_of(&arguments) };
     for round in 1..=arguments.rounds {
         for column in columns.iter_mut().filter(|column| column.missing.is_none()) {
+            interrupt::check()?;
             eprintln!("  round {round} of {}: {}", arguments.rounds, column.name());
             column.play(&stage, &workload, &aged, filling, limit)?;
         }
@@ -230,7 +233,7 @@ fn workload(arguments: &Arguments) -> Result<Workload> {
 
 fn stage(arguments: &Arguments, directory: &Path) -> Result<Stage> {
     let (place, format) = match &arguments.device {
-        Some(device) => (Place::Device(device.clone()), vec!["--force".to_owned()]),
+        Some(device) => (Place::Device(std::path::absolute(device)?), vec!["--force".to_owned()]),
         None => {
             let words = ["--size", &arguments.size.to_string(), "--zone-size", &arguments.zone_size.to_string()].map(String::from);
             (Place::Image, words.to_vec())
@@ -399,6 +402,12 @@ fn print(results: &Results) {
     for side in results.others.iter().filter(|side| side.missing.is_none() && (side.fill - results.fill).abs() > 0.05) {
         println!("  {}: could not be filled as much; its files take {:.0} %", side.name, side.fill * 100.0);
     }
+    let model = results.roads.first().map_or("none", |side| &side.device_model);
+    if !results.others.is_empty() && (model != "none" || !is_simulated_side(&results.roads)) {
+        println!(
+            "  the other filesystems: on loop devices over files in this machine's memory or disk, whose times are not those of the drive"
+        );
+    }
     for goal in &results.goals {
         println!("  goal: {}: {:.2}, {}: {}", goal.what, goal.value, goal.goal, if goal.reached { "reached" } else { "MISSED" });
     }
@@ -407,6 +416,10 @@ fn print(results: &Results) {
             "  simulated: an image plays the drive; copies are carried out by our own process, and its processor time is in the daemon's"
         );
     }
+}
+
+fn is_simulated_side(roads: &[Side]) -> bool {
+    roads.iter().any(|side| side.simulated)
 }
 
 /// The goals that one run can tell.

@@ -264,7 +264,8 @@ pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
         }
         at = end;
     }
-    Ok(())
+    // What is still on its way to a disk would be charged to whoever is measured next.
+    target.sync_data().with_context(|| to.display().to_string())
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! The load of `ferryfs-bench gc`: files that take a share of a filesystem, aged, then overwritten by several jobs, each write timed.
 //!
 //! It knows a mounted directory and nothing of what is mounted there, so that all filesystems get the same: the same files, the same blocks in the same order for
-//! the same seed. Each job has a file and a source of blocks of its own. Writes are direct, so that no cache merges two of one block into one.
+//! the same seed. Each job has a file and a source of blocks of its own. Writes are direct, so that no cache of the kernel merges two of one block into one. FerryFS
+//! takes direct writes into its daemon's memory, too, and writes them at the next fsync or when there are some MiB: what is overwritten before never crosses the
+//! link. An fsync every so many writes, as by default, keeps that small.
 
 use crate::loads::{Load, Operation, Source};
 use crate::traces::Trace;
 use anyhow::{Context, Result, ensure};
 use harness::Pattern;
 use harness::bytes::MIB;
+use harness::interrupt;
 use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -105,6 +108,7 @@ impl Workload {
         for job in 0..self.jobs {
             let file = File::create_new(Self::path(root, job))?;
             for at in (0..size).step_by(MIB as usize) {
+                interrupt::check()?;
                 let piece = Pattern(self.seed).with(u64::from(job)).bytes(at, MIB.min(size - at) as usize);
                 file.write_all_at(&piece, at).with_context(|| format!("filling, {} of {} MiB of file {job}", at / MIB, size / MIB))?;
             }
@@ -135,10 +139,14 @@ impl Workload {
     }
 
     fn all_jobs(&self, root: &Path, pace: Pace, limit: Limit) -> Result<Measured> {
-        let began = Instant::now();
         let share = Limit { bytes: limit.bytes.map(|bytes| bytes / u64::from(self.jobs)), ..limit };
+        // What draws blocks is made before the clock runs: for large files that takes a while.
+        let direct = |job| OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(Self::path(root, job));
+        let prepared = (0..self.jobs).map(|job| Ok((direct(job)?, self.operations(job, pace)))).collect::<Result<Vec<_>>>()?;
+        let began = Instant::now();
         let jobs: Vec<Result<Measured>> = std::thread::scope(|scope| {
-            let started: Vec<_> = (0..self.jobs).map(|job| scope.spawn(move || self.job(root, job, pace, share, began))).collect();
+            let start = |(job, (file, operations))| scope.spawn(move || self.job(job, &file, operations, pace, share, began));
+            let started: Vec<_> = (0u32..).zip(prepared).map(start).collect();
             started.into_iter().map(|job| job.join().map_err(|_| anyhow::anyhow!("a job panicked")).and_then(|measured| measured)).collect()
         });
         let mut all = Measured::default();
@@ -154,20 +162,27 @@ impl Workload {
         Ok(all)
     }
 
-    fn job(&self, root: &Path, job: u32, pace: Pace, limit: Limit, began: Instant) -> Result<Measured> {
-        let file = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(Self::path(root, job))?;
+    fn job(
+        &self,
+        job: u32,
+        file: &File,
+        mut operations: Box<dyn Iterator<Item = Operation> + Send + '_>,
+        pace: Pace,
+        limit: Limit,
+        began: Instant,
+    ) -> Result<Measured> {
         let mut buffer = AlignedBuf::zeroed(self.block as usize);
         Pattern(self.seed).with(u64::from(job)).fill(0, &mut buffer);
-        let mut operations = self.operations(job, pace);
         let mut out = Measured::default();
         let mut since_sync = 0;
         for n in 0u64.. {
+            interrupt::check()?;
             let over = limit.bytes.is_some_and(|most| out.bytes >= most) || limit.time.is_some_and(|most| began.elapsed() >= most);
             let Some(operation) = (if over { None } else { operations.next() }) else { break };
             let block = match operation {
                 Operation::Trim(block) => {
                     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                    rustix::fs::fallocate(&file, hole, u64::from(block) * self.block, self.block).context("deleting a block")?;
+                    rustix::fs::fallocate(file, hole, u64::from(block) * self.block, self.block).context("deleting a block")?;
                     continue;
                 }
                 Operation::Write(block) => block,
@@ -192,7 +207,7 @@ impl Workload {
         Ok(out)
     }
 
-    fn operations(&self, job: u32, pace: Pace) -> Box<dyn Iterator<Item = Operation> + '_> {
+    fn operations(&self, job: u32, pace: Pace) -> Box<dyn Iterator<Item = Operation> + Send + '_> {
         let blocks = self.blocks;
         match &self.trace {
             // Again from its beginning when it ends before the time does.
@@ -202,7 +217,7 @@ impl Workload {
             })),
             _ => {
                 let (load, salt) = if pace == Pace::Ageing { (&Load::Uniform, 1 << 32) } else { (&self.load, 0) };
-                let mut source = Source::new(load, blocks, self.seed + salt + u64::from(job));
+                let mut source = Source::new(load, blocks, self.seed.wrapping_add(salt + u64::from(job)));
                 Box::new(std::iter::from_fn(move || Some(source.next())))
             }
         }

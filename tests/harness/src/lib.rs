@@ -6,6 +6,7 @@
 pub mod bytes;
 pub mod content;
 pub mod cpu;
+pub mod interrupt;
 pub mod mounts;
 pub mod process;
 pub mod programs;

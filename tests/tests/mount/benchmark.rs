@@ -63,8 +63,10 @@ fn both_roads_and_the_control_are_measured_on_the_same_volume() {
         assert!(figure(road, "zones_reclaimed") > 0.0 && figure(road, "copy_commands") > 0.0);
     }
     assert_eq!(figure(offload, "relocation_read") + figure(offload, "relocation_written"), 0.0);
-    assert_eq!(figure(offload, "copied_by_device"), figure(offload, "relocated"));
-    assert_eq!(figure(host, "relocation_written"), figure(host, "relocated"));
+    // Copies are counted when they end and moves when they are published: a chunk may be between them when the counters are read.
+    let agree = |a: f64, b: f64| assert!((a - b).abs() <= 1.01, "{a} and {b} MiB");
+    agree(figure(offload, "copied_by_device"), figure(offload, "relocated"));
+    agree(figure(host, "relocation_written"), figure(host, "relocated"));
     assert_eq!(figure(&results["control"], "relocated"), 0.0);
     for other in ["nilfs2", "ext4"] {
         let other = side(&results, "others", other);

@@ -24,7 +24,10 @@ pub fn requested() -> bool {
     SIGNALS.load(Ordering::SeqCst) > 0
 }
 
-/// An error once a signal has come; long work calls this between its steps.
+/// Long work calls this between its steps.
+///
+/// # Errors
+/// A signal has come.
 pub fn check() -> anyhow::Result<()> {
     anyhow::ensure!(!requested(), "interrupted");
     Ok(())
