@@ -184,6 +184,20 @@ impl Backing {
         end - range.start
     }
 
+    /// Where the next data lies that the file system knows of, from the start of `range` on: only whether that is within the range is asked, but an answer
+    /// behind it spares further questions. A file system that knows no holes says that all is data.
+    pub(super) fn next_data(&self, range: Range<u64>) -> u64 {
+        let file = match &self.medium {
+            Medium::Real(file) => file,
+            Medium::Simulated(file) => return if file.data_end(range.clone()) > 0 { range.start } else { range.end },
+        };
+        match seek(file, SeekFrom::Data(range.start)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => u64::MAX,
+            Err(_) => range.start,
+        }
+    }
+
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> Result<(), Errno> {
         match &self.medium {

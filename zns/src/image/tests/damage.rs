@@ -147,6 +147,38 @@ fn a_table_block_lost_in_both_slots_is_rebuilt_from_the_data_found() {
     }
 }
 
+/// Without it a table block that is torn later would have such data bound its zone.
+#[test]
+fn what_lies_behind_write_pointers_is_discarded_by_an_opening_for_writing_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    let layout = used(&path);
+    let place = |zone: u64, block: u64| layout.offset_of(zone * 256) + block * 4096;
+    // Right behind a pointer, at the end of a zone, in neighbours, in the last zone.
+    let behind = [(0, 12), (3, 255), (100, 0), (101, 7), (102, 255), (ZONES_PER_BLOCK as u64, 20), (299, 254)];
+    for (zone, block) in behind {
+        scribble(&path, place(zone, block), &[0xAB; 4096]);
+    }
+    let held = |zone: u64, block: u64| {
+        let mut bytes = [0; 4096];
+        File::open(&path).unwrap().read_exact_at(&mut bytes, place(zone, block)).unwrap();
+        bytes
+    };
+    drop(ImageDevice::open(&path, true).unwrap());
+    assert!(behind.iter().all(|&(zone, block)| held(zone, block) == [0xAB; 4096]), "who reads changes nothing");
+    let image = ImageDevice::open(&path, false).unwrap();
+    for (zone, block) in behind {
+        assert!(held(zone, block) == [0; 4096], "zone {zone}, block {block}");
+    }
+    for used in [0, 3, ZONES_PER_BLOCK as u32] {
+        assert_eq!(zone(&image, used), (ZoneState::Closed, 12));
+        for round in 0..3u8 {
+            let back = read(&image, u64::from(used) * 256 + u64::from(round) * 4, 16384).unwrap();
+            assert_eq!(&back[..], &bytes(16384, round)[..]);
+        }
+    }
+}
+
 #[test]
 fn what_was_flushed_survives_a_process_that_is_killed() {
     let (_directory, path, image) = image(4096);
