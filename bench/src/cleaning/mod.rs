@@ -162,6 +162,13 @@ pub fn run(mut arguments: Arguments, quick: bool, json: Option<&Path>) -> Result
         arguments.seconds = Some(arguments.seconds.map_or(3, |seconds| seconds.min(3)));
     }
     check(&arguments)?;
+    let mut named = Vec::new();
+    arguments.vs.retain(|other| {
+        !named.contains(other) && {
+            named.push(*other);
+            true
+        }
+    });
     // What is mounted and what lies in memory is taken down on the way out.
     interrupt::install();
     let workload = workload(&arguments)?;
