@@ -78,7 +78,10 @@ impl RawDevice {
         let block_size = media.block_size;
         let blocks = media.size / u64::from(block_size);
         if blocks == 0 {
-            let reason = format!("it holds no block of {block_size} bytes");
+            let reason = match media.size {
+                0 => "it is empty".to_string(),
+                size => format!("its {size} bytes hold no block of {block_size} bytes"),
+            };
             return Err(DeviceError::Unusable { path: media.path, reason });
         }
         let zone_size = RAW_ZONE_BYTES / u64::from(block_size);
@@ -232,8 +235,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         assert_eq!(open_raw(&path, &RawOptions::default()).map(drop).unwrap_err().errno(), libc::ENOENT);
-        std::fs::write(&path, []).unwrap();
-        assert!(open_raw(&path, &RawOptions::default()).map(drop).unwrap_err().to_string().contains("no block"));
+        for (content, words) in [(&b""[..], "it is empty"), (b"hello", "its 5 bytes hold no block")] {
+            std::fs::write(&path, content).unwrap();
+            let refused = open_raw(&path, &RawOptions::default()).map(drop).unwrap_err().to_string();
+            assert!(refused.contains(words), "{refused}");
+        }
         std::fs::write(&path, bytes(0, 8192)).unwrap();
         let reader = RawOptions { read_only: true, ..RawOptions::default() };
         let first = open_raw(&path, &reader).unwrap();

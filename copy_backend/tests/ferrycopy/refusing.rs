@@ -8,6 +8,7 @@ fn bad_input_is_refused_in_words_and_touches_nothing() {
     let (from, to) = (bench.file("from", 1, 4 * MIB), bench.file("to", 2, 2 * MIB));
     std::fs::create_dir(bench.path("directory")).unwrap();
     std::fs::write(bench.path("empty"), []).unwrap();
+    std::fs::write(bench.path("tiny"), b"hello").unwrap();
     let refused = |source: &str, destination: &str, words: &str| bench.run(&["copy", source, destination]).refused(words);
     refused("from:100:4K", "to:0", "from: the offset 100 is not a multiple of");
     refused("from:0:5000", "to:0", "from: the length 5000 is not a multiple of");
@@ -22,6 +23,7 @@ fn bad_input_is_refused_in_words_and_touches_nothing() {
     refused("directory:0:4K", "to:0", "it is a directory: name a block device or a regular file");
     refused("from:0:4K", "/dev/null:0", "/dev/null: it is neither a block device nor a regular file");
     refused("empty:0:4K", "to:0", "empty: it is empty");
+    refused("tiny:0:4K", "to:0", "tiny: its 5 bytes hold no block of 512 bytes");
     refused("from", "to:0", "is not SRC:OFFSET:LENGTH");
     refused("from:0:4K", "to", "is not DST:OFFSET");
     refused("from:0:4X", "to:0", "\"4X\" is not a size");
