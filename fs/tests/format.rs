@@ -194,20 +194,26 @@ fn metadata_blocks() {
     ];
     assert_eq!(compare("Node map page", page.bytes(), &fields), 32);
 
-    let entry = SegmentEntry { role: Role::User, phase: Phase::Closed, live: 0x11, written: 0x12, written_at: 0x13, resets: 0x14 };
+    let (temperature, class, opened_at) = (gc::placement::Temperature(0x15), 2, 0x16);
+    let (role, phase) = (Role::User, Phase::Closed);
+    let entry = SegmentEntry { role, phase, live: 0x11, written: 0x12, written_at: 0x13, resets: 0x14, temperature, class, opened_at };
     let page = segment::encode_page(7, &[entry]);
     let (live, written, resets, at) = (0x11u32.to_le_bytes(), 0x12u32.to_le_bytes(), 0x14u32.to_le_bytes(), 0x13u64.to_le_bytes());
-    let fields: [(&str, &[u8]); 10] = [
+    let opened = 0x16u64.to_le_bytes();
+    let fields: [(&str, &[u8]); 13] = [
         ("magic", b"FySg"),
         ("version", &[1, 0]),
         ("index", &[7, 0, 0, 0]),
         ("count", &[1, 0, 0, 0]),
         ("role", &[4]),
         ("phase", &[2]),
+        ("temperature", &[0x15]),
+        ("class", &[2]),
         ("live", &live),
         ("written", &written),
         ("resets", &resets),
         ("written_at", &at),
+        ("opened_at", &opened),
     ];
     assert_eq!(compare("Segment table page", &page[..], &fields), 64);
 

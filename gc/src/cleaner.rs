@@ -409,21 +409,25 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
 
     fn choose(&mut self, situation: &Situation) -> bool {
         let least = self.least_gain_permille(situation.caller, situation.room);
-        self.start_best(least, situation.room, situation.caller == Caller::Manual)
+        self.start_best(least, situation.room, situation.caller)
     }
 
-    /// Starts the best victim of those that gain enough, unless one is being cleaned.
-    pub(crate) fn start_best(&mut self, least_gain_permille: u32, room: Room, by_hand: bool) -> bool {
+    /// Starts the best victim of those that gain enough, unless one is being cleaned. For who has no room to write the best is the one that gives the most
+    /// for the least, whatever the policy plans for later: on a volume that is nearly full, a zone that is old and hardly dead gives nearly nothing.
+    pub(crate) fn start_best(&mut self, least_gain_permille: u32, room: Room, caller: Caller) -> bool {
         if self.victim.is_some() {
             return true;
         }
         let mut candidates = self.candidates(least_gain_permille);
         let now = self.space().now();
-        while let Some(id) = self.policy.choose(&candidates, now) {
+        let greedy = crate::policy::Greedy;
+        loop {
+            let policy: &dyn VictimPolicy = if caller == Caller::Blocked { &greedy } else { &*self.policy };
+            let Some(id) = policy.choose(&candidates, now) else { return false };
             let Some(at) = candidates.iter().position(|s| s.id == id) else { return false };
             let info = candidates[at];
             if self.relocator.start(info).is_ok() {
-                let (policy, count) = (self.policy.name(), u32::try_from(candidates.len()).unwrap_or(u32::MAX));
+                let (policy, count) = (policy.name(), u32::try_from(candidates.len()).unwrap_or(u32::MAX));
                 let SegmentInfo { id: victim, stream, live, capacity, .. } = info;
                 self.tracer.emit(|| Event::Decision {
                     seq: now,
@@ -437,13 +441,12 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
                 });
                 self.stats.add_victim(policy, live, capacity);
                 self.victim = Some(info);
-                self.by_hand = by_hand;
+                self.by_hand = caller == Caller::Manual;
                 return true;
             }
             // It changed between the list and the pin.
             candidates.swap_remove(at);
         }
-        false
     }
 
     /// One chunk.

@@ -105,8 +105,8 @@ impl LogSpace for Volume {
     fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>> {
         self.model.evacuate_metadata(victim, from, max)
     }
-    fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
-        self.model.reserve(stream, near, blocks)
+    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation> {
+        self.model.reserve(stream, victim, blocks)
     }
     fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
         if end_zone {

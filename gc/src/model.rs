@@ -359,7 +359,7 @@ impl LogSpace for Model {
         Ok((end < s.capacity).then_some(end))
     }
 
-    fn reserve(&self, stream: Stream, _near: DeviceId, blocks: u32) -> Result<Reservation> {
+    fn reserve(&self, stream: Stream, _victim: SegmentId, blocks: u32) -> Result<Reservation> {
         let mut s = self.0.lock();
         assert!(s.reserved.is_none() && blocks > 0);
         let zone = s.head(stream, 1).ok_or(CleanError::NoSpace)?;

@@ -9,12 +9,14 @@ mod fixed;
 mod learned;
 mod midas;
 mod oracle;
+mod zonal;
 
 pub use adaptive::Adaptive;
 pub use fixed::{None, Separate};
 pub use learned::{Dac, HotWarmCold, SepBit};
 pub use midas::Midas;
 pub use oracle::Oracle;
+pub use zonal::{AdaptiveZones, Temperature, ZONE_CLASSES, ZoneContent, ZoneEstimates};
 
 use crate::segment::Seq;
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,8 @@ pub struct UserWrite {
     pub previous: Option<Seq>,
     /// About when it came to where it is, by a write or by being moved, if it is anywhere and the placement estimates ([`Placement::estimates`]).
     pub placed: Option<Seq>,
+    /// The mean interval that was expected of the blocks of the segment it lies in, if the placement estimates.
+    pub expected: Option<f64>,
     /// When it will be written next, where the future is known ([`Placement::needs_future`]).
     pub next: Option<Seq>,
     /// Now.
@@ -67,6 +71,8 @@ pub struct RelocatedBlock {
     pub written: Option<Seq>,
     /// About when it came to where it is, if the placement estimates.
     pub placed: Option<Seq>,
+    /// The mean interval that was expected of the blocks of the victim, if the placement estimates.
+    pub expected: Option<f64>,
     /// When it will be written next, where the future is known.
     pub next: Option<Seq>,
     /// Now.
@@ -113,10 +119,16 @@ pub trait Placement: Send {
     fn estimates(&self) -> bool {
         false
     }
-    /// After how many blocks of users it expects a block to be written again.
+    /// After how many blocks of users it expects a block to be written again; asked right after it was told where the block goes.
     fn interval(&self, _block: u64) -> f64 {
         1.0
     }
+    /// Does it want to see what is in the segments ([`Self::survey`])?
+    fn wants_survey(&self, _now: Seq) -> bool {
+        false
+    }
+    /// What is in the segments.
+    fn survey(&mut self, _now: Seq, _segments: &mut dyn Iterator<Item = ZoneContent>) {}
     /// Must it be told the future?
     fn needs_future(&self) -> bool {
         false
@@ -162,6 +174,8 @@ pub enum PlacementKind {
     Midas,
     /// Ours: by an estimate of how often each block is written.
     Adaptive,
+    /// Ours with an estimate for each zone instead: what a volume does that is mounted with `adaptive`.
+    AdaptiveZones,
     /// The future is known; for comparison, and in the simulator only.
     Oracle,
 }
@@ -176,7 +190,7 @@ pub struct UnknownPlacement {
 
 impl PlacementKind {
     /// Every placement.
-    pub const ALL: [PlacementKind; 8] = [
+    pub const ALL: [PlacementKind; 9] = [
         PlacementKind::None,
         PlacementKind::Separate,
         PlacementKind::HotWarmCold,
@@ -184,12 +198,22 @@ impl PlacementKind {
         PlacementKind::SepBit,
         PlacementKind::Midas,
         PlacementKind::Adaptive,
+        PlacementKind::AdaptiveZones,
         PlacementKind::Oracle,
     ];
 
-    /// Can a volume use it? The others need a memory for each block, which only the simulator has so far.
+    /// Can a volume use it? The others need a memory for each block, which only the simulator has. What a volume does as `adaptive` is
+    /// `adaptive-zones` in the simulator.
     pub fn is_for_volumes(self) -> bool {
-        matches!(self, Self::None | Self::Separate)
+        matches!(self, Self::None | Self::Separate | Self::Adaptive)
+    }
+
+    /// The victim policy that goes with it in a volume where nobody says otherwise.
+    pub fn policy(self) -> crate::Policy {
+        match self {
+            Self::Adaptive | Self::AdaptiveZones => crate::Policy::DecliningCost,
+            _ => crate::Policy::default(),
+        }
     }
 
     /// The name used in options and reports.
@@ -202,6 +226,7 @@ impl PlacementKind {
             Self::SepBit => "sepbit",
             Self::Midas => "midas",
             Self::Adaptive => "adaptive",
+            Self::AdaptiveZones => "adaptive-zones",
             Self::Oracle => "oracle",
         }
     }
@@ -216,6 +241,7 @@ impl PlacementKind {
             Self::SepBit => Box::new(SepBit::default()),
             Self::Midas => Box::new(Midas::new(*shape)),
             Self::Adaptive => Box::new(Adaptive::new(*shape)),
+            Self::AdaptiveZones => Box::new(AdaptiveZones::new(*shape)),
             Self::Oracle => Box::new(Oracle::new(shape)),
         }
     }
@@ -251,12 +277,20 @@ mod tests {
             assert_eq!(kind.name().parse(), Ok(kind));
             let mut placement = kind.build(&Shape { space: 1000, segment: 10, heads: 6 });
             assert_eq!(placement.name(), kind.name());
-            let user = placement.user(&UserWrite { block: 1, previous: Option::None, placed: Option::None, next: Option::None, now: 5 });
+            let user = placement.user(&UserWrite {
+                block: 1,
+                previous: Option::None,
+                placed: Option::None,
+                expected: Option::None,
+                next: Option::None,
+                now: 5,
+            });
             let moved = placement.relocated(&RelocatedBlock {
                 block: 1,
                 from: user,
                 written: Option::None,
                 placed: Option::Some(5),
+                expected: Option::None,
                 next: Option::None,
                 now: 9,
             });

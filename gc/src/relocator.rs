@@ -436,7 +436,7 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         let most = if job.for_host > 0 { job.for_host.min(self.config.max_extents) } else { self.config.max_extents };
         let waiting: u64 = job.pending.iter().take(most).map(|extent| u64::from(extent.blocks)).sum();
         let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(self.config.chunk_blocks);
-        let (carrier, reservation) = self.reserve(device, wanted, job.for_host > 0)?;
+        let (carrier, reservation) = self.reserve(job.info.id, wanted, job.for_host > 0)?;
         let chunk = take_chunk(job, wanted.min(reservation.blocks), most, per_block);
         let source = |e: &LiveExtent| SourceRange { device: e.device, lba: e.lba, blocks: Blocks(u64::from(e.blocks) * per_block) };
         let load = Load {
@@ -457,14 +457,15 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     }
 
     /// Space in a zone of the right kind: one that receives device copies receives nothing else (I9).
-    fn reserve(&self, near: DeviceId, blocks: u32, for_host: bool) -> Result<(Carrier, Reservation)> {
+    fn reserve(&self, victim: SegmentId, blocks: u32, for_host: bool) -> Result<(Carrier, Reservation)> {
+        let near = victim.device;
         let mut carrier = if for_host { Carrier::Host } else { self.mover.carrier(near, near)? };
         loop {
             let stream = match carrier {
                 Carrier::Device => Stream::RelocatedByDevice,
                 Carrier::Host => Stream::RelocatedByHost,
             };
-            let reservation = self.reserve_some(stream, near, blocks)?;
+            let reservation = self.reserve_some(stream, victim, blocks)?;
             if carrier == Carrier::Host || reservation.device == near {
                 return Ok((carrier, reservation));
             }
@@ -481,8 +482,8 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
     }
 
-    fn reserve_some(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
-        let reservation = self.space.reserve(stream, near, blocks)?;
+    fn reserve_some(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation> {
+        let reservation = self.space.reserve(stream, victim, blocks)?;
         if reservation.blocks == 0 {
             self.space.commit(&[], reservation, 0, false)?;
             return Err(CleanError::NoSpace);

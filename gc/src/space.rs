@@ -123,11 +123,11 @@ pub trait LogSpace: Send + Sync {
     /// Metadata that cannot be read.
     fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>>;
 
-    /// Space for up to `blocks` blocks in a relocation zone of `stream`, preferably on `near`.
+    /// Space for up to `blocks` blocks in a relocation zone of `stream` for what lives in `victim`, preferably on its device.
     ///
     /// # Errors
     /// No zone is left for cleaning.
-    fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation>;
+    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation>;
 
     /// The copy into a reservation is over. `used` blocks of it hold copies; with `end_zone` the zone is ended (invariant I9), otherwise the unused
     /// rest is available to the next reservation. Until [`LogSpace::publish`] the zone is not dead, whatever lives in it: it is neither reset
@@ -178,8 +178,8 @@ macro_rules! forward {
             fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>> {
                 (**self).evacuate_metadata(victim, from, max)
             }
-            fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> Result<Reservation> {
-                (**self).reserve(stream, near, blocks)
+            fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation> {
+                (**self).reserve(stream, victim, blocks)
             }
             fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
                 (**self).copied(reservation, used, end_zone)

@@ -45,8 +45,8 @@ pub struct MountSettings {
     pub device_model: DeviceModel,
     /// `gc=manual`.
     pub manual_gc: bool,
-    /// `policy=`.
-    pub policy: gc::Policy,
+    /// `policy=`; none: the one that goes with the placement.
+    pub policy: Option<gc::Policy>,
     /// `placement=`.
     pub placement: String,
     /// `cache_size=`.
@@ -79,7 +79,7 @@ impl Default for MountSettings {
             copy_profile: None,
             device_model: DeviceModel::None,
             manual_gc: false,
-            policy: gc::Policy::default(),
+            policy: None,
             placement: "default".into(),
             cache_size: DEFAULT_CACHE,
             verify: VerifyMode::default(),
@@ -164,7 +164,19 @@ impl MountSettings {
             }
             listing_layers = option.starts_with("offload_below=") || (listing_layers && matches!(option, "dm" | "md"));
         }
+        // Settings that mean the same are equal.
+        self.policy = self.policy.filter(|policy| *policy != self.policy_of_placement());
         Ok(())
+    }
+
+    /// The victim policy that goes with the placement.
+    fn policy_of_placement(&self) -> gc::Policy {
+        gc::PlacementKind::from_str(&self.placement).unwrap_or_default().policy()
+    }
+
+    /// The victim policy.
+    pub fn victim_policy(&self) -> gc::Policy {
+        self.policy.unwrap_or_else(|| self.policy_of_placement())
     }
 
     fn add_layers(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
@@ -248,7 +260,10 @@ impl MountSettings {
                 self.verify =
                     choose(name, value, &[("off", VerifyMode::Off), ("sampled", VerifyMode::Sampled), ("full", VerifyMode::Full)])?;
             }
-            "policy" => self.policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?,
+            "policy" => {
+                let policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?;
+                self.policy = (value != "default").then_some(policy);
+            }
             "placement" => {
                 let kind = gc::PlacementKind::from_str(value).map_err(|error| bad(name, value, error))?;
                 if !kind.is_for_volumes() {
@@ -314,9 +329,15 @@ mod tests {
             ("device_model=smr", MountSettings { device_model: DeviceModel::Smr, ..default.clone() }),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
-            ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
-            ("policy=cost-benefit", MountSettings { policy: gc::Policy::CostBenefit, ..default.clone() }),
+            ("policy=greedy", default.clone()),
+            ("policy=cost-benefit", MountSettings { policy: Some(gc::Policy::CostBenefit), ..default.clone() }),
             ("policy=default,placement=default", default.clone()),
+            ("placement=adaptive", MountSettings { placement: "adaptive".into(), ..default.clone() }),
+            ("policy=declining-cost,placement=adaptive", MountSettings { placement: "adaptive".into(), ..default.clone() }),
+            (
+                "policy=greedy,placement=adaptive",
+                MountSettings { placement: "adaptive".into(), policy: Some(gc::Policy::Greedy), ..default.clone() },
+            ),
             ("cache_size=64M", MountSettings { cache_size: 64 << 20, ..default.clone() }),
             ("cache_size=1G", MountSettings { cache_size: 1 << 30, ..default.clone() }),
             ("verify_copies=off", default.clone()),
@@ -337,6 +358,20 @@ mod tests {
         ];
         for (options, expected) in table {
             assert_eq!(parse(options), Ok(expected), "{options}");
+        }
+    }
+
+    #[test]
+    fn the_victim_policy_is_the_one_that_goes_with_the_placement_unless_it_is_given() {
+        for (options, policy) in [
+            ("", gc::Policy::Greedy),
+            ("placement=separate", gc::Policy::Greedy),
+            ("placement=adaptive", gc::Policy::DecliningCost),
+            ("placement=adaptive,policy=default", gc::Policy::DecliningCost),
+            ("policy=greedy,placement=adaptive", gc::Policy::Greedy),
+            ("policy=fifo", gc::Policy::Fifo),
+        ] {
+            assert_eq!(MountSettings::parse([options]).unwrap().victim_policy(), policy, "{options}");
         }
     }
 

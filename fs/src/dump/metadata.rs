@@ -17,7 +17,8 @@ pub(super) fn zones(volume: &Volume, emit: Emit<'_>) -> std::io::Result<()> {
     for (addr, e) in entries {
         emit(json!({
             "kind": "zone", "device": addr.device(), "zone": addr.zone(), "role": e.role, "phase": e.phase, "live": e.live,
-            "written": e.written, "written_at": e.written_at, "resets": e.resets,
+            "written": e.written, "written_at": e.written_at, "resets": e.resets, "temperature": e.temperature, "class": e.class,
+            "opened_at": e.opened_at,
         }))?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Segment table pages: one 32-byte entry per zone, 127 entries a page, stored under the node ids 1..=S.
 
 use crate::BLOCK;
+use gc::placement::Temperature;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -96,11 +97,27 @@ pub struct SegmentEntry {
     pub written_at: u64,
     /// How often it was reset.
     pub resets: u32,
+    /// What its blocks were expected to do when they were put there. A hint, as all that follows: nothing but the cost of cleaning depends on it.
+    pub temperature: Temperature,
+    /// The class of the head that opened it: 0 is the hottest, or the only one.
+    pub class: u8,
+    /// Logical time of its opening; zero where nobody estimated.
+    pub opened_at: u64,
 }
 
 impl SegmentEntry {
     /// An empty zone.
-    pub const EMPTY: Self = Self { role: Role::None, phase: Phase::Empty, live: 0, written: 0, written_at: 0, resets: 0 };
+    pub const EMPTY: Self = Self {
+        role: Role::None,
+        phase: Phase::Empty,
+        live: 0,
+        written: 0,
+        written_at: 0,
+        resets: 0,
+        temperature: Temperature::UNKNOWN,
+        class: 0,
+        opened_at: 0,
+    };
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -118,12 +135,13 @@ struct DiskHeader {
 struct DiskEntry {
     role: u8,
     phase: u8,
-    reserved: U16,
+    temperature: u8,
+    class: u8,
     live: U32,
     written: U32,
     resets: U32,
     written_at: U64,
-    reserved2: U64,
+    opened_at: U64,
 }
 const _: () = assert!(size_of::<DiskHeader>() + ENTRIES * size_of::<DiskEntry>() == BLOCK);
 
@@ -143,12 +161,13 @@ pub fn encode_page(index: u32, entries: &[SegmentEntry]) -> Box<[u8; BLOCK]> {
         let disk = DiskEntry {
             role: e.role as u8,
             phase: e.phase as u8,
-            reserved: 0.into(),
+            temperature: e.temperature.0,
+            class: e.class,
             live: e.live.into(),
             written: e.written.into(),
             resets: e.resets.into(),
             written_at: e.written_at.into(),
-            reserved2: 0.into(),
+            opened_at: e.opened_at.into(),
         };
         slot.copy_from_slice(disk.as_bytes());
     }
@@ -177,6 +196,9 @@ pub fn decode_page(page: &[u8], index: u32, count: usize) -> Result<Vec<SegmentE
             written: disk.written.get(),
             written_at: disk.written_at.get(),
             resets: disk.resets.get(),
+            temperature: Temperature(disk.temperature),
+            class: disk.class,
+            opened_at: disk.opened_at.get(),
         });
     }
     if entries.len() == count { Ok(entries) } else { Err("short segment table page".into()) }

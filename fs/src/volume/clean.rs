@@ -66,6 +66,7 @@ impl LogSpace for Space {
         let state = volume.state.lock();
         // Where no data can be moved to, metadata still can: checkpoints write it anew. Only what pays for such a checkpoint is offered.
         let movable = state.zones.can_relocate();
+        let (now, typical, estimating) = (state.zones.clock(), state.zones.total(), state.estimates.is_some());
         let worth = |(addr, e): &(Addr, &crate::format::segment::SegmentEntry)| {
             movable || (e.role == Role::Metadata && e.live < state.zones.capacity(addr.device()) / 4 * 3)
         };
@@ -77,7 +78,13 @@ impl LogSpace for Space {
                 _ => e.live,
             };
             let id = SegmentId { device: addr.device(), zone: addr.zone() };
-            SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at: e.written_at, expected: 0 }
+            // What of metadata is not written anew by the next checkpoint or two stays for long: its age, counted in what users write, says nothing, and by
+            // it policies that wait for the young to die would leave its dead space alone. So it is as old as all that users have.
+            let (written_at, expected) = match e.role {
+                Role::Metadata => (e.written_at.min(now.saturating_sub(typical)), if estimating { typical } else { 0 }),
+                _ => (e.written_at, e.temperature.interval().map_or(0, |interval| interval as Seq)),
+            };
+            SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at, expected }
         };
         state.zones.victims().filter(worth).map(info).collect()
     }
@@ -138,13 +145,14 @@ impl LogSpace for Space {
         volume.evacuate(base(victim), from, max).map_err(failed)
     }
 
-    fn reserve(&self, stream: Stream, near: DeviceId, blocks: u32) -> gc::Result<Reservation> {
+    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> gc::Result<Reservation> {
         let volume = self.volume()?;
+        let class = volume.state.lock().heat_of_victim(base(victim)).class;
         let role = match stream {
             Stream::RelocatedByHost => Role::RelocatedByHost,
             _ => Role::RelocatedByDevice,
         };
-        let (id, addr, blocks) = volume.hold_space(role, near, blocks).ok_or(CleanError::NoSpace)?;
+        let (id, addr, blocks) = volume.hold_space(role, class, victim.device, blocks).ok_or(CleanError::NoSpace)?;
         Ok(Reservation { id, device: addr.device(), lba: volume.members.lba(addr), blocks })
     }
 
@@ -162,7 +170,13 @@ impl LogSpace for Space {
         let volume = self.volume()?;
         let published = volume.publish(moves, reservation.device);
         let addr = volume.members.addr(reservation.device, reservation.lba);
-        volume.state.lock().zones.end_write(addr);
+        let mut state = volume.state.lock();
+        state.zones.end_write(addr);
+        if let (Ok(Committed { moved, .. }), Some(first)) = (&published, moves.first()) {
+            let heat = state.heat_of_victim(volume.members.addr(first.from.device, first.from.lba));
+            state.note_put(addr, *moved, heat.interval);
+        }
+        drop(state);
         published.map_err(failed)
     }
 }
@@ -309,7 +323,7 @@ impl Volume {
 
     /// The cleaner for this volume.
     pub(super) fn new_cleaner(self: &Arc<Self>, tracer: Tracer) -> Cleaner {
-        let marks = self.state.lock().zones.pace();
+        let marks = self.state.lock().zones.pace_with_classes();
         let config = CleanerConfig::with_marks(self.options.policy, marks);
         Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
             .with_toll(self.toll.clone())

@@ -7,6 +7,7 @@
 use crate::addr::Addr;
 use crate::core::extents::{self, Relocation};
 use crate::core::halt::Halt;
+use crate::core::zones::{MAX_CLASSES, Place};
 use crate::error::{FsError, Result};
 use crate::format::record::Delta;
 use crate::format::segment::Role;
@@ -15,6 +16,7 @@ use crate::volume::Volume;
 use crate::volume::damage::Unmet;
 use crate::volume::log::LogWriter;
 use crate::volume::members::RunWrite;
+use crate::volume::placing::Heat;
 use crate::volume::state::State;
 use std::sync::atomic::Ordering;
 use zns::{BufSlice, IoClass};
@@ -26,6 +28,20 @@ struct DataRun {
     addr: Addr,
     data: Vec<BufSlice>,
     blocks: u32,
+    /// The class of the head that it goes to.
+    head: u8,
+}
+
+/// Dirty blocks with the place they go to.
+struct Piece {
+    ino: Ino,
+    block: FileBlock,
+    addr: Addr,
+    blocks: u32,
+    /// Which of the places.
+    place: usize,
+    /// See [`super::placing::Heat`].
+    interval: Option<f64>,
 }
 
 /// A batch on its way.
@@ -186,14 +202,33 @@ impl Volume {
         }
         let runs = state.pages.dirty_runs();
         let blocks: u64 = runs.iter().map(|r| u64::from(r.2)).sum();
-        let places = state.zones.preview(Role::User, blocks);
-        if places.iter().map(|p| u64::from(p.1)).sum::<u64>() < blocks {
+        let mut missing = Vec::new();
+        state.plan_classes();
+        let mut heats = Vec::with_capacity(runs.len());
+        let mut wanted = [0u64; MAX_CLASSES];
+        for (ino, block, blocks) in &runs {
+            match state.heat(*ino, *block, *blocks) {
+                Ok(heat) => {
+                    wanted[usize::from(heat.class)] += u64::from(*blocks);
+                    heats.push(heat);
+                }
+                Err(Halt::Need(id)) => missing.push(id),
+                Err(Halt::Fail(error)) => return Err(NoCut::Fail(error)),
+            }
+        }
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            missing.dedup();
+            return Err(NoCut::Need(missing));
+        }
+        let wanted: Vec<(u8, u64)> = (0..).zip(wanted).filter(|(_, blocks)| *blocks > 0).collect();
+        let places = state.zones.preview(&wanted);
+        if places.iter().map(|place| u64::from(place.blocks)).sum::<u64>() < blocks {
             return Err(NoCut::NoZone);
         }
-        let split = split_runs(&runs, &places);
-        let mut missing = Vec::new();
+        let split = split_runs(&runs, &heats, &places);
         let mut bytes = state.pending.bytes;
-        for (ino, block, addr, blocks) in &split {
+        for Piece { ino, block, addr, blocks, .. } in &split {
             let delta = Delta::Map { ino: *ino, block: *block, addr: *addr, checksums: vec![0; *blocks as usize] };
             bytes += delta.encoded_len();
             match state.prepare(&delta) {
@@ -213,17 +248,11 @@ impl Volume {
         self.carry_out_cut(state, &places, split, log)
     }
 
-    fn carry_out_cut(
-        &self,
-        state: &mut State,
-        places: &[(Addr, u32)],
-        split: Vec<(Ino, FileBlock, Addr, u32)>,
-        log: bool,
-    ) -> std::result::Result<Batch, NoCut> {
-        for (addr, blocks) in places {
+    fn carry_out_cut(&self, state: &mut State, places: &[Place], split: Vec<Piece>, log: bool) -> std::result::Result<Batch, NoCut> {
+        for Place { addr, blocks, class, .. } in places {
             state.zones.begin_write(*addr);
             // The mappings say what the preview said: anything else would be data in the wrong place.
-            if state.zones.allocate(Role::User, *blocks) != Some((*addr, *blocks)) {
+            if state.zones.allocate_for_users(*class, *blocks) != Some((*addr, *blocks)) {
                 self.fail("space was allocated elsewhere than foreseen".into());
                 return Err(NoCut::Fail(FsError::Internal("an allocation that does not follow its preview")));
             }
@@ -235,7 +264,7 @@ impl Volume {
         let mut deltas: Vec<Delta> = state.pending.take().collect();
         let mut data = Vec::with_capacity(split.len());
         let mut blocks_cut = 0;
-        for (ino, block, addr, blocks) in split {
+        for Piece { ino, block, addr, blocks, place, interval } in split {
             let mut slices: Vec<BufSlice> = Vec::new();
             let mut checksums = Vec::with_capacity(blocks as usize);
             for page in pages.by_ref().take(blocks as usize) {
@@ -252,9 +281,13 @@ impl Volume {
                 self.fail(format!("a change that was prepared could not be applied: {halt:?}"));
                 return Err(NoCut::Fail(FsError::Internal("a change that was prepared could not be applied")));
             }
+            state.note_put(addr, blocks, interval);
             deltas.push(delta);
-            data.push(DataRun { ino, block, addr, data: slices, blocks });
+            data.push((place, DataRun { ino, block, addr, data: slices, blocks, head: places[place].head }));
         }
+        // Each head is written in the order of its allocations (I1).
+        data.sort_by_key(|(place, run)| (run.head, *place, run.addr));
+        let data = data.into_iter().map(|(_, run)| run).collect();
         state.zones.advance_clock(blocks_cut);
         state.sync_promised();
         let mut writes = Vec::new();
@@ -271,7 +304,7 @@ impl Volume {
             log_bytes = writes.iter().map(|w| u64::from(w.blocks()) * crate::BLOCK as u64).sum();
             state.logged += log_bytes;
         }
-        let places = places.iter().map(|p| p.0).collect();
+        let places = places.iter().map(|place| place.addr).collect();
         Ok(Batch { number, generation, data, places, log: writes, log_bytes })
     }
 
@@ -279,8 +312,10 @@ impl Volume {
     pub(super) fn write_batch(&self, batch: Batch) -> Result<Landed> {
         let Batch { number, generation, data, places, log, log_bytes } = batch;
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
-        let runs: Vec<RunWrite> = data.iter().map(|d| RunWrite { addr: d.addr, data: d.data.clone() }).collect();
-        let mut results = self.members.write_heads(vec![runs, log], IoClass::Foreground);
+        let run = |d: &DataRun| RunWrite { addr: d.addr, data: d.data.clone() };
+        let mut heads: Vec<Vec<RunWrite>> = data.chunk_by(|a, b| a.head == b.head).map(|runs| runs.iter().map(run).collect()).collect();
+        heads.push(log);
+        let mut results = self.members.write_heads(heads, IoClass::Foreground);
         let no_room = |(addr, result): (Addr, &Result<()>)| self.write_failed(addr, result.as_ref().err()?);
         let addrs = data.iter().map(|d| d.addr).chain(log_at.iter().copied());
         // The pages stay in flight: what was acknowledged can still be read.
@@ -410,23 +445,25 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// The dirty runs cut at the borders of the places they go to.
-fn split_runs(runs: &[(Ino, FileBlock, u32)], places: &[(Addr, u32)]) -> Vec<(Ino, FileBlock, Addr, u32)> {
-    let mut places = places.iter().copied();
-    let mut place = places.next().unwrap_or((Addr::NONE, 0));
+/// The dirty runs cut at the borders of the places of their class, in which there is room for all of them.
+fn split_runs(runs: &[(Ino, FileBlock, u32)], heats: &[Heat], places: &[Place]) -> Vec<Piece> {
+    let mut left: Vec<Place> = places.to_vec();
+    let mut next = [0; MAX_CLASSES];
     let mut split = Vec::with_capacity(runs.len());
-    for (ino, block, blocks) in runs {
-        let (mut block, mut left) = (*block, *blocks);
-        while left > 0 {
-            if place.1 == 0 {
-                let Some(next) = places.next() else { return split };
-                place = next;
+    for ((ino, block, blocks), heat) in runs.iter().zip(heats) {
+        let (mut block, mut rest) = (*block, *blocks);
+        let at = &mut next[usize::from(heat.class)];
+        while rest > 0 {
+            let Some(place) = left.get_mut(*at) else { return split };
+            if place.class != heat.class || place.blocks == 0 {
+                *at += 1;
+                continue;
             }
-            let n = left.min(place.1);
-            split.push((*ino, block, place.0, n));
+            let n = rest.min(place.blocks);
+            split.push(Piece { ino: *ino, block, addr: place.addr, blocks: n, place: *at, interval: heat.interval });
             block = FileBlock(block.0 + u64::from(n));
-            left -= n;
-            place = (place.0.plus(n), place.1 - n);
+            rest -= n;
+            (place.addr, place.blocks) = (place.addr.plus(n), place.blocks - n);
         }
     }
     split

@@ -16,8 +16,8 @@ impl State {
     }
 
     /// Grants up to `blocks` blocks at the head of `role` there; the head must not be held.
-    fn hold(&mut self, role: Role, device: DeviceId, blocks: u32) -> Option<(u64, Held)> {
-        let (addr, blocks) = self.zones.allocate_on(device, role, blocks)?;
+    fn hold(&mut self, role: Role, class: u8, device: DeviceId, blocks: u32) -> Option<(u64, Held)> {
+        let (addr, blocks) = self.zones.allocate_on(device, role, class, blocks)?;
         self.zones.begin_write(addr);
         let held = Held { addr, blocks };
         let id = self.next_held;
@@ -43,9 +43,9 @@ impl State {
 }
 
 impl Volume {
-    /// Space for a copy at the head of `role`, on `near` if there is any, waiting for a copy that is under way there. `None`: no zone can
+    /// Space for a copy at the head of `role` (for what is relocated, of its class), on `near` if there is any, waiting for a copy that is under way there. `None`: no zone can
     /// be opened.
-    pub(super) fn hold_space(&self, role: Role, near: DeviceId, blocks: u32) -> Option<(u64, Addr, u32)> {
+    pub(super) fn hold_space(&self, role: Role, class: u8, near: DeviceId, blocks: u32) -> Option<(u64, Addr, u32)> {
         let mut state: MutexGuard<'_, State> = self.state.lock();
         let device = loop {
             let device = state.zones.device_for(role, Some(near))?;
@@ -54,7 +54,7 @@ impl Volume {
             }
             self.progress.wait(&mut state);
         };
-        let (id, held) = state.hold(role, device, blocks)?;
+        let (id, held) = state.hold(role, class, device, blocks)?;
         drop(state);
         self.finish_ended_zones();
         Some((id, held.addr, held.blocks))

@@ -28,6 +28,7 @@ mod namespace;
 pub mod open;
 pub mod options;
 pub mod pages;
+mod placing;
 pub mod read;
 mod recovery;
 mod report;

@@ -103,7 +103,8 @@ impl Volume {
         options: MountOptions,
     ) -> Result<Volume> {
         let active_limit = devices.iter().map(|d| d.geometry().active_limit()).min().unwrap_or(u32::MAX);
-        let zones = ZoneTable::new(&superblock.members, superblock.reserves, active_limit);
+        let mut zones = ZoneTable::new(&superblock.members, superblock.reserves, active_limit);
+        let estimates = super::placing::estimates(&options, &mut zones);
         let raw_pages = u64::from(ZoneTable::page_count(&superblock.members));
         let p = &superblock.roots;
         let tree = if p.map_addr.is_none() {
@@ -158,12 +159,13 @@ impl Volume {
             logged: 0,
             line: crate::volume::room::Line::default(),
             lost: Lost::default(),
+            estimates,
         };
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
         let dirty_limit = u64::from(superblock.reserves.dirty_blocks).min(cache_budget as u64 / crate::BLOCK as u64 / 2) * 3 / 4;
         let unlogged_limit = MAX_UNLOGGED_BYTES.min(u64::from(superblock.reserves.dirty_blocks) / 2 * crate::BLOCK as u64);
-        let toll = gc::Toll::new(state.zones.pace(), gc::RelocatorConfig::default().chunk_blocks);
+        let toll = gc::Toll::new(state.zones.pace_with_classes(), gc::RelocatorConfig::default().chunk_blocks);
         let writable = AtomicBool::new(!options.read_only);
         Ok(Volume {
             state: Mutex::new(state),

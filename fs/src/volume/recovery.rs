@@ -381,9 +381,13 @@ impl Volume {
 
     fn roll_forward(&self, delta: &Delta) -> std::result::Result<(), Unmet> {
         self.try_again(|state| {
+            let interval = interval_of(state, delta)?;
             state.prepare(delta)?;
             note_written(state, delta)?;
             state.apply(delta)?;
+            if let Delta::Map { addr, checksums, .. } = delta {
+                state.note_put(*addr, checksums.len() as u32, interval);
+            }
             if let Some((ino, blocks, true)) = content_of(delta) {
                 state.lost.find(ino, &blocks);
             }
@@ -431,6 +435,12 @@ impl Volume {
     }
 }
 
+/// What the blocks that a delta maps were expected to do when they were written, if the placement of this mount goes by that.
+fn interval_of(state: &State, delta: &Delta) -> Planned<Option<f64>> {
+    let Delta::Map { ino, block, checksums, .. } = delta else { return Ok(None) };
+    Ok(state.heat(*ino, *block, checksums.len() as u32)?.interval)
+}
+
 /// The zone that a delta maps was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by
 /// the part it played before it was freed, of a log zone say: what it holds now is file data.
 fn note_written(state: &mut State, delta: &Delta) -> Planned<()> {
@@ -439,7 +449,7 @@ fn note_written(state: &mut State, delta: &Delta) -> Planned<()> {
     let entry = *state.zones.entry(*addr).ok_or(FsError::Internal("a zone outside the volume"))?;
     let role = if entry.role.is_data() { entry.role } else { Role::User };
     let phase = if entry.phase == Phase::Empty { Phase::Open } else { entry.phase };
-    let entry = SegmentEntry { role, phase, written: entry.written.max(end), ..entry };
+    let entry = SegmentEntry { role, phase, written: entry.written.max(end), written_at: state.zones.clock(), ..entry };
     state.zones.set_entry(*addr, entry);
     state.zones.advance_clock(checksums.len() as u64);
     Ok(())

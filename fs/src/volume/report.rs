@@ -31,6 +31,9 @@ pub struct ZoneView {
     pub live_share: f64,
     /// Bytes that users wrote since its last block was written.
     pub age: u64,
+    /// Bytes that users were expected to write, when its blocks were put there, until they are written again; where the placement estimates.
+    #[serde(default)]
+    pub expected: Option<u64>,
     pub resets: u32,
 }
 
@@ -239,6 +242,7 @@ impl Volume {
                 live: bytes(e.live),
                 live_share: f64::from(e.live) / f64::from(capacity),
                 age: clock.saturating_sub(e.written_at) * BLOCK as u64,
+                expected: e.temperature.interval().map(|blocks| (blocks * BLOCK as f64) as u64),
                 resets: e.resets,
             }
         };

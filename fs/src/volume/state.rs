@@ -119,6 +119,8 @@ pub struct State {
     pub line: Line,
     /// What of the log could not be rolled forward.
     pub lost: Lost,
+    /// Where blocks go by what they are expected to do, if the placement of this mount says that.
+    pub estimates: Option<gc::placement::ZoneEstimates>,
 }
 
 /// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).

@@ -6,6 +6,7 @@ mod faults;
 mod fragments;
 mod full;
 mod model;
+mod placement;
 mod room;
 mod threads;
 

@@ -1,9 +1,11 @@
 //! Many threads on one volume: each knows what its own files hold, whatever the others, the cleaner and checkpoints do.
 
-use super::{B, fresh, make, mount};
-use fs::volume::{SetAttr, Volume, WriteOptions};
+use super::{B, fresh, fresh_on, make, mount, mount_with, options};
+use fs::volume::{MountOptions, SetAttr, Volume, WriteOptions};
 use fs::{FsError, Ino};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use zns::sim::SimDrive;
 
 /// A small generator of numbers, so that a thread's operations depend on its seed alone.
 struct Dice(u64);
@@ -76,20 +78,27 @@ fn work(volume: &Volume, files: [Ino; 2], seed: u64) {
 #[test]
 fn threads_do_not_see_each_other() {
     let drive = fresh();
-    let volume = mount(&drive, 2);
-    let files: Vec<[Ino; 2]> = (0..4).map(|i| [make(&volume, &format!("a{i}")), make(&volume, &format!("b{i}"))]).collect();
+    everybody_works(&drive, &mount(&drive, 2));
+}
+
+/// Several zones of users and of relocation are filled side by side.
+#[test]
+fn threads_do_not_see_each_other_where_blocks_are_placed_by_temperature() {
+    let drive = fresh_on(zns::sim::SimConfig::zoned(128, 1));
+    let policy = gc::PlacementKind::Adaptive.policy();
+    let volume = mount_with(&drive, MountOptions { placement: "adaptive".into(), policy, ..options(2) });
+    volume.start_background().expect("threads");
+    everybody_works(&drive, &volume);
+    volume.shutdown().expect("unmounted");
+    let violations = drive.violations();
+    assert_eq!(violations.len(), 0, "{violations:?}");
+}
+
+fn everybody_works(drive: &SimDrive, volume: &Arc<Volume>) {
+    let files: Vec<[Ino; 2]> = (0..4).map(|i| [make(volume, &format!("a{i}")), make(volume, &format!("b{i}"))]).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = files
-            .iter()
-            .enumerate()
-            .map(|(i, &files)| {
-                scope.spawn({
-                    let volume = &volume;
-                    move || work(volume, files, i as u64 + 1)
-                })
-            })
-            .collect();
+        let workers: Vec<_> = files.iter().enumerate().map(|(i, &files)| scope.spawn(move || work(volume, files, i as u64 + 1))).collect();
         let cleaner = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 match volume.gc(false) {

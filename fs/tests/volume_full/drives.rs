@@ -8,7 +8,7 @@ use zns::sim::{SimConfig, SimDrive, Survival};
 use zns::{Blocks, ZonedDevice};
 
 /// A volume's drives.
-pub struct Drives(Vec<SimDrive>);
+pub struct Drives(Vec<SimDrive>, u64);
 
 fn narrow(active: u32, zones: u32, seed: u64) -> SimConfig {
     SimConfig { max_open: active, max_active: active, ..SimConfig::zoned(zones, seed) }
@@ -36,7 +36,7 @@ impl Drives {
         let drives: Vec<SimDrive> = kinds(seed).into_iter().map(SimDrive::new).collect();
         let created = Timestamp { sec: 1_700_000_000, nsec: 0 };
         let options = FormatOptions { label: "full".into(), uuid: [7; 16], created, secret: [1; 32], uid: 0, gid: 0 };
-        let drives = Self(drives);
+        let drives = Self(drives, seed);
         Volume::format(drives.devices(), &options).expect("fresh drives take a volume");
         drives
     }
@@ -48,7 +48,15 @@ impl Drives {
     /// Mounts.
     pub fn mount(&self, secret: u8) -> Result<Arc<Volume>, FsError> {
         let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
-        let options = MountOptions { clock, secret: Some([secret; 32]), cache_size: 8 << 20, ..MountOptions::default() };
+        // Half of the volumes begin with classes, and each mount does otherwise than the one before.
+        let adaptive = (self.1 / 10 + u64::from(secret)).is_multiple_of(2);
+        let (placement, policy) = match adaptive {
+            true => ("adaptive", gc::PlacementKind::Adaptive.policy()),
+            false => ("default", gc::Policy::default()),
+        };
+        let cache_size = 8 << 20;
+        let options =
+            MountOptions { clock, secret: Some([secret; 32]), cache_size, placement: placement.into(), policy, ..MountOptions::default() };
         Volume::open(self.devices(), options)
     }
 

@@ -29,11 +29,15 @@ fn checkpoint(model: &Model, cleaner: &mut Cleaner<Model, Model>) {
 
 /// A writer as the filesystem has it: it waits for one chunk at a time until there is room. Returns false when nothing can help.
 fn write(model: &Model, cleaner: &mut Cleaner<Model, Model>, block: u64) -> bool {
+    write_as(model, cleaner, block, Caller::Blocked)
+}
+
+fn write_as(model: &Model, cleaner: &mut Cleaner<Model, Model>, block: u64, caller: Caller) -> bool {
     for _ in 0..10_000 {
         if model.write(block) {
             return true;
         }
-        match cleaner.poll(&situation(model, Caller::Blocked)) {
+        match cleaner.poll(&situation(model, caller)) {
             Ok(outcome) if outcome.checkpoint => checkpoint(model, cleaner),
             Ok(Outcome { work: Work::Chunk(_) | Work::Victim(_), .. }) | Err(_) => {}
             Ok(_) => return false,
@@ -58,12 +62,14 @@ fn churn(policy: Policy, percent: u64, with_background: bool) -> (f64, GcStats) 
     // What users may fill: not the reserve.
     let total = u64::from(zones - RESERVE) * u64::from(capacity);
     let used = total * percent / 100;
+    // Who waits for room is given victims greedily, whatever the policy.
+    let caller = if policy == Policy::Greedy { Caller::Blocked } else { Caller::Foreground };
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for block in 0..used {
-        assert!(write(&model, &mut cleaner, block), "no space while filling");
+        assert!(write_as(&model, &mut cleaner, block, caller), "no space while filling");
     }
     for _ in 0..used * 4 {
-        assert!(write(&model, &mut cleaner, rng.random_range(0..used)), "no space while overwriting at {percent} %");
+        assert!(write_as(&model, &mut cleaner, rng.random_range(0..used), caller), "no space while overwriting at {percent} %");
         if with_background {
             background(&model, &mut cleaner);
         }
@@ -71,7 +77,7 @@ fn churn(policy: Policy, percent: u64, with_background: bool) -> (f64, GcStats) 
     let before = cleaner.stats().relocated;
     let writes = used * 3;
     for _ in 0..writes {
-        assert!(write(&model, &mut cleaner, rng.random_range(0..used)));
+        assert!(write_as(&model, &mut cleaner, rng.random_range(0..used), caller));
     }
     model.self_check();
     let copied = (cleaner.stats().relocated - before) / crate::BLOCK_BYTES;
@@ -274,4 +280,22 @@ proptest! {
         let total = cleaner.stats();
         prop_assert_eq!(total.offloaded + total.by_host, total.relocated);
     }
+}
+
+#[test]
+fn who_has_no_room_gets_the_victim_that_gives_most() {
+    let victim = |caller| {
+        let model = Model::new(12, 16, 1, 2);
+        // Of the first zone one block dies, of the second one most do.
+        for block in (0..32).chain([0]).chain(16..28).chain(40..48) {
+            assert!(model.write(block));
+        }
+        let mut cleaner = cleaner(&model, Policy::Fifo, 12, 16);
+        match cleaner.poll(&situation(&model, caller)).expect("it works").work {
+            Work::Victim(report) => report.id.zone.0,
+            Work::Chunk(_) => cleaner.victim().expect("one is being cleaned").id.zone.0,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((victim(Caller::Manual), victim(Caller::Blocked)), (0, 1));
 }

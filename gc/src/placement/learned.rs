@@ -136,11 +136,21 @@ mod tests {
     use super::*;
 
     fn write(placement: &mut dyn Placement, previous: Option<Seq>, now: Seq) -> u8 {
-        placement.user(&UserWrite { block: 7, previous, placed: None, next: None, now }).0
+        placement.user(&UserWrite { block: 7, previous, placed: None, expected: None, next: None, now }).0
     }
 
     fn moved(placement: &mut dyn Placement, from: u8, written: Seq, now: Seq) -> u8 {
-        placement.relocated(&RelocatedBlock { block: 7, from: Class(from), written: Some(written), placed: None, next: None, now }).0
+        placement
+            .relocated(&RelocatedBlock {
+                block: 7,
+                from: Class(from),
+                written: Some(written),
+                placed: None,
+                expected: None,
+                next: None,
+                now,
+            })
+            .0
     }
 
     #[test]

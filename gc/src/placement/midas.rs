@@ -300,11 +300,11 @@ mod tests {
     }
 
     fn write(midas: &mut Midas, block: u64, now: Seq) -> u8 {
-        midas.user(&UserWrite { block, previous: None, placed: None, next: None, now }).0
+        midas.user(&UserWrite { block, previous: None, placed: None, expected: None, next: None, now }).0
     }
 
     fn moved(midas: &mut Midas, block: u64, from: u8, now: Seq) -> u8 {
-        midas.relocated(&RelocatedBlock { block, from: Class(from), written: None, placed: None, next: None, now }).0
+        midas.relocated(&RelocatedBlock { block, from: Class(from), written: None, placed: None, expected: None, next: None, now }).0
     }
 
     /// Fills the histograms as a load would: `live` blocks, each written again after `interval`.

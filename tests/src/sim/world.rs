@@ -73,8 +73,15 @@ impl World {
     pub fn open(&mut self, read_only: bool) -> Result<Arc<Volume>, FsError> {
         self.mounts = self.mounts.wrapping_add(1);
         let clock = self.clock.clone();
+        // One mount in three places by temperature, so that what one leaves is met by the other.
+        let (placement, policy) = match (self.seed + u64::from(self.mounts)) % 3 {
+            0 => ("adaptive", gc::PlacementKind::Adaptive.policy()),
+            _ => ("default", gc::Policy::default()),
+        };
         let options = MountOptions {
             read_only,
+            placement: placement.into(),
+            policy,
             verify: self.scenario.verify,
             gc: GcMode::Manual,
             cache_size: self.scenario.cache_size,

@@ -139,6 +139,7 @@ fn every_mount_option_is_taken() {
         "policy=greedy",
         "policy=cost-benefit",
         "placement=default",
+        "placement=adaptive",
         "cache_size=33554432",
         "cache_size=64M",
         "verify_copies=off",

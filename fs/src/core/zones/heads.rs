@@ -1,11 +1,25 @@
 //! Heads and reserves: who may open a zone, and where the next block of each head goes (I1, I8).
 
+use super::classes::{MAX_CLASSES, choose, slot_of};
 use super::{Device, HEADS, ZoneTable, head_for, is_on_each_device};
 use crate::addr::Addr;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::Reserves;
 use std::collections::BTreeSet;
 use zns::{DeviceId, ZoneId};
+
+/// Where some blocks would be allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The first.
+    pub addr: Addr,
+    /// How many.
+    pub blocks: u32,
+    /// The class that was asked for.
+    pub class: u8,
+    /// The class of the head that takes them.
+    pub head: u8,
+}
 
 impl ZoneTable {
     /// Empty zones.
@@ -24,7 +38,7 @@ impl ZoneTable {
         beyond.div_ceil(u64::from(self.smallest_capacity())) as u32
     }
 
-    fn smallest_capacity(&self) -> u32 {
+    pub(super) fn smallest_capacity(&self) -> u32 {
         self.devices.iter().map(|d| d.capacity).min().expect("at least one device")
     }
 
@@ -57,20 +71,21 @@ impl ZoneTable {
     }
 
     /// What must stay empty when users are promised something.
-    fn users_floor(&self) -> u32 {
+    pub(super) fn users_floor(&self) -> u32 {
         self.log_claim() + self.reserves.checkpoint_zones + self.reserves.gc_zones
     }
 
-    /// The place of the head that serves a role in the heads of a device.
-    fn slot(&self, role: Role) -> Option<usize> {
+    /// The places of the heads of all classes that serve a role in the heads of a device.
+    fn slots(&self, role: Role) -> impl Iterator<Item = usize> + Clone + use<> {
         let role = head_for(role, self.active_limit);
-        HEADS.iter().position(|&r| r == role)
+        (0..MAX_CLASSES as u8).filter_map(move |class| slot_of(role, class))
     }
 
-    /// Blocks left in the open zones of a head.
+    /// Blocks left in the open zones of the heads of a role.
     pub fn head_room(&self, role: Role) -> u64 {
-        let Some(slot) = self.slot(role) else { return 0 };
-        let left = |d: &Device| d.heads[slot].map_or(0, |next| u64::from(d.capacity - next.block()));
+        let slots = self.slots(role);
+        let left =
+            |d: &Device| -> u64 { slots.clone().map(|slot| d.heads[slot].map_or(0, |next| u64::from(d.capacity - next.block()))).sum() };
         self.devices.iter().map(left).sum()
     }
 
@@ -80,7 +95,7 @@ impl ZoneTable {
     }
 
     /// [`ZoneTable::writable`], below zero while more is in use than users may have.
-    fn writable_or_less(&self) -> i64 {
+    pub(super) fn writable_or_less(&self) -> i64 {
         let spare = i64::from(self.empty_zones()) - i64::from(self.users_floor());
         let room = self.head_room(Role::User) as i64 + spare * i64::from(self.smallest_capacity());
         room - (self.promised + self.granted) as i64
@@ -139,36 +154,55 @@ impl ZoneTable {
         self.empty_zones() <= self.log_claim() + self.reserves.checkpoint_zones
     }
 
-    /// Where `role` goes on: the device of its open head, else the one on which it would open a zone. A head that every device has goes on on
+    /// Where `role` goes on: the device of an open head, else the one on which it would open a zone. A head that every device has goes on on
     /// `near` if it can. `None`: the role's floor is reached.
     pub fn device_for(&self, role: Role, near: Option<DeviceId>) -> Option<DeviceId> {
-        let slot = self.slot(role)?;
+        let slots = self.slots(role);
+        let has_open = |d: &Device| slots.clone().any(|slot| d.heads[slot].is_some());
         let may_open = self.empty_zones() > self.floor(role);
         if let Some(near) = near.filter(|_| is_on_each_device(role)) {
             let device = self.devices.get(usize::from(near.0))?;
-            if device.heads[slot].is_some() || (may_open && device.empty_count > 0) {
+            if has_open(device) || (may_open && device.empty_count > 0) {
                 return Some(near);
             }
         }
-        let open = self.devices.iter().position(|d| d.heads[slot].is_some());
+        let open = self.devices.iter().position(has_open);
         let index = open.or_else(|| self.fullest_of_empty().filter(|_| may_open))?;
         Some(DeviceId(index as u8))
     }
 
     /// Up to `max` blocks in a row at the head of `role`, opening a zone if need be. `None`: the role's floor is reached.
     pub fn allocate(&mut self, role: Role, max: u32) -> Option<(Addr, u32)> {
-        self.allocate_on(self.device_for(role, None)?, role, max)
+        if role == Role::User { self.allocate_for_users(0, max) } else { self.allocate_on(self.device_for(role, None)?, role, 0, max) }
     }
 
-    /// The same on the device that [`ZoneTable::device_for`] said.
-    pub fn allocate_on(&mut self, device: DeviceId, role: Role, max: u32) -> Option<(Addr, u32)> {
+    /// The same for what users write, of a class.
+    pub fn allocate_for_users(&mut self, class: u8, max: u32) -> Option<(Addr, u32)> {
+        let open = self.open_user_heads();
+        let class = choose(open.map(|head| head.is_some()), class, self.classes_in_use(), self.empty_zones() > self.users_floor());
+        let device = match open[usize::from(class)] {
+            Some(head) => head.device(),
+            None => DeviceId(self.fullest_of_empty().filter(|_| self.empty_zones() > self.floor(Role::User))? as u8),
+        };
+        self.allocate_at(device, Role::User, class, max)
+    }
+
+    /// The same for another role on the device that [`ZoneTable::device_for`] said.
+    pub fn allocate_on(&mut self, device: DeviceId, role: Role, class: u8, max: u32) -> Option<(Addr, u32)> {
         let role = head_for(role, self.active_limit);
-        let slot = self.slot(role)?;
+        let class = self.class_of_copies(device, role, class);
+        self.allocate_at(device, role, class, max)
+    }
+
+    fn allocate_at(&mut self, device: DeviceId, role: Role, class: u8, max: u32) -> Option<(Addr, u32)> {
+        let slot = slot_of(role, class)?;
         let next = match self.devices[usize::from(device.0)].heads[slot] {
             Some(next) => next,
             None => {
                 self.make_room_for(role, device);
-                self.open_on(usize::from(device.0), role)?
+                let opened = self.open_on(usize::from(device.0), role)?;
+                self.zone_mut(opened).entry.class = class;
+                opened
             }
         };
         let capacity = self.capacity(device);
@@ -187,11 +221,7 @@ impl ZoneTable {
 
     /// Where few zones may be active, the two kinds of relocation take turns: one ends before the other begins.
     fn make_room_for(&mut self, role: Role, device: DeviceId) {
-        let other = match role {
-            Role::RelocatedByHost => Role::RelocatedByDevice,
-            Role::RelocatedByDevice => Role::RelocatedByHost,
-            _ => return,
-        };
+        let Some(other) = super::classes::other_kind(role) else { return };
         let slot = HEADS.iter().position(|&r| r == other).expect("a head");
         if self.active_limit < 8
             && let Some(next) = self.devices[usize::from(device.0)].heads[slot]
@@ -200,34 +230,44 @@ impl ZoneTable {
         }
     }
 
-    /// The zones in which `blocks` blocks for `role` would be allocated now, in order; fewer if the floor is reached.
-    pub fn preview(&self, role: Role, blocks: u64) -> Vec<(Addr, u32)> {
-        let mut pieces = Vec::new();
-        let mut left = blocks;
-        let role = head_for(role, self.active_limit);
-        if let Some(next) = self.head(role) {
-            let n = left.min(u64::from(self.capacity(next.device()) - next.block())) as u32;
-            pieces.push((next, n));
-            left -= u64::from(n);
-        }
+    /// Where blocks that users write would be allocated now by [`ZoneTable::allocate_for_users`], in order; fewer if the floor is reached. `wanted`: how
+    /// many of which class.
+    pub fn preview(&self, wanted: &[(u8, u64)]) -> Vec<Place> {
+        let mut places = Vec::new();
+        let mut heads = self.open_user_heads();
         let mut counts: Vec<(u32, usize)> = self.devices.iter().map(|d| (d.empty_count, d.next)).collect();
         let mut free = self.empty_zones();
-        let floor = self.floor(role);
+        let floor = self.floor(Role::User);
         let mut taken = BTreeSet::new();
-        while left > 0 && free > floor {
-            let share = |i: usize| u64::from(counts[i].0) * 1_000_000 / self.devices[i].zones.len() as u64;
-            let Some(device) = (0..counts.len()).max_by_key(|&i| (share(i), usize::MAX - i)) else { break };
-            let d = &self.devices[device];
-            let empty = |from: usize, to: usize| d.empty[from..to].iter_ones().map(|i| i + from).find(|&z| !taken.contains(&(device, z)));
-            let Some(zone) = empty(counts[device].1, d.zones.len()).or_else(|| empty(0, d.zones.len())) else { break };
-            taken.insert((device, zone));
-            counts[device] = (counts[device].0 - 1, zone + 1);
-            free -= 1;
-            let n = left.min(u64::from(d.capacity)) as u32;
-            pieces.push((Addr::new(DeviceId(device as u8), ZoneId(zone as u32), 0), n));
-            left -= u64::from(n);
+        for &(class, blocks) in wanted {
+            let mut left = blocks;
+            while left > 0 {
+                let head = choose(heads.map(|head| head.is_some()), class, self.classes_in_use(), free > self.users_floor());
+                let next = match heads[usize::from(head)] {
+                    Some(next) => next,
+                    None if free <= floor => return places,
+                    None => {
+                        let share = |i: usize| u64::from(counts[i].0) * 1_000_000 / self.devices[i].zones.len() as u64;
+                        let Some(device) = (0..counts.len()).max_by_key(|&i| (share(i), usize::MAX - i)) else { return places };
+                        let d = &self.devices[device];
+                        let empty = |from: usize, to: usize| {
+                            d.empty[from..to].iter_ones().map(|i| i + from).find(|&z| !taken.contains(&(device, z)))
+                        };
+                        let Some(zone) = empty(counts[device].1, d.zones.len()).or_else(|| empty(0, d.zones.len())) else { return places };
+                        taken.insert((device, zone));
+                        counts[device] = (counts[device].0 - 1, zone + 1);
+                        free -= 1;
+                        Addr::new(DeviceId(device as u8), ZoneId(zone as u32), 0)
+                    }
+                };
+                let room = self.capacity(next.device()) - next.block();
+                let n = left.min(u64::from(room)) as u32;
+                places.push(Place { addr: next, blocks: n, class, head });
+                heads[usize::from(head)] = (n < room).then(|| next.plus(n));
+                left -= u64::from(n);
+            }
         }
-        pieces
+        places
     }
 
     /// Opens an empty zone for `role` without making it a head (the log prepares its next zone so).
@@ -248,7 +288,8 @@ impl ZoneTable {
         let clock = self.clock;
         let zone = self.zone_mut(addr);
         let resets = zone.entry.resets;
-        zone.entry = SegmentEntry { role, phase: Phase::Open, live: 0, written: 0, written_at: clock, resets };
+        zone.entry = SegmentEntry { role, phase: Phase::Open, written_at: clock, resets, ..SegmentEntry::EMPTY };
+        (zone.put, zone.rate) = (0, 0.0);
         zone.forgotten = false;
         zone.unmovable = false;
         if role == Role::Log {
@@ -278,7 +319,7 @@ impl ZoneTable {
     pub fn give_back(&mut self, addr: Addr, used: u32, granted: u32) {
         let end = addr.plus(granted);
         let capacity = self.capacity(addr.device());
-        let Some(slot) = HEADS.iter().position(|&r| Some(r) == self.entry(addr).map(|e| e.role)) else { return };
+        let Some(slot) = self.entry(addr).and_then(|e| slot_of(e.role, e.class)) else { return };
         let device = usize::from(addr.device().0);
         let at_end = match self.devices[device].heads[slot] {
             Some(next) => next == end,
@@ -356,10 +397,10 @@ impl ZoneTable {
         std::mem::take(&mut self.to_finish)
     }
 
-    /// Next address of the open head of a role; of the first one where every device has one.
+    /// Next address of an open head of a role; of the first one where there are several.
     pub fn head(&self, role: Role) -> Option<Addr> {
-        let slot = HEADS.iter().position(|&r| r == role)?;
-        self.devices.iter().find_map(|d| d.heads[slot])
+        let slots = self.slots(role);
+        self.devices.iter().find_map(|d| slots.clone().find_map(|slot| d.heads[slot]))
     }
 
     /// Replaces the entry of a zone as recovery found it.

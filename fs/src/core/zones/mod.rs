@@ -4,17 +4,21 @@
 //! its floor. Users stop above the cleaning reserve, cleaning above the checkpoint reserve, checkpoints above what the log may still
 //! need; nobody borrows from below.
 
+mod classes;
 mod heads;
 mod reclaim;
 mod space;
 
-pub use heads::reserves_for;
+pub use classes::MAX_CLASSES;
+pub use heads::{Place, reserves_for};
 pub use space::SpaceCounts;
 
 use crate::addr::Addr;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::{Member, RING_ZONES, Reserves};
 use bitvec::vec::BitVec;
+use classes::{SLOTS, slot_of};
+use space::PARTLY_FILLED;
 use std::collections::BTreeSet;
 use zns::{DeviceId, ZoneId};
 
@@ -32,6 +36,19 @@ struct Zone {
     forgotten: bool,
     /// Cleaning it failed on media: not chosen again in this mount.
     unmovable: bool,
+    /// Blocks put into it, and the sum of 1 / interval over them, of which its temperature is made.
+    put: u32,
+    rate: f64,
+}
+
+impl Zone {
+    fn new(entry: SegmentEntry) -> Self {
+        let (put, rate) = match entry.temperature.interval() {
+            Some(interval) => (entry.written, f64::from(entry.written) / interval),
+            None => (0, 0.0),
+        };
+        Self { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false, put, rate }
+    }
 }
 
 #[derive(Debug)]
@@ -42,10 +59,10 @@ struct Device {
     capacity: u32,
     next: usize,
     /// Next address of each open head on this device.
-    heads: [Option<Addr>; HEADS.len()],
+    heads: [Option<Addr>; SLOTS],
 }
 
-/// Heads of the log: one open zone each at most; those that copies fill, one on each device ([`is_on_each_device`]).
+/// Heads of the log: one open zone each at most (user and relocated data: for each class); those that copies fill, one on each device ([`is_on_each_device`]).
 pub const HEADS: [Role; 6] = [Role::Log, Role::Metadata, Role::User, Role::RelocatedByDevice, Role::RelocatedByHost, Role::CopiedByDevice];
 
 /// Which head serves a role, by how many zones may be active at once. One slot always stays free.
@@ -57,6 +74,7 @@ pub const HEADS: [Role; 6] = [Role::Log, Role::Metadata, Role::User, Role::Reloc
 /// | 9..    | 2 | 1 | 1 | 1 | 1 | 1                              | 1 |
 ///
 /// The ring takes its second slot (a mirror of each superblock) where nine or more are to be had. Fewer than six: refused by mkfs.
+/// With 11 there can be two classes of user and relocated data, with 13 three: [`ZoneTable::most_classes`].
 pub fn head_for(role: Role, active_limit: u32) -> Role {
     match role {
         Role::CopiedByDevice if active_limit < 9 => Role::RelocatedByDevice,
@@ -101,6 +119,10 @@ pub struct ZoneTable {
     incomplete: bool,
     /// See [`ZoneTable::miscounted`].
     miscounted: Option<Addr>,
+    /// Classes there are, classes in use, and whether temperatures are kept: see `classes`.
+    classes: u8,
+    active_classes: u8,
+    estimating: bool,
 }
 
 impl ZoneTable {
@@ -114,14 +136,14 @@ impl ZoneTable {
                 page_base.push(pages);
                 pages += m.zones.div_ceil(crate::format::segment::ENTRIES as u32);
                 let count = m.zones as usize;
-                let blank = Zone { entry: SegmentEntry::EMPTY, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
+                let blank = Zone::new(SegmentEntry::EMPTY);
                 let mut device = Device {
                     zones: vec![blank; count],
                     empty: BitVec::repeat(true, count),
                     empty_count: m.zones,
                     capacity: m.zone_capacity,
                     next: 0,
-                    heads: [None; HEADS.len()],
+                    heads: [None; SLOTS],
                 };
                 for ring in 0..RING_ZONES as usize {
                     device.zones[ring].entry = SegmentEntry { role: Role::Ring, phase: Phase::Open, ..SegmentEntry::EMPTY };
@@ -150,6 +172,9 @@ impl ZoneTable {
             total: 0,
             incomplete: false,
             miscounted: None,
+            classes: 1,
+            active_classes: 1,
+            estimating: false,
         };
         table.total = table.compute_total();
         table
@@ -227,7 +252,7 @@ impl ZoneTable {
         let mut superfluous = Vec::new();
         for (i, entry) in entries.into_iter().enumerate() {
             let zone = &mut self.devices[device].zones[first + i];
-            *zone = Zone { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false };
+            *zone = Zone::new(entry);
             let addr = Addr::new(DeviceId(device as u8), ZoneId((first + i) as u32), 0);
             let is_empty = entry.phase == Phase::Empty;
             let was_empty = self.devices[device].empty.replace(first + i, is_empty);
@@ -244,20 +269,18 @@ impl ZoneTable {
             if entry.role == Role::Log {
                 self.log_held += 1;
             }
-            if entry.phase == Phase::Open
-                && entry.role != Role::Log
-                && let Some(slot) = HEADS.iter().position(|&r| r == entry.role)
-            {
+            if entry.phase == Phase::Open && entry.role != Role::Log && HEADS.contains(&entry.role) {
+                // A class that there is not is none of ours: that zone is ended, too.
+                let slot = slot_of(entry.role, entry.class);
                 let taken = self.devices.iter().enumerate().any(|(d, other)| {
                     let heads_here = !is_on_each_device(entry.role) || d == device;
-                    heads_here && other.heads[slot].is_some()
+                    heads_here && slot.is_none_or(|slot| other.heads[slot].is_some())
                 });
                 // Of log zones two may be open: the one in use and the next one, which is empty; the shell tells which is which. Of any other
-                // role one can only be open where two checkpoints met a failure between them: it is ended, lest it stays active for good.
-                if taken {
-                    superfluous.push(addr);
-                } else {
-                    self.devices[device].heads[slot] = Some(addr.plus(entry.written));
+                // role and class one can only be open where two checkpoints met a failure between them: it is ended, lest it stays active for good.
+                match slot.filter(|_| !taken) {
+                    Some(slot) => self.devices[device].heads[slot] = Some(addr.plus(entry.written)),
+                    None => superfluous.push(addr),
                 }
             }
         }

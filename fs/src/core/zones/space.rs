@@ -19,7 +19,7 @@ pub struct SpaceCounts {
 
 /// Zones that heads have begun and nobody else can fill: what users write needs a zone of its own while those of relocated blocks and of
 /// metadata have room.
-const PARTLY_FILLED: u32 = 3;
+pub(super) const PARTLY_FILLED: u32 = 3;
 
 impl ZoneTable {
     /// Live blocks of metadata.
@@ -61,7 +61,7 @@ impl ZoneTable {
     }
 
     /// Zones that are empty on average because the cleaner works ahead of writers: where its pacer settles, and what checkpoints take in between.
-    fn kept_ahead(&self) -> u32 {
+    pub(super) fn kept_ahead(&self) -> u32 {
         let capacity = self.devices.iter().map(|d| d.capacity).max().unwrap_or(1);
         let room = self.pace().middle().unsigned_abs() + u64::from(self.reserves.dirty_blocks / 3);
         room.div_ceil(u64::from(capacity)) as u32
@@ -75,6 +75,11 @@ impl ZoneTable {
         let capacity = self.devices.iter().map(|d| d.capacity).min().unwrap_or(1);
         gc::PacerConfig::above_reserve(0, zones, capacity)
             .raised(i64::from(self.reserves.dirty_blocks / 2) + self.devices.len() as i64 * i64::from(capacity))
+    }
+
+    /// [`Self::pace`] for the cleaner of this mount: room for a relocation head more for each class more.
+    pub fn pace_with_classes(&self) -> gc::PacerConfig {
+        self.pace().raised(i64::from(self.classes() - 1) * i64::from(self.smallest_capacity()))
     }
 
     /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.

@@ -28,7 +28,7 @@ fn relocation_leaves_what_is_granted_to_users() {
     zones.grant(CAPACITY.into());
     while zones.allocate(Role::RelocatedByDevice, u32::MAX).is_some() {}
     assert!(zones.has_place_for(CAPACITY.into()), "the grant is worth nothing");
-    assert_eq!(zones.preview(Role::User, CAPACITY.into()).iter().map(|(_, blocks)| blocks).sum::<u32>(), CAPACITY);
+    assert_eq!(zones.preview(&[(0, CAPACITY.into())]).iter().map(|place| place.blocks).sum::<u32>(), CAPACITY);
     // A checkpoint may take it: then whoever holds the grant finds out before anything is put.
     while zones.empty_zones() > zones.floor(Role::User) {
         zones.allocate(Role::Metadata, u32::MAX).expect("above the floor of metadata");
@@ -44,13 +44,13 @@ fn what_is_copied_goes_on_on_its_device_and_elsewhere_when_that_is_full() {
         for device in [0, 1, 0] {
             let device = DeviceId(device);
             assert_eq!(zones.device_for(role, Some(device)), Some(device));
-            let (addr, _) = zones.allocate_on(device, role, 10).expect("there is room");
+            let (addr, _) = zones.allocate_on(device, role, 0, 10).expect("there is room");
             assert_eq!(addr.device(), device);
         }
     }
     // Until the second device has nothing left.
     while zones.device_for(Role::RelocatedByDevice, near) == near {
-        zones.allocate_on(DeviceId(1), Role::RelocatedByDevice, u32::MAX).expect("there is room");
+        zones.allocate_on(DeviceId(1), Role::RelocatedByDevice, 0, u32::MAX).expect("there is room");
     }
     assert_eq!(zones.devices[1].empty_count, 0);
     assert_eq!(zones.device_for(Role::RelocatedByDevice, near), Some(DeviceId(0)));
@@ -87,4 +87,145 @@ fn more_that_dies_than_lived_is_damage_and_no_panic() {
     assert_eq!(zones.entry(addr).map(|entry| entry.live), Some(0));
     // What can be wrong of one zone can be wrong of all: nothing is emptied by its count any more.
     assert!(!zones.is_resettable(dead) && zones.reset_candidates(&[]).is_empty() && zones.dead_zones() == 0);
+}
+
+/// How many zones of each role and class are open, each at most once (on each device, where every device has a head).
+fn open_zones(table: &ZoneTable) -> usize {
+    let mut seen = std::collections::BTreeSet::new();
+    let open = table.iter().filter(|(_, e)| e.phase == Phase::Open && !matches!(e.role, Role::Ring | Role::Log));
+    let mut count = 0;
+    for (addr, e) in open {
+        let device = is_on_each_device(e.role).then_some(addr.device());
+        assert!(seen.insert((e.role, e.class, device)), "two open zones of {:?} {}", e.role, e.class);
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn classes_are_as_many_as_active_zones_and_space_allow() {
+    let most = |zones: u32, active: u32| ZoneTable::new(&[member(zones)], reserves_for(zones, CAPACITY), active).most_classes();
+    for (active, classes) in [(6, 1), (8, 1), (9, 1), (10, 1), (11, 2), (12, 2), (13, 3), (14, 3), (u32::MAX, 3)] {
+        assert_eq!(most(256, active), classes, "{active} active zones");
+    }
+    // What heads of relocation have begun and not filled must not be missed by users.
+    for zones in 24..300 {
+        let table = table(&[zones]);
+        let all = zones * CAPACITY - 2 * CAPACITY;
+        let kept = all - table.total() as u32 - table.reserves.zones() as u32 * CAPACITY;
+        assert!(kept >= (PARTLY_FILLED + u32::from(table.most_classes()) - 1) * CAPACITY - CAPACITY / 2, "{zones} zones");
+    }
+}
+
+#[test]
+fn a_class_whose_zone_is_full_goes_where_another_has_room_when_little_is_empty() {
+    let mut zones = table(&[128]);
+    zones.set_classes(Some(3));
+    zones.set_active_classes(3, 0);
+    let mut heads = [Addr::NONE; 3];
+    for class in [0, 1, 2] {
+        heads[usize::from(class)] = zones.allocate_for_users(class, 1).expect("there is room").0;
+    }
+    assert_eq!(open_zones(&zones), 3);
+    while zones.empty_zones() > zones.users_floor() {
+        zones.allocate(Role::Metadata, u32::MAX).expect("above its floor");
+    }
+    assert_eq!(zones.allocate_for_users(2, u32::MAX), Some((heads[2].plus(1), CAPACITY - 1)));
+    // The nearest one, and not one of the zones that cleaning counts on.
+    assert_eq!(zones.allocate_for_users(2, 10), Some((heads[1].plus(1), 10)));
+    // A class that is not used any more is filled before all others.
+    zones.set_active_classes(1, 0);
+    assert_eq!(zones.allocate_for_users(0, 10), Some((heads[1].plus(11), 10)));
+}
+
+#[test]
+fn heads_of_all_classes_are_found_again_and_what_is_too_many_is_ended() {
+    let mut before = table(&[128]);
+    before.set_classes(Some(3));
+    before.set_active_classes(3, 0);
+    let (users, _) = before.allocate_for_users(2, 10).expect("there is room");
+    let (moved, _) = before.allocate_on(DeviceId(0), Role::RelocatedByDevice, 1, 10).expect("there is room");
+    before.note_put(users, 10, 5000.0);
+    let strange = before.open(Role::User).expect("there is room");
+    before.zone_mut(strange).entry.class = 9;
+    let mut pages = vec![before.store_page(0), before.store_page(1)];
+    let mut after = table(&[128]);
+    for page in [1, 0] {
+        after.load_page(page, &pages.pop().expect("two pages")[..]).expect("a page");
+    }
+    assert_eq!(after.expected(users), before.expected(users));
+    assert!(after.expected(users).is_some_and(|interval| (interval / 5000.0).log2().abs() < 0.1));
+    assert_eq!(after.take_to_finish(), [strange]);
+    // Without a placement they are filled first.
+    assert_eq!(after.allocate(Role::User, 5), Some((users.plus(10), 5)));
+    assert_eq!(after.allocate_on(DeviceId(0), Role::RelocatedByDevice, 0, 5), Some((moved.plus(10), 5)));
+    after.self_check().expect("the counts agree");
+}
+
+#[test]
+fn the_two_roads_of_relocation_share_what_may_be_active() {
+    let mut zones = table(&[128]);
+    zones.set_classes(Some(3));
+    zones.set_active_classes(3, 0);
+    let device = DeviceId(0);
+    for class in [2, 1, 0] {
+        zones.allocate_on(device, Role::RelocatedByDevice, class, 1).expect("there is room");
+        zones.allocate_on(device, Role::RelocatedByHost, class, 1).expect("there is room");
+        zones.allocate_for_users(class, 1).expect("there is room");
+    }
+    // Of either road one of the first class; of the others one in all.
+    assert_eq!(open_zones(&zones), 3 + 2 + 2);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+    #[test]
+    fn what_users_were_promised_is_placed_as_foreseen_whatever_the_classes(
+        devices in 1usize..3,
+        ops in proptest::collection::vec((0u8..8, 0u8..3, 1u32..700, 0u8..3, 1u32..400), 1..120),
+    ) {
+        let mut zones = table(&[100, 70][..devices]);
+        zones.set_classes(Some(3));
+        for (kind, class, blocks, other, more) in ops {
+            let near = DeviceId(u8::from(devices > 1 && blocks % 2 == 0));
+            match kind {
+                0 => zones.set_active_classes(class + 1, 0),
+                1 | 2 => {
+                    let role = if kind == 1 { Role::RelocatedByDevice } else { Role::RelocatedByHost };
+                    if let Some(device) = zones.device_for(role, Some(near)) {
+                        proptest::prop_assert!(zones.allocate_on(device, role, class, blocks).is_some());
+                    }
+                }
+                3 => { zones.allocate(Role::Metadata, blocks); }
+                _ => {
+                    let wanted = [(class, u64::from(blocks)), (other, u64::from(more))];
+                    let fits = zones.has_place_for(u64::from(blocks + more));
+                    let places = zones.preview(&wanted);
+                    let placed: u32 = places.iter().map(|place| place.blocks).sum();
+                    proptest::prop_assert!(placed == blocks + more || !fits, "{placed} of {} blocks", blocks + more);
+                    for place in places {
+                        proptest::prop_assert_eq!(zones.allocate_for_users(place.class, place.blocks), Some((place.addr, place.blocks)));
+                        proptest::prop_assert_eq!(zones.entry(place.addr).map(|e| e.class), Some(place.head));
+                    }
+                }
+            }
+            open_zones(&zones);
+            zones.self_check().expect("the counts agree");
+        }
+    }
+}
+
+#[test]
+fn a_class_opens_no_zone_where_its_device_has_none_and_goes_where_there_is_room() {
+    let mut zones = table(&[100, 70]);
+    zones.set_classes(Some(zones.most_classes()));
+    zones.set_active_classes(3, 0);
+    let (near, role) = (DeviceId(1), Role::RelocatedByDevice);
+    while zones.devices[1].empty_count > 1 {
+        zones.allocate_on(near, role, 0, u32::MAX).expect("there is room");
+    }
+    let (head, _) = zones.allocate_on(near, role, 0, 1).expect("there is room");
+    assert!(zones.classes() > 1 && zones.writable() > 2 * u64::from(CAPACITY) && zones.devices[1].empty_count == 0);
+    assert_eq!(zones.device_for(role, Some(near)), Some(near));
+    assert_eq!(zones.allocate_on(near, role, zones.classes() - 1, 10), Some((head.plus(1), 10)));
 }

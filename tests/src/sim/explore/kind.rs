@@ -81,8 +81,10 @@ impl Hands {
 /// How simulated volumes are mounted; mounts with different numbers are different epochs.
 pub fn mount_options(hands: &Hands, number: u8) -> MountOptions {
     let hands = hands.clone();
+    let placement = if number.is_multiple_of(2) { "adaptive" } else { "default" };
     MountOptions {
         gc: GcMode::Manual,
+        placement: placement.into(),
         cache_size: 4 << 20,
         atime: AtimeMode::None.into(),
         clock: Clock(Arc::new(move || Timestamp { sec: hands.now(), nsec: 0 })),
