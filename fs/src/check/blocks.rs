@@ -147,7 +147,8 @@ impl Checker<'_> {
     }
 
     fn compare(&mut self, summary: &Summary, part: Mapped) {
-        let summary_block = summary.block.0.wrapping_add(part.addr.0 - summary.addr.0);
+        // Of extents that overlap the second one may begin before this summary.
+        let summary_block = summary.block.0.wrapping_add(part.addr.0.wrapping_sub(summary.addr.0));
         if summary.ino.0 != part.ino || summary_block != part.block {
             self.add(Finding::WrongSummary {
                 addr: part.addr,

@@ -33,6 +33,7 @@ use blocks::Live;
 use nodemap::Metadata;
 use scan::Scanner;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::Discriminant;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,13 +58,15 @@ pub struct CheckOptions {
     pub cache_size: u64,
     /// Inodes, and extents, looked at in one pass.
     pub window: usize,
+    /// Findings of each kind that one pass of a repair mends.
+    pub at_once: u64,
     /// Is told how far the check has come.
     pub progress: Option<Box<dyn FnMut(Progress)>>,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        Self { read_data: true, cache_size: 128 << 20, window: 1 << 20, progress: None }
+        Self { read_data: true, cache_size: 128 << 20, window: 1 << 20, at_once: MAX_FINDINGS as u64, progress: None }
     }
 }
 
@@ -77,23 +80,55 @@ struct Checker<'a> {
     zones_unknown: bool,
     /// The items that findings are about, by the number of the finding: for a repair.
     keys: HashMap<usize, Key>,
+    /// Which findings are listed, where that is a repair's to say.
+    turn: Option<Turn>,
+}
+
+/// A part of all findings, in which those of one kind never take the place of another's: damage of one kind is mended before what may follow from it, so that
+/// the first kind must be seen, however much there is of others.
+struct Turn {
+    /// Of each kind so many are left out, and so many behind them listed.
+    skip: u64,
+    take: u64,
+    seen: HashMap<Discriminant<Finding>, u64>,
+}
+
+impl Turn {
+    fn new(skip: u64, take: u64) -> Self {
+        Self { skip, take, seen: HashMap::new() }
+    }
+
+    /// Is it this one's turn? `None`: it comes later.
+    fn takes(&mut self, finding: &Finding) -> Option<bool> {
+        let seen = self.seen.entry(std::mem::discriminant(finding)).or_default();
+        *seen += 1;
+        (*seen <= self.skip.saturating_add(self.take)).then_some(*seen > self.skip)
+    }
 }
 
 impl<'a> Checker<'a> {
     fn new(volume: &'a Volume, report: CheckReport, options: CheckOptions) -> Self {
-        Self { volume, scan: Rc::new(Scanner::new(volume)), report, options, zones_unknown: false, keys: HashMap::new() }
+        Self { volume, scan: Rc::new(Scanner::new(volume)), report, options, zones_unknown: false, keys: HashMap::new(), turn: None }
     }
 }
 
 impl Checker<'_> {
     fn add(&mut self, finding: Finding) {
-        self.report.add(finding);
+        match self.turn.as_mut().map(|turn| turn.takes(&finding)) {
+            None => self.report.add(finding),
+            Some(Some(true)) => self.report.push(finding),
+            Some(Some(false)) => {}
+            Some(None) => self.report.suppressed += 1,
+        }
     }
 
     /// A finding about one item.
     fn add_at(&mut self, key: Key, finding: Finding) {
-        self.keys.insert(self.report.findings.len(), key);
+        let number = self.report.findings.len();
         self.add(finding);
+        if self.report.findings.len() > number {
+            self.keys.insert(number, key);
+        }
     }
 
     fn undecodable(&mut self, key: Key) {

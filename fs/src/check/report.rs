@@ -81,6 +81,11 @@ impl CheckReport {
             self.suppressed += 1;
             return;
         }
+        self.push(finding);
+    }
+
+    /// Adds a finding, however many there are.
+    pub(super) fn push(&mut self, finding: Finding) {
         let (severity, message) = (finding.severity(), finding.to_string());
         self.findings.push(Found { severity, finding, path: None, message });
     }

@@ -65,7 +65,7 @@ pub struct Inode {
     pub size: u64,
     /// Filesystem blocks that its extents take, preallocated ones included.
     pub blocks: u64,
-    /// Distinguishes inodes that had the same number (numbers are never used twice, so this is the volume's birth salt).
+    /// Distinguishes inodes that had the same number (in a volume numbers are never used twice, so this is of the whole volume: 32 bits, drawn when it is made).
     pub generation: u64,
     /// For a directory: its parent. For others: the directory it was created in (a hint for reports).
     pub parent: Ino,

@@ -89,12 +89,20 @@ impl Volume {
         {
             let mut state = volume.state.lock();
             let empty = Inode::empty(Ino::ROOT, libc::S_IFDIR | 0o755, options.created);
-            let root = Inode { uid: options.uid, gid: options.gid, ..empty };
+            let root = Inode { uid: options.uid, gid: options.gid, generation: birth_salt(options), ..empty };
             let delta = Delta::Put { key: Key::inode(Ino::ROOT), value: root.encode() };
             state.apply(&delta).map_err(|_| FsError::Internal("a new tree is resident"))?;
         }
         volume.checkpoint_as(CheckpointKind { clean: true })
     }
+}
+
+/// The generation of all inodes of a volume. Numbers of inodes are never used twice, but another volume begins with the same ones: a handle of a file server's
+/// that was made for the one must lead to nothing in the other. The kernel keeps 32 bits.
+fn birth_salt(options: &FormatOptions) -> u64 {
+    // The time, too: a UUID may be given, and the same one twice.
+    let born = [&options.uuid[..], &options.created.sec.to_le_bytes(), &options.created.nsec.to_le_bytes()].concat();
+    u64::from(crc32c::crc32c(&born).max(1))
 }
 
 fn check(devices: &[Arc<dyn ZonedDevice>], options: &FormatOptions) -> Result<()> {

@@ -2,7 +2,9 @@
 //! this one test, and in the guest it calls the body.
 
 pub mod fabrics;
+pub mod nfs;
 pub mod restrict;
+pub mod rpc;
 pub mod stacks;
 pub mod targets;
 pub mod tcmu;

@@ -10,6 +10,7 @@ mod ferrycopy;
 mod layers;
 mod life;
 mod neighbours;
+mod nfs;
 mod nvme;
 mod passthrough;
 mod permission;

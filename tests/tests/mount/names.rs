@@ -4,6 +4,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
@@ -385,28 +386,8 @@ struct Handle {
     handle: [u8; 128],
 }
 
-#[test]
-fn a_handle_of_a_file_that_was_removed_is_stale() {
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    use std::os::unix::ffi::OsStrExt;
-    if !rustix::process::geteuid().is_root() {
-        tests::skip::skip("only root may open handles");
-        return;
-    }
-    let Some(mounted) = Mounted::new() else {
-        return;
-    };
-    let root = fs::File::open(mounted.root()).unwrap();
-    let open = |handle: &mut Handle| {
-        // SAFETY: the handle is one that the kernel filled in.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), &raw mut *handle, libc::O_RDONLY | libc::O_CLOEXEC) };
-        // SAFETY: a new descriptor, which nobody else knows.
-        if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
-    };
-    for n in 0..200 {
-        let path = mounted.path(format!("f{n}"));
-        fs::write(&path, b"x").unwrap();
+impl Handle {
+    fn of(path: &Path) -> Handle {
         let mut handle = Handle { bytes: 128, kind: 0, handle: [0; 128] };
         let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
         let mut mount_id = 0i32;
@@ -414,16 +395,81 @@ fn a_handle_of_a_file_that_was_removed_is_stale() {
         let made =
             unsafe { libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, name.as_ptr(), &raw mut handle, &raw mut mount_id, 0) };
         assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-        open(&mut handle).unwrap();
+        handle
+    }
+
+    fn open(&mut self, root: &fs::File) -> std::io::Result<fs::File> {
+        // SAFETY: the handle is one that the kernel filled in.
+        let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), &raw mut *self, libc::O_RDONLY | libc::O_CLOEXEC) };
+        // SAFETY: a new descriptor, which nobody else knows.
+        if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(unsafe { fs::File::from_raw_fd(fd as i32) }) }
+    }
+}
+
+fn may_open_handles() -> bool {
+    let may = rustix::process::geteuid().is_root();
+    if !may {
+        tests::skip::skip("only root may open handles");
+    }
+    may
+}
+
+#[test]
+fn a_handle_of_a_file_that_was_removed_is_stale() {
+    let Some(mounted) = may_open_handles().then(Mounted::new).flatten() else {
+        return;
+    };
+    let root = fs::File::open(mounted.root()).unwrap();
+    for n in 0..200 {
+        let path = mounted.path(format!("f{n}"));
+        fs::write(&path, b"x").unwrap();
+        let mut handle = Handle::of(&path);
+        handle.open(&root).unwrap();
         fs::remove_file(&path).unwrap();
         // The kernel has the inode, and asks nobody, until what was closed above is released: it says so in the background.
         let begun = std::time::Instant::now();
-        let mut said = errno(open(&mut handle));
+        let mut said = errno(handle.open(&root));
         while said == 0 && begun.elapsed().as_secs() < 20 {
             std::thread::sleep(std::time::Duration::from_millis(1));
-            said = errno(open(&mut handle));
+            said = errno(handle.open(&root));
         }
         assert_eq!(said, libc::ESTALE, "{n}");
+    }
+    drop(root);
+    mounted.finish();
+}
+
+/// A new volume counts its inodes from the same number on: the old handles must lead to none of them.
+#[test]
+fn a_handle_is_good_over_remounts_and_leads_to_nothing_in_another_volume() {
+    let Some(mut mounted) = may_open_handles().then(Mounted::new).flatten() else {
+        return;
+    };
+    let make = |mounted: &Mounted, content: &str| {
+        fs::create_dir_all(mounted.path("d/e")).unwrap();
+        fs::write(mounted.path("d/e/f"), content).unwrap();
+        ["d/e/f", "d/e"].map(|name| (Handle::of(&mounted.path(name)), fs::metadata(mounted.path(name)).unwrap().ino()))
+    };
+    let mut handles = make(&mounted, "of the first");
+    mounted.remount();
+    let root = fs::File::open(mounted.root()).unwrap();
+    for (handle, ino) in &mut handles {
+        assert_eq!(handle.open(&root).unwrap().metadata().unwrap().ino(), *ino);
+    }
+    assert_eq!(std::io::read_to_string(handles[0].0.open(&root).unwrap()).unwrap(), "of the first");
+    drop(root);
+    let Some(volume) = mounted.volume() else {
+        return;
+    };
+    volume.umount().unwrap();
+    std::fs::remove_file(volume.device()).unwrap();
+    volume.format().and_then(harness::Outcome::ok).unwrap();
+    volume.mount().unwrap();
+    let new = make(&mounted, "of the second");
+    assert_eq!(new.each_ref().map(|(_, ino)| *ino), handles.each_ref().map(|(_, ino)| *ino), "the same numbers");
+    let root = fs::File::open(mounted.root()).unwrap();
+    for (handle, ino) in &mut handles {
+        assert_eq!(errno(handle.open(&root)), libc::ESTALE, "inode {ino}");
     }
     drop(root);
     mounted.finish();

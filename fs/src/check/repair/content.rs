@@ -41,11 +41,7 @@ impl Mender<'_> {
                 if blocks == 0 {
                     return Ok(false);
                 }
-                let (loser, at) = match self.is_owner(ino, block, addr)? && !self.is_owner(other, other_block, addr)? {
-                    true => (other, other_block),
-                    false => (ino, block),
-                };
-                self.cut(loser, at, blocks.into(), "they belong to another file")
+                self.part((ino, block), (other, other_block), addr, blocks)
             }
             Finding::DataOverMetadata { ino, block, addr } => {
                 if self.mapped_together((ino, block), (ino, block), addr)? == 0 {
@@ -123,6 +119,25 @@ impl Mender<'_> {
             })
         };
         Ok(run(one)?.min(run(other)?))
+    }
+
+    /// Of blocks that are mapped twice each goes to whom it belongs: a range may have been overwritten in part.
+    fn part(&mut self, one: (Ino, u64), other: (Ino, u64), addr: Addr, blocks: u32) -> Result<bool> {
+        let belongs_to_one = |mender: &Self, n: u32| -> Result<bool> {
+            let (at, n) = (addr.plus(n), u64::from(n));
+            Ok(mender.is_owner(one.0, one.1 + n, at)? && !mender.is_owner(other.0, other.1 + n, at)?)
+        };
+        let (mut from, mut to_one) = (0, belongs_to_one(self, 0)?);
+        for n in 1..=blocks {
+            let next = if n < blocks { Some(belongs_to_one(self, n)?) } else { None };
+            if next == Some(to_one) {
+                continue;
+            }
+            let (loser, block) = if to_one { other } else { one };
+            self.cut(loser, block + u64::from(from), (n - from).into(), "they belong to another file")?;
+            (from, to_one) = (n, next.unwrap_or(to_one));
+        }
+        Ok(true)
     }
 
     /// Does what lies there have the checksum that this file has for it? If nobody's agrees, or both do, the summary tells.

@@ -18,7 +18,7 @@ mod structure;
 
 pub use done::Repair;
 
-use super::{CheckOptions, CheckReport, Checker, Finding, Progress, Recount, check};
+use super::{CheckOptions, CheckReport, Checker, Finding, Progress, Recount, Turn, check};
 use crate::addr::Addr;
 use crate::core::halt::Planned;
 use crate::core::key::{Class, Key};
@@ -123,9 +123,9 @@ fn finish_by_mounting(devices: &[Arc<dyn ZonedDevice>]) -> Result<()> {
 }
 
 fn mend(devices: &[Arc<dyn ZonedDevice>], options: &impl Fn() -> CheckOptions) -> Result<(Vec<Done>, u64)> {
-    let CheckOptions { cache_size, window, progress, .. } = options();
+    let CheckOptions { cache_size, window, at_once, progress, .. } = options();
     let (mending, pages, older) = find_way_in(devices, cache_size)?;
-    let mut mender = Mender { mending: &mending, cache_size, window, progress, lost: Vec::new(), done: Vec::new(), more: 0 };
+    let mut mender = Mender { mending: &mending, cache_size, window, at_once, progress, lost: Vec::new(), done: Vec::new(), more: 0 };
     let identity = mending.volume.identity();
     let several = identity.members.len() > 1;
     if older || mending.newer_lost.is_some() {
@@ -200,6 +200,7 @@ struct Mender<'a> {
     mending: &'a Mending,
     cache_size: u64,
     window: usize,
+    at_once: u64,
     progress: Option<Box<dyn FnMut(Progress)>>,
     /// Ranges of keys whose items are lost.
     lost: Vec<(SortKey, Option<SortKey>)>,
@@ -209,6 +210,14 @@ struct Mender<'a> {
 
 /// A finding, and the item that it is about.
 type Found = (Finding, Option<Key>);
+
+/// What a pass has to do.
+struct Look {
+    found: Vec<Found>,
+    recount: Recount,
+    /// There is more of some kind.
+    more: bool,
+}
 
 impl Mender<'_> {
     fn volume(&self) -> &Volume {
@@ -246,14 +255,22 @@ impl Mender<'_> {
         self.lose_preallocated()?;
         // What the log did to these is not known; what was there before is not what is there now.
         let mut unknown = self.volume().state.lock().lost.take_content();
+        // What of each kind was looked at, and cannot be mended.
+        let mut skip = 0;
         for pass in 0..PASSES {
             if let Some(progress) = &mut self.progress {
                 progress(Progress { what: "repair, pass", done: pass as u64 + 1, total: None });
             }
-            let (found, recount) = self.look()?;
+            let Look { found, recount, more } = self.look(skip)?;
             if self.mend_first_kind(&found)? || self.recount(&recount, &found)? {
+                skip = 0;
                 continue;
             }
+            if more {
+                skip += self.at_once;
+                continue;
+            }
+            skip = 0;
             if unknown.is_empty() {
                 return Ok(());
             }
@@ -291,16 +308,20 @@ impl Mender<'_> {
         Ok(())
     }
 
-    fn look(&self) -> Result<(Vec<Found>, Recount)> {
-        let options = CheckOptions { read_data: false, cache_size: self.cache_size, window: self.window, progress: None };
+    /// What is found in memory; of each kind behind the first `skip`.
+    fn look(&self, skip: u64) -> Result<Look> {
+        let options =
+            CheckOptions { read_data: false, cache_size: self.cache_size, window: self.window, at_once: self.at_once, progress: None };
         let mut checker = Checker::new(self.volume(), CheckReport::default(), options);
+        checker.turn = Some(Turn::new(skip, self.at_once));
         let recount = checker.all_in_memory();
         if let Some(error) = checker.scan.missed() {
             return Err(structure::too_often(&error));
         }
         let Checker { report, mut keys, .. } = checker;
+        let more = report.suppressed > 0;
         let found = report.findings.into_iter().enumerate().map(|(n, found)| (found.finding, keys.remove(&n))).collect();
-        Ok((found, recount))
+        Ok(Look { found, recount, more })
     }
 
     /// Mends all damage of the first kind of which there is any; others may follow from it. `false`: there is none that can be mended.

@@ -432,6 +432,24 @@ pub(super) fn mend(rig: &Rig) -> RepairReport {
     repair(&rig.devices(), CheckOptions::default).expect("repaired")
 }
 
+/// With so many findings of a kind in a pass.
+fn mend_so_many(rig: &Rig, at_once: u64) -> RepairReport {
+    repair(&rig.devices(), || CheckOptions { at_once, ..CheckOptions::default() }).expect("repaired")
+}
+
+/// However much there is of one kind, no pass overlooks another: with one finding of each kind in a pass the end is the same.
+#[test]
+fn a_repair_ends_where_it_would_if_it_could_look_at_little_at_once() {
+    let base = base();
+    for Kind { name, inject, end, .. } in KINDS {
+        let (rig, all) = (damaged(&base, *inject), damaged(&base, *inject));
+        let (report, all) = (mend_so_many(&rig, 1), mend(&all));
+        assert_eq!(status_of_repair(&report), *end as u8, "{name}: {report}");
+        let left = |report: &RepairReport| report.after.findings.iter().map(|found| found.message.clone()).collect::<Vec<_>>();
+        assert_eq!(left(&report), left(&all), "{name}");
+    }
+}
+
 #[test]
 fn every_kind_of_damage_is_found_as_what_it_is_and_mended() {
     assert_all_are_mended(&base(), &[]);

@@ -360,3 +360,48 @@ fn what_a_page_of_the_node_map_knows_is_not_missed_in_silence_where_it_cannot_be
         assert!(missed, "read {read} fails: {} places of {}, and nobody knows", places.len(), whole.len());
     }
 }
+
+/// Two files, each of which was overwritten in one half: where both claim the place of what is left of both, each keeps what is its own.
+#[test]
+fn of_blocks_that_two_files_claim_each_keeps_its_own() {
+    const HALF: u64 = 5;
+    let half = (HALF * 4096) as usize;
+    let mut rig = Rig::zoned();
+    let volume = rig.mount();
+    let (one, other) = (make(&volume, Ino::ROOT, "one"), make(&volume, Ino::ROOT, "other"));
+    write(&volume, one, 0, &content(1, half));
+    volume.sync().expect("synced");
+    write(&volume, other, half as u64, &content(2, half));
+    volume.sync().expect("synced");
+    write(&volume, one, half as u64, &content(3, half));
+    write(&volume, other, 0, &content(4, half));
+    volume.sync().expect("synced");
+    let extent = |ino: Ino, block: u64| {
+        let found = volume.ask(|state| {
+            let value = state.tree.get(&Key::extent(ino, FileBlock(block)))?;
+            Ok(value.and_then(|value| Extent::decode(FileBlock(block), value)))
+        });
+        found.expect("asked").expect("there")
+    };
+    let (first, second) = (extent(one, 0), extent(other, HALF));
+    assert_eq!(first.addr.plus(HALF as u32), second.addr, "they lie one behind the other");
+    let both = Extent { block: FileBlock(0), blocks: 2 * HALF as u32, addr: first.addr }.encode();
+    volume
+        .change(|state| {
+            for ino in [one, other] {
+                state.tree.remove(&Key::extent(ino, FileBlock(HALF)))?;
+                state.tree.put(&Key::extent(ino, FileBlock(0)), &both)?;
+            }
+            Ok(())
+        })
+        .expect("changed");
+    volume.checkpoint().expect("a checkpoint");
+    drop(volume);
+    let report = mend(&rig);
+    assert!(report.after.clean, "{report}");
+    let volume = rig.mount();
+    let half_of = |ino: Ino, at: usize| volume.read(ino, at as u64, half as u32);
+    assert!(half_of(one, 0).expect("its own").to_vec() == content(1, half), "{report}");
+    assert!(half_of(other, half).expect("its own").to_vec() == content(2, half), "{report}");
+    assert!(half_of(one, half).is_err() && half_of(other, 0).is_err(), "what is lost is an error");
+}
