@@ -12,6 +12,8 @@ use zns::sim::{Bounds, Lie};
 
 /// Distinct states that the suite checks.
 const STATES: u64 = 50_000;
+/// Of so many states one is recovered with cuts, where recoveries are what is looked at.
+const RECOVERED: u64 = 8;
 
 fn sound(report: &Report) {
     if let Some(shortest) = report.violations.iter().min_by_key(|violation| violation.sequence.len()) {
@@ -69,6 +71,20 @@ fn what_a_mount_passed_over_stays_away_when_that_mount_is_cut_off() {
     let report = Explorer::new(depth, Lie::None).explore(&[VolumeKind::ImageZns], &[sequence], u64::MAX);
     sound(&report);
     assert!(report.recoveries > 50 && report.by_tear.contains_key("zone table torn"), "{report}");
+}
+
+/// One state in eight of a few sequences, on volumes of every kind, is recovered with the power going again at each step of that mount: what a recovery that was
+/// cut off leaves must be what the next one finds.
+#[test]
+fn a_recovery_that_is_cut_off_loses_nothing_on_any_kind_of_volume() {
+    let begun = Instant::now();
+    let depth = Depth { bounds: Bounds { all: 2, drawn: 1, torn: 1 }, recoveries: RECOVERED, uses: 0 };
+    // Ten operations, with each seam behind some of them.
+    let sequences: Vec<_> = ace::singles().into_iter().skip(3).step_by(19).collect();
+    let report = Explorer::new(depth, Lie::None).explore(&VolumeKind::ALL, &sequences, u64::MAX);
+    println!("{report}\n{} s", begun.elapsed().as_secs());
+    sound(&report);
+    assert!(report.recoveries > 200 && report.by_operation.contains_key("recovery"), "{report}");
 }
 
 /// A device that lies loses what was promised: an exploration that does not find that would find nothing.
