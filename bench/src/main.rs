@@ -9,6 +9,8 @@ mod copying;
 mod device;
 mod durability;
 mod loads;
+mod loops;
+mod matrix;
 mod overwriting;
 mod pauses;
 mod peers;
@@ -24,9 +26,12 @@ mod simulator;
 mod traces;
 
 use anyhow::Result;
+use bench::ceiling::Ceiling;
 use clap::{Parser, Subcommand};
+use fs::fuse::{AdaptorOptions, MountRequest, Mounted};
 use report::Report;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Parser)]
 #[command(name = "ferryfs-bench", version, about = "Benchmarks of FerryFS")]
@@ -47,8 +52,15 @@ struct Common {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Sequential writing and reading, creating, fsync, a million files; beside ext4 where that has the same
+    /// Streams, random access, fsync, metadata, builds, databases and copies: beside the ceiling of FUSE, ext4, XFS, btrfs and fuse2fs
     Fs {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        arguments: matrix::Arguments,
+    },
+    /// What FerryFS itself promises: streams and creating beside ext4 on fresh and on used images, blocks written by an fsync, a million files
+    Basics {
         #[command(flatten)]
         common: Common,
         /// Only these parts
@@ -104,6 +116,12 @@ enum Bench {
         #[command(flatten)]
         common: Common,
     },
+    /// Serves a naive filesystem in memory until it is unmounted: what `fs` calls the ceiling
+    #[command(hide = true)]
+    Ceiling {
+        /// Where
+        mountpoint: PathBuf,
+    },
     /// Write amplification by simulation over addresses alone
     Wa {
         #[command(flatten)]
@@ -131,9 +149,10 @@ enum GcPart {
 
 fn main() -> Result<()> {
     match Arguments::parse().bench {
-        Bench::Fs { common, only } => {
+        Bench::Fs { common, arguments } => arguments.run(common.quick, common.json.as_deref()),
+        Bench::Basics { common, only } => {
             let wanted = |part| only.is_empty() || only.contains(&part);
-            let mut report = Report::new("fs");
+            let mut report = Report::new("basics");
             if wanted(FsPart::Sequential) {
                 sequential::streams(common.quick, &mut report)?;
             }
@@ -181,6 +200,11 @@ fn main() -> Result<()> {
             let mut report = Report::new("peers");
             peers::run(&drives, overwrite, common.quick, &mut report)?;
             report.finish(common.json.as_deref())
+        }
+        Bench::Ceiling { mountpoint } => {
+            let mountpoint = mountpoint.canonicalize()?;
+            let request = MountRequest { mountpoint, source: "ceiling".into(), allow_other: true, ..MountRequest::default() };
+            Ok(Mounted::start(Arc::new(Ceiling::default()), &request, AdaptorOptions::default())?.wait()?)
         }
         Bench::Wa { common, grid } => simulator::run(&grid, common.quick, common.json.as_deref()),
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: builds in release mode and runs `ferryfs-bench` with the options that give the published figures.
 
-use crate::{build, interrupt, memory, packages, paper};
+use crate::{benchmarks, build, interrupt, memory, packages, paper};
 use anyhow::{Result, ensure};
 use guest::{Kernel, Machine, Namespace};
 use harness::Programs;
@@ -16,7 +16,7 @@ const OTHERS: &str = "f2fs,btrfs,xfs,nilfs2,ext4";
 #[derive(clap::Args)]
 pub struct BenchArguments {
     /// Which benchmark; all of them when left out
-    #[arg(value_parser = ["fs", "copy", "gc", "parts", "wa", "device", "peers", "crash"])]
+    #[arg(value_parser = ["fs", "basics", "copy", "gc", "parts", "wa", "device", "peers", "crash"])]
     name: Option<String>,
     /// Smaller and fewer rounds
     #[arg(long)]
@@ -48,7 +48,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     let programs = build::programs(true, &["fs", "mkfs", "copy_backend", "bench"])?;
     let names = match &arguments.name {
         Some(name) => vec![name.as_str()],
-        None => vec!["copy", "gc", "parts", "fs", "wa", "device", "peers", "crash"],
+        None => vec!["copy", "gc", "parts", "basics", "fs", "wa", "device", "peers", "crash"],
     };
     for name in names {
         interrupt::check()?;
@@ -62,6 +62,10 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         }
         if name == "peers" {
             beside_peers(&programs, &out, arguments)?;
+            continue;
+        }
+        if name == "fs" {
+            beside_others(&programs, &out, arguments)?;
             continue;
         }
         let mut command: Command = programs.command("ferryfs-bench")?;
@@ -78,6 +82,43 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     println!("results: {}", out.display());
     Ok(())
 }
+
+/// Loads of all kinds on FerryFS, the ceiling of FUSE and other filesystems, in memory and on the disk that the project lies on. What is whole goes into
+/// BENCHMARKS.md.
+fn beside_others(programs: &Programs, out: &Path, arguments: &BenchArguments) -> Result<()> {
+    packages::provide(&[
+        packages::need("fio", "fio", "the load of single blocks"),
+        packages::need("mkfs.xfs", "xfsprogs", "a peer"),
+        packages::need("mkfs.btrfs", "btrfs-progs", "a peer"),
+        packages::need("fuse2fs", "fuse2fs", "a peer by FUSE"),
+        packages::need("sqlite3", "sqlite3", "a load"),
+        packages::need("rsync", "rsync", "a load"),
+    ])?;
+    let markdown = out.join("fs.md");
+    let mut command: Command = programs.command("ferryfs-bench")?;
+    command.arg("fs").arg("--json").arg(out.join("fs.json")).arg("--svg").arg(out).arg("--markdown").arg(&markdown);
+    if arguments.quick {
+        command.arg("--quick");
+    }
+    let chosen = |option: &str| arguments.more.iter().any(|word| word == option || word.starts_with(&format!("{option}=")));
+    if !chosen("--on") {
+        command.arg("--on").arg(format!("memory,{}", out.display()));
+    }
+    let status = command.args(&arguments.more).status()?;
+    interrupt::check()?;
+    ensure!(status.success(), "ferryfs-bench fs ended with {status}");
+    if !arguments.quick && arguments.more.is_empty() {
+        let table = std::fs::read_to_string(&markdown)?;
+        benchmarks::put(&build::root().join("BENCHMARKS.md"), "speed", &format!("{SPEED}{table}"))?;
+    }
+    Ok(())
+}
+
+const SPEED: &str = "# Measured: speed beside other filesystems\n\n\
+    Made by `cargo xtask bench fs`, which writes this part. Rates are medians; ratios are those of FerryFS on an image to the ceiling (a naive filesystem in memory behind the\n\
+    same FUSE adaptor) and to ext4 on a loop device over the same backing, taken within each round: their median, lowest and highest. The goal beside fuse2fs, to be ahead on\n\
+    every row, is checked in the text that the command prints. Each load runs on a filesystem that was made for it. A copy by copy_file_range on an image is carried out by our\n\
+    own process (simulated).\n\n";
 
 /// Crash states of volumes of every kind, in the profile that is optimised and still asserts.
 fn crash_states(out: &Path, arguments: &BenchArguments) -> Result<()> {

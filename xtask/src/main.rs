@@ -3,6 +3,7 @@
 //! Each installs what it needs through the system's package manager when run as root, and says exactly what is missing otherwise.
 
 mod bench;
+mod benchmarks;
 mod build;
 mod demo;
 mod memory;

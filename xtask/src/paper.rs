@@ -133,7 +133,7 @@ impl Table {
 }
 
 const HEAD: &str = "# Measured: write amplification by simulation\n\n\
-    Made by `cargo xtask bench gc --paper`, which writes this file. Every figure is measured by the command under its table (seed 1 unless it names others); limits are\n\
+    Made by `cargo xtask bench gc --paper`, which writes this part. Every figure is measured by the command under its table (seed 1 unless it names others); limits are\n\
     computed. As many passes warm up as are counted (`--passes`): schemes that learn slowly have not settled after six (MiDAS changes its layout once while it is counted), and with one seed differences of a few hundredths are chance. The simulator knows addresses alone: there is no filesystem and no metadata in these figures. What papers report of traces (Alibaba, Tencent, MSR) needs\n\
     the traces, which are not ours to give: `ferryfs-bench wa --load trace:FILE` runs them.\n\n";
 
@@ -153,9 +153,7 @@ pub fn run(programs: &Programs, file: &Path, out: &Path) -> Result<()> {
         }
         text += &table.render(&found);
     }
-    std::fs::write(file, text.trim_end().to_owned() + "\n").with_context(|| format!("writing {}", file.display()))?;
-    println!("written: {}", file.display());
-    Ok(())
+    crate::benchmarks::put(file, "write amplification", &text)
 }
 
 #[cfg(test)]

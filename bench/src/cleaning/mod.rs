@@ -6,7 +6,7 @@
 //! the copies are carried out by our own process, and everything says so.
 
 mod figures;
-mod others;
+pub(crate) mod others;
 mod pictures;
 mod stage;
 mod workload;

@@ -4,15 +4,11 @@
 use super::figures::{self, Run};
 use super::stage::{Filling, copy_file};
 use super::workload::{Limit, Workload};
-use anyhow::{Context, Result, ensure};
+use crate::loops::{LoopMount, call, is_installed, word};
+use anyhow::{Result, ensure};
 use harness::bytes::MIB;
-use harness::{mounts, run as run_program};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// One that can be named after `--vs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,62 +55,6 @@ pub struct Prepared {
     directory: PathBuf,
 }
 
-/// A file on a loop device, mounted.
-struct Mounted {
-    device: String,
-    root: PathBuf,
-}
-
-fn call(program: &str, arguments: &[&str]) -> Result<String> {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    Ok(run_program(Command::new(program).env("PATH", path).args(arguments), LIMIT)?.ok()?.stdout)
-}
-
-fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|directory| directory.join(program).is_file())
-}
-
-fn word(path: &Path) -> Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
-impl Mounted {
-    fn new(other: Other, image: &Path, root: &Path) -> Result<Mounted> {
-        std::fs::create_dir_all(root)?;
-        let device = call("losetup", &["--find", "--show", word(image)?])?.trim().to_owned();
-        // Its drop takes the loop device down when the mount fails.
-        let mounted = Mounted { device, root: root.to_owned() };
-        call("mount", &["-t", other.name(), &mounted.device, word(root)?]).context("it cannot be mounted here")?;
-        Ok(mounted)
-    }
-
-    /// Bytes read and written so far (Documentation/block/stat.rst: sectors of 512 bytes, third and seventh field).
-    fn link(&self) -> Result<(u64, u64)> {
-        let name = self.device.rsplit('/').next().context("a loop device has a name")?;
-        let path = format!("/sys/block/{name}/stat");
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        let fields: Vec<u64> = text.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-        let field = |n: usize| fields.get(n).copied().with_context(|| format!("{path} has too few fields"));
-        Ok((field(2)? * 512, field(6)? * 512))
-    }
-
-    fn sync(&self) -> Result<()> {
-        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let ended = self.root.to_str().is_some_and(|root| call("umount", &[root]).is_ok());
-        if !ended {
-            mounts::detach_below(&self.root);
-        }
-        // What still holds it keeps it until it is gone.
-        let _ = call("losetup", &["--detach", &self.device]);
-    }
-}
-
 impl Prepared {
     /// Formats a file of `size` bytes, fills it as full as FerryFS (`workload` has its files) and ages it. One that cannot hold as much gets
     /// smaller files: first two thirds, then half.
@@ -129,10 +69,10 @@ impl Prepared {
             ensure!(is_installed(&mkfs), "{mkfs} is not installed");
             let arguments: Vec<&str> = other.format().iter().copied().chain([word(&image)?]).collect();
             call(&mkfs, &arguments)?;
-            let mounted = Mounted::new(other, &image, &directory.join("mnt"))?;
+            let mounted = LoopMount::new(other.name(), &image, &directory.join("mnt"))?;
             let workload = workload.clone().sized((workload.bytes() as f64 * share) as u64)?;
             let bytes = (total as f64 * filling.age * share) as u64;
-            match workload.fill(&mounted.root).and_then(|()| workload.age(&mounted.root, bytes)) {
+            match workload.fill(mounted.root()).and_then(|()| workload.age(mounted.root(), bytes)) {
                 Ok(()) => {
                     mounted.sync()?;
                     return Ok(Prepared { other, workload, share, image, directory });
@@ -147,9 +87,9 @@ impl Prepared {
     pub fn play(&self, limit: Limit) -> Result<Run> {
         let image = self.directory.join("run.img");
         copy_file(&self.image, &image)?;
-        let mounted = Mounted::new(self.other, &image, &self.directory.join("mnt"))?;
+        let mounted = LoopMount::new(self.other.name(), &image, &self.directory.join("mnt"))?;
         let before = mounted.link()?;
-        let measured = self.workload.run(&mounted.root, limit)?;
+        let measured = self.workload.run(mounted.root(), limit)?;
         mounted.sync()?;
         let after = mounted.link()?;
         ensure!(measured.bytes > 0, "nothing was written");

@@ -88,3 +88,57 @@ fn an_image_that_plays_a_drive_is_named_wherever_its_figures_are() {
     assert_eq!(results["devices"][0]["device_model"], "zns-slc");
     assert!(said.contains("device model: zns-slc"), "{said}");
 }
+
+#[test]
+fn loads_run_on_ferryfs_beside_the_ceiling_and_what_is_not_there_is_a_gap() {
+    if let Some(reason) = no_mounts() {
+        skip(reason);
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        skip("only root may make loop devices and empty the kernel's caches");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (json, markdown, svg) = (directory.path().join("fs.json"), directory.path().join("fs.md"), directory.path().join("svg"));
+    let mut command = programs().command("ferryfs-bench").unwrap();
+    command.args([
+        "fs",
+        "--quick",
+        "--rounds",
+        "1",
+        "--systems",
+        "ferryfs-image,ceiling,ext4",
+        "--loads",
+        "one-directory,store,source-tree,sync",
+    ]);
+    // Without fio: a load whose program is missing is no reason to end.
+    let tools = directory.path().join("tools");
+    command.env("PATH", &tools);
+    std::fs::create_dir(&tools).unwrap();
+    for tool in ["tar", "mkfs.ext4", "losetup", "mount", "umount"] {
+        let found =
+            ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().map(|place| std::path::Path::new(place).join(tool)).find(|p| p.exists());
+        std::os::unix::fs::symlink(found.unwrap_or_else(|| panic!("no {tool}")), tools.join(tool)).unwrap();
+    }
+    command.arg("--json").arg(&json).arg("--markdown").arg(&markdown).arg("--svg").arg(&svg);
+    run(&mut command, LIMIT).unwrap().ok().unwrap();
+    let results: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let lines = results[0]["lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 4 + 2 + 2 + 2);
+    for line in lines {
+        for cell in line["cells"].as_array().unwrap() {
+            if line["figure"].as_str().unwrap().contains("fsync") {
+                assert_eq!(cell["missing"], "fio is not installed", "{line}");
+            } else {
+                assert!(cell["rate"]["median"].as_f64().unwrap() > 0.0, "{line}");
+            }
+        }
+    }
+    let text = std::fs::read_to_string(&markdown).unwrap();
+    assert!(
+        text.contains("| create, one directory, 1/s |") && text.contains("goal 0.7") && text.contains("* ext4: fio is not installed"),
+        "{text}"
+    );
+    assert!(std::fs::read_to_string(svg.join("fs-memory.svg")).unwrap().contains("create, one directory"));
+}
