@@ -3,7 +3,7 @@
 use crate::core::halt::BlockId;
 use crate::core::key::Key;
 use crate::core::tree::Tree;
-use crate::core::txn::{ItemTree, ItemView};
+use crate::core::txn::{Beside, ItemTree, ItemView};
 
 impl ItemView for Tree {
     fn get(&self, key: &Key) -> Result<Option<&[u8]>, BlockId> {
@@ -23,6 +23,9 @@ impl ItemTree for Tree {
     }
     fn remove(&mut self, key: &Key) -> Result<bool, BlockId> {
         Tree::remove(self, key)
+    }
+    fn beside(&self, key: &Key) -> Result<Option<Beside<'_>>, BlockId> {
+        Tree::beside(self, key)
     }
     fn touch(&self, key: &Key) -> Result<(), BlockId> {
         Tree::touch(self, key)

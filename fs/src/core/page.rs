@@ -12,6 +12,8 @@
 //! [`validate`] checks everything the accessors rely on, so that a page that passed it can never lead them out of bounds,
 //! whoever wrote it (I10).
 
+mod search;
+
 use crate::BLOCK;
 use crate::core::key::{Class, Key};
 use crate::ids::NodeId;
@@ -109,6 +111,10 @@ impl SortKey {
         let b = ((self.head as u64) << 8) | u64::from(self.tail);
         Some(Key { class, a: (self.head >> 56) as u64, b })
     }
+    /// The number of its class; 0 for [`SortKey::ZERO`].
+    pub fn class(self) -> usize {
+        (self.head >> 120) as usize
+    }
     fn a(self) -> u64 {
         (self.head >> 56) as u64
     }
@@ -117,19 +123,6 @@ impl SortKey {
     }
     fn packed_len(self) -> usize {
         KEY_HEAD + significant(self.a()) + significant(self.b())
-    }
-    /// The key at `offset` of a page, which has been validated. Searches do little else than this, so numbers are read whole: the eight bytes up to the
-    /// end of each lie within the page, behind whose header every cell begins.
-    fn unpack(page: &[u8; BLOCK], offset: usize) -> Self {
-        let (len_a, len_b) = (usize::from(page[offset] & 15), usize::from(page[offset + 1]));
-        let number = |end: usize, len: usize| {
-            let wide = page[end - 8..end].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-            if len == 0 { 0 } else { wide & (u64::MAX >> (u64::BITS as usize - 8 * len)) }
-        };
-        let end_of_a = offset + KEY_HEAD + len_a;
-        let (a, b) = (number(end_of_a, len_a), number(end_of_a + len_b, len_b));
-        let head = u128::from(page[offset] >> 4) << 120 | u128::from(a) << 56 | u128::from(b >> 8);
-        Self { head, tail: b as u8 }
     }
     /// Packs the key into `bytes`, which are as long as [`SortKey::packed_len`] says.
     fn pack(self, bytes: &mut [u8]) {
@@ -180,6 +173,7 @@ impl Page {
         transmute!(bytes)
     }
     /// The bytes of the page.
+    #[inline]
     pub fn bytes(&self) -> &[u8; BLOCK] {
         transmute_ref!(self)
     }
@@ -197,10 +191,12 @@ impl Page {
         NodeId(self.header.id.get())
     }
     /// 0 for leaves.
+    #[inline]
     pub fn level(&self) -> u8 {
         self.header.level
     }
     /// Items.
+    #[inline]
     pub fn count(&self) -> usize {
         usize::from(self.header.count.get())
     }
@@ -221,6 +217,7 @@ impl Page {
     fn free(&self) -> usize {
         self.contiguous() + usize::from(self.header.garbage.get())
     }
+    #[inline]
     fn slot(&self, i: usize) -> (usize, usize) {
         debug_assert!(i < self.count());
         let at = HEADER + SLOT * i;
@@ -246,6 +243,7 @@ impl Page {
     }
 
     /// The key of item `i`.
+    #[inline]
     pub fn key(&self, i: usize) -> SortKey {
         let (offset, _) = self.slot(i);
         SortKey::unpack(self.bytes(), offset)
@@ -261,27 +259,6 @@ impl Page {
         debug_assert!(self.level() > 0);
         NodeId(u64::from_le_bytes(self.value(i).try_into().expect("children are eight bytes")))
     }
-    /// The item with this key, or where it belongs.
-    pub fn search(&self, key: SortKey) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.count());
-        while low < high {
-            let middle = (low + high) / 2;
-            match self.key(middle).cmp(&key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Ok(middle),
-            }
-        }
-        Err(low)
-    }
-    /// The entry of an inner node under which `key` belongs.
-    pub fn route(&self, key: SortKey) -> usize {
-        match self.search(key) {
-            Ok(i) => i,
-            Err(i) => i.saturating_sub(1),
-        }
-    }
-
     /// Insert an item before item `i`; false, and nothing changed, if it does not fit.
     #[must_use]
     pub fn insert(&mut self, i: usize, key: SortKey, value: &[u8]) -> bool {

@@ -29,6 +29,28 @@ pub trait ItemView {
     fn last_before(&self, key: &Key) -> Result<Option<(Key, &[u8])>, BlockId>;
 }
 
+/// A key and its neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside<'a> {
+    /// The item before.
+    pub before: (Key, &'a [u8]),
+    /// The value of the key.
+    pub at: Option<&'a [u8]>,
+    /// What comes behind.
+    pub behind: Behind<'a>,
+}
+
+/// What comes behind a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind<'a> {
+    /// This item.
+    Item(Key, &'a [u8]),
+    /// Nothing before this key.
+    NothingBefore(Key),
+    /// Nothing at all.
+    Nothing,
+}
+
 /// Items that can be changed: the resident tree. A change fails only for a block that is not resident, and then nothing has changed.
 pub trait ItemTree: ItemView {
     /// Sets an item.
@@ -41,6 +63,14 @@ pub trait ItemTree: ItemView {
     /// # Errors
     /// The missing block.
     fn remove(&mut self, key: &Key) -> Result<bool, BlockId>;
+    /// What stands at `key` and on either side of it, if that is quickly told: by one leaf. Setting the item needs nothing else then, as after
+    /// [`ItemTree::touch`].
+    ///
+    /// # Errors
+    /// The missing block.
+    fn beside(&self, _key: &Key) -> Result<Option<Beside<'_>>, BlockId> {
+        Ok(None)
+    }
     /// Succeeds if everything is resident that setting or removing the item needs.
     ///
     /// # Errors

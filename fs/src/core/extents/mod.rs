@@ -23,7 +23,9 @@ use crate::core::txn::{ItemTree, ItemView, damaged};
 use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
-use runs::{Edit, Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, parts, parts_of_run, replace, run_before, touch_removal};
+use runs::{
+    Edit, Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, is_one_put, parts, parts_of_run, replace, run_before, touch_removal,
+};
 
 /// The zone table as extents see it: how many blocks of each zone are live (I4). Runs stay within one zone.
 pub trait LiveCounts {
@@ -373,24 +375,34 @@ pub fn prepare_relocate(tree: &dyn ItemTree, moved: &Relocation) -> Planned<()> 
 /// # Errors
 /// As [`prepare`].
 pub fn relocate(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Relocation) -> Planned<u32> {
-    let (steps, blocks) = relocation_steps(tree, moved)?;
-    // Most relocations are one run: an extent and a summary, neither of which reads what the other changes, so each is worked out once.
-    // Cleaning many short extents is little else than this.
-    if let [Step::Place { from, to, extent }, Step::Own(summary)] = steps[..] {
-        let placed = replace(&Extents(moved.ino), tree, from, to, extent)?;
-        let owned = own(tree, &summary)?;
-        // A single change that lacks something changes nothing, so only what comes behind it is to be made sure of.
-        if !placed.is_one_change() {
-            placed.touch(tree)?;
-        }
-        owned.touch(tree)?;
-        place(&placed, extent, tree, counts)?;
-        owned.carry_out(tree)?;
-        return Ok(blocks);
+    if relocate_whole(tree, counts, moved)? {
+        return Ok(moved.blocks);
     }
+    let (steps, blocks) = relocation_steps(tree, moved)?;
     touch_all(tree, moved.ino, &steps)?;
     carry_out_all(tree, counts, moved.ino, steps)?;
     Ok(blocks)
+}
+
+/// Most relocations are an extent as a whole: one item gets another value, and the new place an item. Cleaning many short extents is little else than this.
+/// Gives whether it was done.
+fn relocate_whole(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Relocation) -> Planned<bool> {
+    let Relocation { ino, block, blocks, from, to } = *moved;
+    let in_file = range(block, blocks.into()).is_some_and(|(start, end)| end - start == u64::from(blocks));
+    if !in_file || from.is_none() || to.is_none() || !in_one_zone(from, blocks.into()) || !in_one_zone(to, blocks.into()) {
+        return Ok(false);
+    }
+    let (old, new) = (Extent { block, blocks, addr: from }, Extent { block, blocks, addr: to });
+    let summary = Summary { addr: to, blocks, ino, block };
+    let extents = Extents(ino);
+    if !is_one_put(&extents, tree, Some(&old), &new)? || !is_one_put(&Summaries, tree, None, &summary)? {
+        return Ok(false);
+    }
+    tree.put(&extents.key(block.0), &new.encode())?;
+    tree.put(&Summaries.key(to.0), &summary.encode())?;
+    counts.add(to, blocks);
+    counts.sub(from, blocks);
+    Ok(true)
 }
 
 /// Are these keys the business of this module alone?

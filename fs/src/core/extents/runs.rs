@@ -6,7 +6,7 @@
 use crate::addr::Addr;
 use crate::core::halt::Planned;
 use crate::core::key::{Class, Key};
-use crate::core::txn::{ItemTree, ItemView, damaged, successor};
+use crate::core::txn::{Behind, Beside, ItemTree, ItemView, damaged, successor};
 use crate::format::item::{Extent, Summary};
 use crate::ids::{FileBlock, Ino};
 
@@ -149,10 +149,6 @@ impl<R> Edit<R> {
         }
         self.removals.iter().try_for_each(|key| touch_removal(tree, key))
     }
-    /// Is one item put or removed, and nothing else?
-    pub(super) fn is_one_change(&self) -> bool {
-        self.removals.len() + self.puts.len() == 1
-    }
     /// Changes the items.
     pub(super) fn carry_out(&self, tree: &mut dyn ItemTree) -> Planned<()> {
         for key in &self.removals {
@@ -275,6 +271,32 @@ pub(super) fn replace<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u6
     let puts = wanted.iter().filter(|run| !present.contains(run)).map(|run| (key(run), M::encode(run))).collect();
     let beyond = new.is_none().then(|| map.key(to));
     Ok(Edit { replaced, removals, puts, beyond })
+}
+
+/// Is `new` put in place of `old` alone (or of nothing), without a neighbour that it would be joined with, in a leaf that is all it takes? Then it is set by one
+/// [`ItemTree::put`], which cannot fail any more.
+pub(super) fn is_one_put<M: RunMap>(map: &M, tree: &dyn ItemTree, old: Option<&M::Run>, new: &M::Run) -> Planned<bool> {
+    let (from, to) = M::bounds(new);
+    let Some(Beside { before: (key, value), at, behind }) = tree.beside(&map.key(from))? else { return Ok(false) };
+    let there = at.map(|value| map.decode(from, value)).transpose()?;
+    if there.as_ref() != old || old.is_some_and(|old| M::bounds(old) != (from, to)) {
+        return Ok(false);
+    }
+    if let Some(start) = map.position(&key) {
+        let before = map.decode(start, value)?;
+        if M::bounds(&before).1 > from || M::join(&before, new).is_some() {
+            return Ok(false);
+        }
+    }
+    match behind {
+        Behind::Item(key, value) => match map.position(&key) {
+            Some(start) if start < to => Ok(false),
+            Some(start) => Ok(M::join(new, &map.decode(start, value)?).is_none()),
+            None => Ok(true),
+        },
+        Behind::NothingBefore(key) => Ok(key > map.key(to)),
+        Behind::Nothing => Ok(true),
+    }
 }
 
 fn append<M: RunMap>(runs: &mut Vec<M::Run>, run: M::Run) {

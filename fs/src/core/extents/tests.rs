@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::halt::{BlockId, Halt};
+use crate::core::txn::{Behind, Beside};
 use crate::ids::NodeId;
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -65,6 +66,20 @@ impl ItemTree for Leaves {
     fn remove(&mut self, key: &Key) -> Result<bool, BlockId> {
         self.touch(key)?;
         Ok(self.items.remove(key).is_some())
+    }
+    fn beside(&self, key: &Key) -> Result<Option<Beside<'_>>, BlockId> {
+        let leaf = self.leaf(key);
+        self.need(leaf..=leaf)?;
+        let here = |found: &(&Key, &Vec<u8>)| self.leaf(found.0) == leaf;
+        let before = self.items.range(..key).next_back().filter(here);
+        let Some((before, value)) = before.map(|(key, value)| (*key, value.as_slice())) else { return Ok(None) };
+        let next = self.items.range((std::ops::Bound::Excluded(*key), std::ops::Bound::Unbounded)).next();
+        let behind = match (next.filter(here), self.separators.get(leaf)) {
+            (Some((key, value)), _) => Behind::Item(*key, value),
+            (None, Some(bound)) => Behind::NothingBefore(*bound),
+            (None, None) => Behind::Nothing,
+        };
+        Ok(Some(Beside { before: (before, value), at: self.items.get(key).map(Vec::as_slice), behind }))
     }
     fn touch(&self, key: &Key) -> Result<(), BlockId> {
         self.need(self.leaf(key)..=self.leaf(key))

@@ -35,6 +35,7 @@ impl NodeStore {
             self.dirty_nodes -= u64::from(slot.dirty);
             self.unplaced -= u64::from(slot.addr.is_none());
         }
+        self.shape += 1;
         self.suspects.get_mut().remove(&id.0);
         self.freed.insert(id.0);
         self.note_map(parent_page(BlockId::Node(id)));

@@ -79,6 +79,8 @@ pub struct NodeStore {
     in_flight: Option<cut::InFlight>,
     /// Raw pages of a cut that failed: the next one writes them in any case.
     raw_again: BTreeSet<u64>,
+    /// See [`NodeStore::shape`].
+    shape: u64,
     /// Resident nodes that contradict the node above them, found by readers.
     suspects: Mutex<IdMap<&'static str>>,
 }
@@ -130,6 +132,7 @@ impl NodeStore {
             released: Vec::new(),
             in_flight: None,
             raw_again: BTreeSet::new(),
+            shape: 0,
             suspects: Mutex::default(),
         }
     }
@@ -147,6 +150,12 @@ impl NodeStore {
     /// Make another node the root of the item tree.
     pub fn set_tree_root(&mut self, id: NodeId) {
         self.roots.tree_root = id;
+        self.shape += 1;
+    }
+    /// As long as this stays the same, the nodes that are resident lie below one another as they did, with the same bounds: no inner node was changed, and
+    /// nothing was freed or has come in. What is resident may have become less.
+    pub fn shape(&self) -> u64 {
+        self.shape
     }
     /// The roots of the running state. Only those that a cut returned describe something that is on the devices.
     pub fn roots(&self) -> Roots {
@@ -175,6 +184,7 @@ impl NodeStore {
             self.mark_dirty(BlockId::Node(id));
         }
         let slot = self.cache.get_mut(id.0).expect("found above");
+        self.shape += u64::from(slot.page.level() > 0);
         Ok(Arc::make_mut(&mut slot.page))
     }
     /// Is this block resident?
@@ -255,6 +265,7 @@ impl NodeStore {
             self.released.push(slot.addr);
         }
         self.freed.insert(id.0);
+        self.shape += 1;
         self.suspects.get_mut().remove(&id.0);
         self.note_map(parent_page(BlockId::Node(id)));
     }

@@ -122,6 +122,7 @@ impl NodeStore {
             }
         };
         self.cache.insert(id.pack(), Arc::new(Page::from_bytes(*bytes)), addr, false, index);
+        self.shape += 1;
         Ok(())
     }
 

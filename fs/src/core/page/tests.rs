@@ -132,6 +132,15 @@ proptest! {
             prop_assert_eq!(page.key(i), small_key(*n));
             prop_assert_eq!(page.value(i), &value[..]);
         }
+        for n in 0..60 {
+            let place = model.range(..n).count();
+            let found = if model.contains_key(&n) { Ok(place) } else { Err(place) };
+            prop_assert_eq!(page.search(small_key(n)), found);
+            // Wherever it was thought to be.
+            for near in (0..=page.count() + 1).chain([usize::MAX]) {
+                prop_assert_eq!(page.search_near(near, small_key(n)), found, "{} from {}", n, near);
+            }
+        }
     }
 
     #[test]

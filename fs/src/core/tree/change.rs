@@ -17,8 +17,9 @@ impl Tree {
         assert!(value.len() <= MAX_ITEM, "items have at most {MAX_ITEM} bytes");
         let key = SortKey::from(key);
         let path = self.descend(key)?;
+        let near = self.trails.near(key);
         let leaf = self.store.get_mut(path.leaf())?;
-        let at = match leaf.search(key) {
+        let at = match leaf.search_near(near, key) {
             Ok(i) if leaf.replace(i, value) => return Ok(()),
             Ok(i) => {
                 leaf.remove(i);
@@ -36,7 +37,7 @@ impl Tree {
     pub fn remove(&mut self, key: &Key) -> Result<bool, BlockId> {
         let key = SortKey::from(key);
         let path = self.descend(key)?;
-        let Ok(i) = self.store.get(path.leaf())?.search(key) else { return Ok(false) };
+        let Ok(i) = self.store.get(path.leaf())?.search_near(self.trails.near(key), key) else { return Ok(false) };
         self.store.get_mut(path.leaf())?.remove(i);
         self.rebalance(&path);
         Ok(true)

@@ -13,6 +13,7 @@ mod graft;
 mod read;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 pub use check::TreeStats;
 pub use read::ScanHalt;
@@ -23,22 +24,37 @@ use crate::core::nodes::{NodeStore, Roots};
 use crate::core::page::{MAX_LEVEL, Page, SortKey};
 use crate::error::Result;
 use crate::ids::NodeId;
+use trail::Trails;
 
 /// The item tree. See the module.
 #[derive(Debug)]
 pub struct Tree {
     store: NodeStore,
+    trails: Trails,
 }
 
 /// Nodes from the root (first) to a leaf (last), and which child was taken in each.
+#[derive(Clone, Debug)]
 struct Path {
     steps: [(NodeId, u16); MAX_LEVEL as usize + 1],
     len: usize,
+    /// Lower bound of the leaf.
+    low: SortKey,
     /// Upper bound of the leaf.
     high: Option<SortKey>,
 }
 
+impl Default for Path {
+    fn default() -> Self {
+        Self { steps: [(NodeId(0), 0); MAX_LEVEL as usize + 1], len: 0, low: SortKey::ZERO, high: None }
+    }
+}
+
 impl Path {
+    fn add(&mut self, id: NodeId, slot: usize) {
+        self.steps[self.len] = (id, slot as u16);
+        self.len += 1;
+    }
     fn leaf(&self) -> NodeId {
         self.steps[self.len - 1].0
     }
@@ -53,11 +69,11 @@ impl Path {
 impl Tree {
     /// The tree of a new volume; see [`NodeStore::create`].
     pub fn create(raw_pages: u64) -> Self {
-        Self { store: NodeStore::create(raw_pages) }
+        Self { store: NodeStore::create(raw_pages), trails: Trails::default() }
     }
     /// The tree of an existing volume; see [`NodeStore::open`].
     pub fn open(roots: Roots, raw_pages: u64) -> Result<Self> {
-        Ok(Self { store: NodeStore::open(roots, raw_pages)? })
+        Ok(Self { store: NodeStore::open(roots, raw_pages)?, trails: Trails::default() })
     }
     /// The nodes.
     pub fn store(&self) -> &NodeStore {
@@ -76,29 +92,31 @@ impl Tree {
 
     /// The path to the leaf where `key` belongs, each page checked against the one above it.
     fn descend(&self, key: SortKey) -> std::result::Result<Path, BlockId> {
-        let mut path = Path { steps: [(NodeId(0), 0); MAX_LEVEL as usize + 1], len: 0, high: None };
+        if let Some((_, path)) = self.kept_checked(key) {
+            return Ok(path.clone());
+        }
+        let mut path = Path::default();
         let mut id = self.store.tree_root();
-        let (mut low, mut level) = (SortKey::ZERO, None);
+        let mut level = None;
         loop {
             let page = self.store.get(id)?;
             if level.is_some_and(|l| l != page.level()) {
                 return Err(self.store.suspect(id, "its level does not fit its parent"));
             }
-            if !lies_between(page, low, path.high) {
+            if !lies_between(page, path.low, path.high) {
                 return Err(self.store.suspect(id, "its keys do not fit its parent"));
             }
             if level.is_none() && page.level() >= MAX_LEVEL {
                 return Err(self.store.suspect(id, "the tree is too high"));
             }
             if page.level() == 0 {
-                path.steps[path.len] = (id, 0);
-                path.len += 1;
+                path.add(id, 0);
+                self.keep(key, &path, true);
                 return Ok(path);
             }
             let i = page.route(key);
-            path.steps[path.len] = (id, i as u16);
-            path.len += 1;
-            low = page.key(i);
+            path.add(id, i);
+            path.low = page.key(i);
             if i + 1 < page.count() {
                 path.high = Some(page.key(i + 1));
             }
@@ -109,7 +127,11 @@ impl Tree {
 
     /// Make sure of the path to the leaf of `key`: after this, `put` and `remove` of `key` cannot fail.
     pub fn touch(&self, key: &Key) -> std::result::Result<(), BlockId> {
-        self.descend(key.into()).map(|_| ())
+        let key = SortKey::from(key);
+        if self.kept_checked(key).is_none() {
+            self.descend(key)?;
+        }
+        Ok(())
     }
     /// [`Tree::touch`] for every key from `low` up to, not including, `high` (and `low` itself in any case). The halt says from where to go
     /// on, so that a whole volume can be checked in one pass through a small cache.

@@ -3,8 +3,10 @@
 use super::*;
 use crate::core::key::Class;
 use crate::core::page::{CAPACITY, MAX_ITEM};
+use crate::core::txn::{Behind, Beside};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
 
 type Model = BTreeMap<Key, Vec<u8>>;
@@ -87,17 +89,35 @@ proptest! {
         let mut model = Model::new();
         for (i, op) in ops.iter().enumerate() {
             run(&mut tree, &mut model, op, i);
+            // Searches between changes: what they remember must not outlive what it is about.
+            for key in probes.iter().cycle().skip(i).take(3) {
+                prop_assert_eq!(tree.get(key).unwrap(), model.get(key).map(|v| &v[..]));
+                prop_assert_eq!(tree.last_before(key).unwrap().map(|(k, _)| k), model.range(..key).next_back().map(|(k, _)| *k));
+                tree.touch(key).unwrap();
+            }
             if i % 16 == 0 {
                 tree.self_check().unwrap();
             }
         }
         compare(&tree, &model);
-        for key in probes {
+        for key in probes.clone() {
             prop_assert_eq!(tree.get(&key).unwrap(), model.get(&key).map(|v| &v[..]));
             let next = model.range(key..).next().map(|(k, v)| (*k, &v[..]));
             prop_assert_eq!(tree.first_at_or_after(&key).unwrap(), next);
             let before = model.range(..key).next_back().map(|(k, v)| (*k, &v[..]));
             prop_assert_eq!(tree.last_before(&key).unwrap(), before);
+        }
+        for key in probes {
+            if let Some(Beside { before, at, behind }) = tree.beside(&key).unwrap() {
+                prop_assert_eq!(at, model.get(&key).map(|v| &v[..]));
+                prop_assert_eq!(Some(before), model.range(..key).next_back().map(|(k, v)| (*k, &v[..])));
+                let next = model.range((Excluded(key), Unbounded)).next().map(|(k, v)| (*k, &v[..]));
+                match behind {
+                    Behind::Item(next_key, value) => prop_assert_eq!(next, Some((next_key, value))),
+                    Behind::NothingBefore(bound) => prop_assert!(bound > key && next.is_none_or(|(next, _)| next >= bound)),
+                    Behind::Nothing => prop_assert_eq!(next, None),
+                }
+            }
         }
         for key in model.keys() {
             prop_assert!(tree.remove(key).unwrap());
