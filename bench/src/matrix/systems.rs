@@ -84,7 +84,7 @@ struct Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if !self.root.to_str().is_some_and(|root| call("umount", &[root]).is_ok()) {
+        if self.root.to_str().is_none_or(|root| call("umount", &[root]).is_err()) {
             mounts::detach_below(&self.root);
         }
         if !matches!(harness::process::wait(&mut self.child, PATIENCE), Ok(Some(_))) {
