@@ -291,6 +291,8 @@ pub(super) fn is_one_put<M: RunMap>(map: &M, tree: &dyn ItemTree, old: Option<&M
     match behind {
         Behind::Item(key, value) => match map.position(&key) {
             Some(start) if start < to => Ok(false),
+            // What lies further behind is not looked at: damage there is its own.
+            Some(start) if start > to => Ok(true),
             Some(start) => Ok(M::join(new, &map.decode(start, value)?).is_none()),
             None => Ok(true),
         },

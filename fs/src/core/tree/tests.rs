@@ -203,3 +203,28 @@ fn removing_a_range_frees_its_nodes() {
     let after = tree.self_check().unwrap();
     assert!(after.nodes <= before.nodes * 2 / 3 + 5, "{before:?} {after:?}");
 }
+
+#[test]
+fn a_leaf_that_two_entries_name_takes_the_keys_of_one_only() {
+    let mut tree = Tree::create(0);
+    for i in 0..20 {
+        tree.put(&Key::new(Class::Extent, 1, i), &[1; 1000]).unwrap();
+        tree.put(&Key::new(Class::Summary, 1, i), &[2; 1000]).unwrap();
+    }
+    let root_id = tree.store.tree_root();
+    let root = tree.store.get(root_id).unwrap();
+    assert_eq!(root.level(), 1);
+    let slot = (1..root.count()).find(|i| root.key(*i) >= SortKey::from(&Key::new(Class::Summary, 0, 0))).unwrap();
+    // In the range of the entry before it, and in its own.
+    let before = Key::new(Class::Extent, 1, u64::MAX);
+    assert_eq!(root.route(SortKey::from(&before)), slot - 1);
+    let own = (0..20).map(|i| Key::new(Class::Summary, 1, i)).find(|key| root.route(SortKey::from(key)) == slot).unwrap();
+    let double = root.child(slot);
+    let leaf = tree.store.get_mut(double).unwrap();
+    leaf.remove_run(0, leaf.count());
+    tree.store.get_mut(root_id).unwrap().set_child(slot - 1, double);
+    // An empty leaf suits both entries: the ways to it are remembered.
+    assert!(!tree.remove(&before).unwrap() && !tree.remove(&own).unwrap());
+    tree.put(&before, &[3; 10]).unwrap();
+    assert!(tree.put(&own, &[4; 10]).is_err(), "the leaf has keys of two ranges");
+}

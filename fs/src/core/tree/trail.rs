@@ -4,7 +4,7 @@
 //! A trail holds as long as the nodes lie below one another as they did ([`crate::core::nodes::NodeStore::shape`]). It gives the answer that a search from
 //! the root would give: every node on it must still be resident, and counts as accessed.
 
-use super::{Path, Tree};
+use super::{Path, Tree, lies_between};
 use crate::core::page::{Page, SortKey};
 use std::cell::{Cell, RefCell};
 
@@ -16,7 +16,7 @@ const CLASSES: usize = 16;
 struct Trail {
     path: Path,
     shape: u64,
-    /// Each page was checked completely against the one above it.
+    /// Each page was checked completely against the one above it. Inner ones stay as they were while the shape does; a leaf is checked again.
     checked: bool,
 }
 
@@ -71,7 +71,10 @@ impl Tree {
         for (id, _) in &trail.path.steps[..trail.path.len] {
             leaf = Some(self.store.get(*id).ok()?);
         }
-        Some((leaf?, std::cell::Ref::map(trail, |trail| &trail.path)))
+        let leaf = leaf?;
+        // The leaf alone may have changed since: a damaged tree may lead to it from elsewhere, too.
+        let suits = !checked || lies_between(leaf, trail.path.low, trail.path.high);
+        suits.then(|| (leaf, std::cell::Ref::map(trail, |trail| &trail.path)))
     }
 }
 

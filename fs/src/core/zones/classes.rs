@@ -113,7 +113,7 @@ impl ZoneTable {
 
     /// So many blocks that are expected to be written again after `interval` were put into the zone.
     pub fn note_put(&mut self, addr: Addr, blocks: u32, interval: f64) {
-        if !self.estimating || self.zone(addr).is_none() {
+        if blocks == 0 || !self.estimating || self.zone(addr).is_none() {
             return;
         }
         let clock = self.clock;

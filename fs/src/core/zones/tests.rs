@@ -145,6 +145,8 @@ fn heads_of_all_classes_are_found_again_and_what_is_too_many_is_ended() {
     before.set_active_classes(3, 0);
     let (users, _) = before.allocate_for_users(2, 10).expect("there is room");
     let (moved, _) = before.allocate_on(DeviceId(0), Role::RelocatedByDevice, 1, 10).expect("there is room");
+    before.note_put(users, 0, 5000.0);
+    assert_eq!(before.expected(users), None, "nothing was put");
     before.note_put(users, 10, 5000.0);
     let strange = before.open(Role::User).expect("there is room");
     before.zone_mut(strange).entry.class = 9;
