@@ -50,6 +50,8 @@ impl Arguments {
     /// # Errors
     /// A backing that cannot be used, an interruption. What a system or a load cannot do is a gap in the table with the reason.
     pub fn run(&self, quick: bool, json: Option<&Path>) -> Result<()> {
+        // What is mounted goes in order.
+        interrupt::install();
         let systems = if self.systems.is_empty() { &System::ALL[..] } else { &self.systems };
         let loads = if self.loads.is_empty() { &Load::ALL[..] } else { &self.loads };
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
