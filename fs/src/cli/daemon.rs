@@ -10,7 +10,7 @@ use super::logging::Log;
 use super::options::MountSettings;
 use super::privileges;
 use super::signals::{Event, Signals};
-use crate::fuse::mountpoint::{self, MountLine};
+use crate::fuse::mountpoint::{self, MountLine, Preparation};
 use crate::fuse::{AdaptorOptions, MountRequest, Mounted, Served};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -126,9 +126,9 @@ fn serve<S: Served>(
     open: impl FnOnce(&Plan) -> CommandResult<Arc<S>>,
     close: impl Fn(&S) -> CommandResult,
 ) -> ExitCode {
-    let prepared = prepare(plan).and_then(|(signals, log, log_file)| {
+    let prepared = prepare(plan).and_then(|(signals, log, log_file, preparation)| {
         let served = open(plan)?;
-        match Mounted::start(served.clone(), &plan.request(), AdaptorOptions::default()) {
+        match Mounted::start_prepared(served.clone(), &plan.request(), preparation, AdaptorOptions::default()) {
             Ok(mounted) => Ok((signals, log, log_file, served, mounted)),
             Err(error) => {
                 // What was opened is closed as if it had been unmounted; the first error is the one to report.
@@ -164,8 +164,8 @@ fn serve<S: Served>(
     }
 }
 
-/// What the process needs to be before the first thread is made.
-fn prepare(plan: &Plan) -> CommandResult<(Signals, Log, Option<File>)> {
+/// What the process needs to be before the first thread is made that has to do with the volume.
+fn prepare(plan: &Plan) -> CommandResult<(Signals, Log, Option<File>, Option<Preparation>)> {
     let log_file = match &plan.log {
         None => None,
         Some(path) => {
@@ -181,8 +181,10 @@ fn prepare(plan: &Plan) -> CommandResult<(Signals, Log, Option<File>)> {
         std::env::set_current_dir("/").or_fail(MOUNT_SYSTEM)?;
     }
     mark_as_io_flusher();
-    privileges::give_up(plan.devices.iter().any(|device| is_block_device(device))).or_fail(MOUNT_SYSTEM)?;
-    Ok((signals, log, log_file))
+    let block_devices = plan.devices.iter().any(|device| is_block_device(device));
+    let preparation = plan.request().prepare(move || privileges::give_up(block_devices));
+    privileges::give_up(block_devices).or_fail(MOUNT_SYSTEM)?;
+    Ok((signals, log, log_file, preparation))
 }
 
 fn is_block_device(path: &Path) -> bool {

@@ -4,19 +4,24 @@
 //! which keeps strangers away until the last checkpoint is written), may be several, or may be an image, which is no device at all. So the kernel gets a
 //! token: a loop device over a few blocks of memory, which disappears with the mount.
 //!
-//! The mount is still to be known by what the user named. The kernel shows the path at which it found the block device; so a thread with a mount
-//! namespace of its own binds the token over that path, where nobody else sees it, and makes the mount there, detached (fsopen(2), fsmount(2)). It is then
-//! attached in the namespace of everybody else.
+//! The mount is still to be known by what the user named. The kernel shows the path at which it found the block device; so a thread with a root directory
+//! of its own, an empty filesystem in memory that is mounted nowhere, makes a node of the token at that path, where nobody else sees it, and makes the mount
+//! there, detached (fsopen(2), fsmount(2)). It is then attached where everybody else lives. A mount namespace for the thread would do as well, but it
+//! begins as a copy of every mount there is, and holds them all while it lives: another volume that is unmounted in that moment would not end with its
+//! umount(2). Both the root directory and the node need capabilities that a daemon does not keep; so a [`Place`] is made before it gives them up.
 
 use super::mountpoint::MountRequest;
 use crate::volume::AtimeMode;
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};
+use rustix::fs::{CWD, Dev, FileType, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount_bind, mount_change, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount,
 };
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use thiserror::Error;
 
 /// Bytes of a token.
@@ -38,26 +43,62 @@ fn at<T>(step: &'static str, result: std::result::Result<T, Errno>) -> Result<T>
     result.map_err(|errno| NoBlockMount { step, errno })
 }
 
-/// Mounts what `connection` (an open /dev/fuse) will serve.
-///
-/// # Errors
-/// The first step that is not possible here; nothing is left of the others.
-pub fn mount(request: &MountRequest, connection: BorrowedFd<'_>, parameters: &[(&str, String)]) -> Result<()> {
-    let token = Token::new(&request.source)?;
-    let detached = std::thread::scope(|scope| {
-        let make = || make_detached(request, connection, parameters, &token.path);
-        let thread = std::thread::Builder::new().name("mount".into()).spawn_scoped(scope, make);
-        let thread = thread.map_err(|_| NoBlockMount { step: "start a thread", errno: Errno::AGAIN })?;
-        thread.join().unwrap_or(Err(NoBlockMount { step: "mount", errno: Errno::IO }))
-    })?;
-    at("attach the mount", move_mount(&detached, "", CWD, &request.mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH))
+/// A thread from which a mount of this type can be made, waiting to be told what to mount.
+pub struct Place {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+    _token: Token,
 }
 
-/// Runs on a thread of its own: what happens to its mounts is seen by nobody.
-fn make_detached(request: &MountRequest, connection: BorrowedFd<'_>, parameters: &[(&str, String)], token: &str) -> Result<OwnedFd> {
-    at("make a mount namespace", unshare_mounts())?;
-    at("keep mounts private", mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC))?;
-    at("bind the loop device", mount_bind(token, request.source.as_str()))?;
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Place {
+    /// `source`: what the mount is to be known by, an absolute path. `give_up` is called on the thread when it needs no more than making the mount does.
+    ///
+    /// # Errors
+    /// The first step that is not possible here; nothing is left of the others.
+    pub fn new(source: &str, give_up: impl FnOnce() -> rustix::io::Result<()> + Send + 'static) -> Result<Self> {
+        let token = Token::new(source)?;
+        let (number, path) = (token.number, PathBuf::from(source));
+        let (jobs, job) = sync_channel::<Job>(1);
+        let (ready, wait) = sync_channel(1);
+        let run = move || {
+            let done = at("have a root directory of its own", empty_root())
+                .and_then(|()| at("make a node of the loop device", node(&path, number)))
+                .and_then(|()| at("give up capabilities", give_up()));
+            let failed = done.is_err();
+            if ready.send(done).is_ok()
+                && !failed
+                && let Ok(job) = job.recv()
+            {
+                job();
+            }
+        };
+        let no_thread = NoBlockMount { step: "start a thread", errno: Errno::AGAIN };
+        let thread = std::thread::Builder::new().name("mount".into()).spawn(run).map_err(|_| no_thread)?;
+        wait.recv().unwrap_or(Err(NoBlockMount { step: "start a thread", errno: Errno::IO }))?;
+        Ok(Self { jobs, thread, _token: token })
+    }
+
+    /// Mounts what `connection` (an open /dev/fuse) will serve.
+    ///
+    /// # Errors
+    /// The first step that is not possible here; nothing is left of the others.
+    pub fn mount(self, request: &MountRequest, connection: &OwnedFd, parameters: Vec<(&'static str, String)>) -> Result<()> {
+        let ended = |_| NoBlockMount { step: "make the mount", errno: Errno::IO };
+        let connection = connection.try_clone().map_err(|_| NoBlockMount { step: "have one more file open", errno: Errno::MFILE })?;
+        let (made, wait) = sync_channel(1);
+        let detached = request.clone();
+        let job = move || drop(made.send(make_detached(&detached, connection.as_fd(), &parameters)));
+        self.jobs.send(Box::new(job)).map_err(|_| NoBlockMount { step: "make the mount", errno: Errno::IO })?;
+        let detached = wait.recv().map_err(ended)??;
+        let _ = self.thread.join();
+        at("attach the mount", move_mount(&detached, "", CWD, &request.mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH))
+    }
+}
+
+/// Runs on a thread whose root directory is seen by nobody else.
+fn make_detached(request: &MountRequest, connection: BorrowedFd<'_>, parameters: &[(&str, String)]) -> Result<OwnedFd> {
     let context = at("open fuseblk", fsopen("fuseblk", FsOpenFlags::FSOPEN_CLOEXEC))?;
     let set = |key: &str, value: &str| at("set an option of fuseblk", fsconfig_set_string(context.as_fd(), key, value));
     set("source", &request.source)?;
@@ -85,10 +126,31 @@ fn make_detached(request: &MountRequest, connection: BorrowedFd<'_>, parameters:
     at("make the mount", fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes))
 }
 
-fn unshare_mounts() -> std::result::Result<(), Errno> {
-    // SAFETY: the flag unshares the mount namespace, and with it the root and working directory, of this thread alone; it has no other effect on the
-    // process, and this thread ends when the mount is made.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0 { Ok(()) } else { Err(last_errno()) }
+/// From here on, paths of this thread (of no other) begin in an empty filesystem in memory, which disappears with the thread.
+fn empty_root() -> std::result::Result<(), Errno> {
+    let memory = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(memory.as_fd())?;
+    let root = fsmount(memory.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    // SAFETY: the flag unshares the root and working directory of this thread alone, and has no other effect on the process; the thread ends when the mount
+    // is made.
+    if unsafe { libc::unshare(libc::CLONE_FS) } != 0 {
+        return Err(last_errno());
+    }
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(".")
+}
+
+/// A node of a block device at `path`, and the directories above it.
+fn node(path: &Path, device: Dev) -> std::result::Result<(), Errno> {
+    for directory in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        match rustix::fs::mkdir(directory, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // The empty path, above a relative one.
+            Err(Errno::NOENT) if directory.as_os_str().is_empty() => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    rustix::fs::mknodat(CWD, path, FileType::BlockDevice, Mode::RUSR | Mode::WUSR, device)
 }
 
 fn last_errno() -> Errno {
@@ -97,7 +159,7 @@ fn last_errno() -> Errno {
 
 /// A loop device over memory, gone when its last user is: first this, then the mount.
 struct Token {
-    path: String,
+    number: Dev,
     _device: OwnedFd,
 }
 
@@ -145,7 +207,10 @@ impl Token {
             let number = at("find a free loop device", free_loop(&control))?;
             let path = format!("/dev/loop{number}");
             match open(&path).and_then(|device| configure(&device, &memory, named).map(|()| device)) {
-                Ok(device) => return Ok(Self { path, _device: device }),
+                Ok(device) => {
+                    let number = at("look at a loop device", rustix::fs::fstat(&device))?.st_rdev;
+                    return Ok(Self { number, _device: device });
+                }
                 // Somebody else took it; or its node is not there yet.
                 Err(errno) => refusal = errno,
             }

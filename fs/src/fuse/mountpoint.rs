@@ -2,7 +2,7 @@
 //!
 //! We call mount(2) ourselves; without the right to mount, the setuid helper fusermount3 does it and hands the connection over a socket.
 
-use super::blockmount;
+use super::blockmount::{NoBlockMount, Place};
 use crate::volume::{AtimeMode, Atimes};
 use rustix::fs::{Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -84,7 +84,7 @@ pub enum MountpointError {
     #[error(
         "a mount of type fuseblk is not possible here ({0}); -o fuse_type=fuse mounts without it, and sync(1) then makes nothing durable"
     )]
-    NoBlock(blockmount::NoBlockMount),
+    NoBlock(NoBlockMount),
     /// Neither root nor a helper.
     #[error("only root may mount without fusermount3, which is not installed (package fuse3)")]
     NoHelper,
@@ -127,14 +127,26 @@ pub fn open_device() -> Result<OwnedFd> {
     })
 }
 
+/// What a mount of type fuseblk needs capabilities for that a daemon gives up afterwards.
+pub struct Preparation(std::result::Result<Place, NoBlockMount>);
+
+impl MountRequest {
+    /// To be called before capabilities are given up, by `give_up` on a thread of the preparation's own. None: the mount will not be of type fuseblk. What is
+    /// in the way is said when the mount is made.
+    pub fn prepare(&self, give_up: impl FnOnce() -> rustix::io::Result<()> + Send + 'static) -> Option<Preparation> {
+        let may_be_block = self.kind == MountType::Block || self.kind == MountType::Best && kernel_tells_of_sync();
+        may_be_block.then(|| Preparation(Place::new(&self.source, give_up)))
+    }
+}
+
 /// Mounts, and returns the connection over which the kernel will ask.
 ///
 /// # Errors
 /// Everything that can be in the way, in a sentence.
-pub fn mount(request: &MountRequest) -> Result<OwnedFd> {
+pub fn mount(request: &MountRequest, preparation: Option<Preparation>) -> Result<OwnedFd> {
     check_fuse()?;
-    if request.kind == MountType::Block || request.kind == MountType::Best && kernel_tells_of_sync() {
-        match mount_as_block(request) {
+    if let Some(Preparation(place)) = preparation {
+        match mount_as_block(request, place) {
             Err(MountpointError::NoBlock(reason)) if request.kind == MountType::Best => {
                 tracing::info!(
                     "sync(1) and syncfs(2) will make nothing durable, for a mount of type fuseblk is not possible here: {reason}"
@@ -160,7 +172,7 @@ fn is_at_least(release: &str, least: (u32, u32)) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= least
 }
 
-fn mount_as_block(request: &MountRequest) -> Result<OwnedFd> {
+fn mount_as_block(request: &MountRequest, place: std::result::Result<Place, NoBlockMount>) -> Result<OwnedFd> {
     let connection = match open_device() {
         Err(MountpointError::FuseForbidden) if request.kind == MountType::Best => {
             return mount_by_helper(request);
@@ -170,7 +182,7 @@ fn mount_as_block(request: &MountRequest) -> Result<OwnedFd> {
     let mut parameters = kernel_parameters(request);
     parameters.push(("subtype", SUBTYPE.into()));
     parameters.push(("blksize", crate::BLOCK.to_string()));
-    blockmount::mount(request, connection.as_fd(), &parameters).map_err(MountpointError::NoBlock)?;
+    place.and_then(|place| place.mount(request, &connection, parameters)).map_err(MountpointError::NoBlock)?;
     Ok(connection)
 }
 

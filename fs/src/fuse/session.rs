@@ -3,7 +3,7 @@
 use super::adaptor::{Adaptor, AdaptorOptions};
 use super::channel::{Buffer, Channel};
 use super::handshake::handshake;
-use super::mountpoint::{self, Identity, MountRequest, MountType, MountpointError};
+use super::mountpoint::{self, Identity, MountRequest, MountType, MountpointError, Preparation};
 use super::served::Served;
 use super::wire::{Request, op};
 use rustix::event::{EventfdFlags, eventfd};
@@ -52,7 +52,20 @@ impl Mounted {
     /// # Errors
     /// Whatever is in the way; nothing stays mounted then.
     pub fn start<S: Served>(served: Arc<S>, request: &MountRequest, options: AdaptorOptions) -> Result<Self, SessionError> {
-        let connection = mountpoint::mount(request)?;
+        Self::start_prepared(served, request, request.prepare(|| Ok(())), options)
+    }
+
+    /// The same, prepared earlier (see [`MountRequest::prepare`]).
+    ///
+    /// # Errors
+    /// Whatever is in the way; nothing stays mounted then.
+    pub fn start_prepared<S: Served>(
+        served: Arc<S>,
+        request: &MountRequest,
+        preparation: Option<Preparation>,
+        options: AdaptorOptions,
+    ) -> Result<Self, SessionError> {
+        let connection = mountpoint::mount(request, preparation)?;
         // From here on a failure must not leave a dead mount behind.
         let mut abandoned = AbandonedMount(Some(&request.mountpoint));
         let channel = Channel::new(connection);

@@ -4,6 +4,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tests::{Builder, Mounted};
 
 /// The type of the mount and what is mounted, as /proc/self/mountinfo says.
@@ -109,14 +110,56 @@ fn a_plain_umount_waits_for_the_last_checkpoint() {
     }
     // Killed in this very moment, the daemon has nothing left to do.
     volume.kill();
-    let device = volume.device().to_path_buf();
-    let dump = volume.ferryfs([Path::new("dump"), Path::new("--json"), &device]).unwrap().ok().unwrap().stdout;
-    let values = serde_json::Deserializer::from_str(&dump).into_iter::<Value>().map(Result::unwrap);
-    let in_use = values.into_iter().find_map(|value| checkpoint(&value)).unwrap();
+    let in_use = checkpoint_in_use(volume);
     assert_eq!(in_use["clean"], true, "{in_use}");
     volume.mount().unwrap();
     assert_eq!(fs::read(mounted.path("f")).unwrap(), vec![1; 20 << 20]);
     mounted.finish();
+}
+
+/// A mount that is being made must not hold others: their umount(2) would return before their last checkpoint.
+#[test]
+fn a_plain_umount_waits_while_other_volumes_are_mounted() {
+    let (Some(mut mounted), Some(mut other)) = (synced(), synced()) else {
+        return;
+    };
+    let done = AtomicBool::new(false);
+    let unclean = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let volume = other.volume().unwrap();
+            while !done.load(Ordering::Relaxed) {
+                volume.umount().unwrap();
+                volume.mount().unwrap();
+            }
+        });
+        // Whatever happens here, the other thread must hear that it is over.
+        let rounds = std::panic::AssertUnwindSafe(|| (0..20).find_map(|_| unmounted_unclean(&mut mounted)));
+        let result = std::panic::catch_unwind(rounds);
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert_eq!(unclean, None);
+    other.finish();
+    mounted.finish();
+}
+
+/// Unmounts with umount(2) and kills the daemon when it returns: the checkpoint that is in use then, when it is not that of an unmounted volume.
+fn unmounted_unclean(mounted: &mut Mounted) -> Option<Value> {
+    fs::write(mounted.path("f"), vec![1; 1 << 20]).unwrap();
+    let volume = mounted.volume().unwrap();
+    while rustix::mount::unmount(volume.root(), rustix::mount::UnmountFlags::empty()).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    volume.kill();
+    let in_use = checkpoint_in_use(volume);
+    volume.mount().unwrap();
+    (in_use["clean"] != true).then_some(in_use)
+}
+
+fn checkpoint_in_use(volume: &harness::Volume) -> Value {
+    let dump = volume.ferryfs([Path::new("dump"), Path::new("--json"), volume.device()]).unwrap().ok().unwrap().stdout;
+    let mut values = serde_json::Deserializer::from_str(&dump).into_iter::<Value>().map(Result::unwrap);
+    values.find_map(|value| checkpoint(&value)).unwrap()
 }
 
 /// The checkpoint in use, wherever the dump has it.
