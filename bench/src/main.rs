@@ -84,7 +84,7 @@ enum Bench {
         /// Live share of the space in the measurements of write amplification and of pauses
         #[arg(long, default_value_t = 0.85)]
         utilization: f64,
-        /// Victim policy of the mount
+        /// Victim policy of the mount; greedy cleaning is what there is a formula for
         #[arg(long, default_value = "greedy")]
         policy: String,
     },

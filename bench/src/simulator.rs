@@ -263,7 +263,9 @@ pub fn run(grid: &Grid, quick: bool, json: Option<&Path>) -> Result<()> {
     let mut variants = Vec::new();
     for policy in &grid.policies {
         for placement in &grid.placements {
-            variants.push((policy.parse::<Policy>()?, placement.parse::<PlacementKind>()?));
+            let kind: PlacementKind = placement.parse()?;
+            let kind = if placement == "default" { kind.simulated() } else { kind };
+            variants.push((policy.parse::<Policy>()?, kind));
         }
     }
     let rows = jobs.par_iter().map(|job| outcomes(job, &variants, grid.capacity)).collect::<Result<Vec<_>>>()?;

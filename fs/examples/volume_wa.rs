@@ -1,5 +1,5 @@
 //! Write amplification of a volume on a simulated drive, 85 % full, by placement and victim policy, with the simulator's for as many zones beside it:
-//! `cargo run -p fs --release --example volume_wa [ZONES [PASSES]]`. No threads and no mount point: cleaning is what writers pay for.
+//! `cargo run -p fs --release --example volume_wa [ZONES [PASSES [SEED]]]`. No threads and no mount point: cleaning is what writers pay for.
 
 use fs::BLOCK;
 use fs::core::ops;
@@ -20,8 +20,8 @@ struct Load {
 }
 
 impl Load {
-    fn new(name: &str, blocks: u64) -> Self {
-        let mut dice = ChaCha8Rng::seed_from_u64(1);
+    fn new(name: &str, blocks: u64, seed: u64) -> Self {
+        let mut dice = ChaCha8Rng::seed_from_u64(seed);
         let weight = |rank: u64| match name.split_once(':') {
             Some(("zipf", alpha)) => (rank as f64 + 1.0).powf(-alpha.parse::<f64>().expect("a number")),
             _ if name == "90/10" => {
@@ -62,7 +62,7 @@ fn volume(zones: u32, placement: &str, policy: gc::Policy) -> Arc<Volume> {
     Volume::open(vec![drive.open()], options).expect("mounts")
 }
 
-fn on_volume(zones: u32, passes: u64, load: &str, placement: &str, policy: gc::Policy) -> f64 {
+fn on_volume(zones: u32, passes: u64, (load, seed): (&str, u64), placement: &str, policy: gc::Policy) -> f64 {
     let volume = volume(zones, placement, policy);
     let made = volume.run(Cost::METADATA, |txn| ops::mknod(txn, fs::Ino::ROOT, b"file", libc::S_IFREG | 0o644, 0, &Caller::default()));
     let file = made.expect("made").ino;
@@ -72,7 +72,7 @@ fn on_volume(zones: u32, passes: u64, load: &str, placement: &str, policy: gc::P
         assert_eq!(written.expect("written"), BLOCK);
     };
     (0..blocks).for_each(write);
-    let mut load = Load::new(load, blocks);
+    let mut load = Load::new(load, blocks, seed);
     (0..passes * blocks).for_each(|_| write(load.draw()));
     let before = volume.status();
     (0..passes * blocks).for_each(|_| write(load.draw()));
@@ -81,12 +81,12 @@ fn on_volume(zones: u32, passes: u64, load: &str, placement: &str, policy: gc::P
     (user + after.gc.relocated - before.gc.relocated) as f64 / user as f64
 }
 
-fn simulated(zones: u32, passes: u64, load: &str, placement: PlacementKind, policy: gc::Policy) -> f64 {
+fn simulated(zones: u32, passes: u64, (load, seed): (&str, u64), placement: PlacementKind, policy: gc::Policy) -> f64 {
     let config = Segments { segments: zones, segment_blocks: 256, utilization: 0.85, capacity: Capacity::Fixed };
     let (policy, mut placement) = (policy.build(), placement.build(&config.shape()));
     let mut sim = Simulator::new(config, policy.as_ref(), placement.as_mut());
     let blocks = sim.blocks();
-    let mut load = Load::new(load, blocks.into());
+    let mut load = Load::new(load, blocks.into(), seed);
     (0..blocks).for_each(|block| sim.write(block).expect("room"));
     (0..passes * u64::from(blocks)).for_each(|_| sim.write(load.draw() as u32).expect("room"));
     sim.reset_counters();
@@ -96,7 +96,7 @@ fn simulated(zones: u32, passes: u64, load: &str, placement: PlacementKind, poli
 
 fn main() {
     let argument = |n: usize| std::env::args().nth(n).map(|word| word.parse().expect("a number"));
-    let (zones, passes) = (argument(1).unwrap_or(256), u64::from(argument(2).unwrap_or(4)));
+    let (zones, passes, seed) = (argument(1).unwrap_or(256), u64::from(argument(2).unwrap_or(4)), u64::from(argument(3).unwrap_or(1)));
     let rows = [
         ("separate", PlacementKind::Separate, gc::Policy::Greedy),
         ("separate", PlacementKind::Separate, gc::Policy::CostBenefit),
@@ -107,7 +107,8 @@ fn main() {
     println!("|---|---|---|---|---|");
     for load in ["uniform", "zipf:0.8", "zipf:1.0", "90/10"] {
         for (placement, kind, policy) in rows {
-            let (real, simulated) = (on_volume(zones, passes, load, placement, policy), simulated(zones, passes, load, kind, policy));
+            let (real, simulated) =
+                (on_volume(zones, passes, (load, seed), placement, policy), simulated(zones, passes, (load, seed), kind, policy));
             println!("| {placement} | {policy} | {load} | {real:.2} | {simulated:.2} |");
         }
     }

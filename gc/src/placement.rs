@@ -153,15 +153,14 @@ pub trait Placement: Send {
 
 /// The placements there are, by the names of the `placement=` option.
 ///
-/// `default` is separate: what a device copies lies in zones of its own anyway (invariant that a zone receiving device copies
-/// receives nothing else).
+/// `default` is ours. Where a volume has too few zones for classes it is the same as separate: what a device copies lies in zones of its own anyway (invariant
+/// that a zone receiving device copies receives nothing else).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlacementKind {
     /// Everything into one class. In the filesystem, copies by the device still get zones of their own.
     None,
     /// What users write and what the cleaner moves, apart.
-    #[default]
     Separate,
     /// Hot, warm and cold by the number of writes.
     HotWarmCold,
@@ -173,6 +172,7 @@ pub enum PlacementKind {
     /// MiDAS.
     Midas,
     /// Ours: by an estimate of how often each block is written.
+    #[default]
     Adaptive,
     /// Ours with an estimate for each zone instead: what a volume does that is mounted with `adaptive`.
     AdaptiveZones,
@@ -208,11 +208,11 @@ impl PlacementKind {
         matches!(self, Self::None | Self::Separate | Self::Adaptive)
     }
 
-    /// The victim policy that goes with it in a volume where nobody says otherwise.
-    pub fn policy(self) -> crate::Policy {
+    /// What does in the simulator what this one does in a volume.
+    pub fn simulated(self) -> Self {
         match self {
-            Self::Adaptive | Self::AdaptiveZones => crate::Policy::DecliningCost,
-            _ => crate::Policy::default(),
+            Self::Adaptive => Self::AdaptiveZones,
+            other => other,
         }
     }
 
@@ -248,6 +248,12 @@ impl PlacementKind {
 
     fn names() -> String {
         Self::ALL.map(Self::name).join(", ")
+    }
+
+    /// The names that a volume may be mounted with.
+    pub fn names_for_volumes() -> String {
+        let names: Vec<&str> = Self::ALL.into_iter().filter(|kind| kind.is_for_volumes()).map(Self::name).collect();
+        format!("default, {}", names.join(", "))
     }
 }
 
@@ -296,7 +302,8 @@ mod tests {
             });
             assert!(user.0 < placement.classes() && moved.0 < placement.classes());
         }
-        assert_eq!("default".parse(), Ok(PlacementKind::Separate));
+        assert_eq!("default".parse(), Ok(PlacementKind::Adaptive));
+        assert_eq!(PlacementKind::names_for_volumes(), "default, none, separate, adaptive");
         assert!("hot".parse::<PlacementKind>().is_err());
     }
 }

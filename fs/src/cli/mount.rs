@@ -139,7 +139,7 @@ pub(super) fn options_of(settings: &MountSettings, trace: Option<PathBuf>) -> Mo
         offload_below: settings.offload_below,
         copy_profile: settings.copy_profile.as_deref().map(GivenProfile::load),
         gc: if settings.manual_gc { GcMode::Manual } else { GcMode::Background },
-        policy: settings.victim_policy(),
+        policy: settings.policy,
         placement: settings.placement.clone(),
         cache_size: settings.cache_size,
         commit_seconds: settings.commit_seconds,

@@ -45,8 +45,8 @@ pub struct MountSettings {
     pub device_model: DeviceModel,
     /// `gc=manual`.
     pub manual_gc: bool,
-    /// `policy=`; none: the one that goes with the placement.
-    pub policy: Option<gc::Policy>,
+    /// `policy=`.
+    pub policy: gc::Policy,
     /// `placement=`.
     pub placement: String,
     /// `cache_size=`.
@@ -79,7 +79,7 @@ impl Default for MountSettings {
             copy_profile: None,
             device_model: DeviceModel::None,
             manual_gc: false,
-            policy: None,
+            policy: gc::Policy::default(),
             placement: "default".into(),
             cache_size: DEFAULT_CACHE,
             verify: VerifyMode::default(),
@@ -164,19 +164,7 @@ impl MountSettings {
             }
             listing_layers = option.starts_with("offload_below=") || (listing_layers && matches!(option, "dm" | "md"));
         }
-        // Settings that mean the same are equal.
-        self.policy = self.policy.filter(|policy| *policy != self.policy_of_placement());
         Ok(())
-    }
-
-    /// The victim policy that goes with the placement.
-    fn policy_of_placement(&self) -> gc::Policy {
-        gc::PlacementKind::from_str(&self.placement).unwrap_or_default().policy()
-    }
-
-    /// The victim policy.
-    pub fn victim_policy(&self) -> gc::Policy {
-        self.policy.unwrap_or_else(|| self.policy_of_placement())
     }
 
     fn add_layers(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
@@ -261,13 +249,14 @@ impl MountSettings {
                     choose(name, value, &[("off", VerifyMode::Off), ("sampled", VerifyMode::Sampled), ("full", VerifyMode::Full)])?;
             }
             "policy" => {
-                let policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?;
-                self.policy = (value != "default").then_some(policy);
+                self.policy = gc::Policy::from_str(value).map_err(|error| bad(name, value, error))?;
             }
             "placement" => {
-                let kind = gc::PlacementKind::from_str(value).map_err(|error| bad(name, value, error))?;
+                let names = gc::PlacementKind::names_for_volumes();
+                let kind = gc::PlacementKind::from_str(value).map_err(|_| bad(name, value, format!("choose one of {names}")))?;
                 if !kind.is_for_volumes() {
-                    return Err(bad(name, value, "this placement works in the simulator (ferryfs-bench wa) only, so far"));
+                    let reason = format!("this placement works in the simulator (ferryfs-bench wa) only: choose one of {names}");
+                    return Err(bad(name, value, reason));
                 }
                 value.clone_into(&mut self.placement);
             }
@@ -329,14 +318,18 @@ mod tests {
             ("device_model=smr", MountSettings { device_model: DeviceModel::Smr, ..default.clone() }),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
-            ("policy=greedy", default.clone()),
-            ("policy=cost-benefit", MountSettings { policy: Some(gc::Policy::CostBenefit), ..default.clone() }),
+            ("policy=cost-benefit", default.clone()),
+            ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
             ("policy=default,placement=default", default.clone()),
             ("placement=adaptive", MountSettings { placement: "adaptive".into(), ..default.clone() }),
-            ("policy=declining-cost,placement=adaptive", MountSettings { placement: "adaptive".into(), ..default.clone() }),
+            (
+                "policy=declining-cost,placement=separate",
+                MountSettings { placement: "separate".into(), policy: gc::Policy::DecliningCost, ..default.clone() },
+            ),
+            ("policy=fifo,policy=default", default.clone()),
             (
                 "policy=greedy,placement=adaptive",
-                MountSettings { placement: "adaptive".into(), policy: Some(gc::Policy::Greedy), ..default.clone() },
+                MountSettings { placement: "adaptive".into(), policy: gc::Policy::Greedy, ..default.clone() },
             ),
             ("cache_size=64M", MountSettings { cache_size: 64 << 20, ..default.clone() }),
             ("cache_size=1G", MountSettings { cache_size: 1 << 30, ..default.clone() }),
@@ -362,20 +355,6 @@ mod tests {
     }
 
     #[test]
-    fn the_victim_policy_is_the_one_that_goes_with_the_placement_unless_it_is_given() {
-        for (options, policy) in [
-            ("", gc::Policy::Greedy),
-            ("placement=separate", gc::Policy::Greedy),
-            ("placement=adaptive", gc::Policy::DecliningCost),
-            ("placement=adaptive,policy=default", gc::Policy::DecliningCost),
-            ("policy=greedy,placement=adaptive", gc::Policy::Greedy),
-            ("policy=fifo", gc::Policy::Fifo),
-        ] {
-            assert_eq!(MountSettings::parse([options]).unwrap().victim_policy(), policy, "{options}");
-        }
-    }
-
-    #[test]
     fn later_strings_win() {
         let settings = MountSettings::parse(["ro,commit=1", "rw", "commit=2"]).unwrap();
         assert_eq!(settings, MountSettings { commit_seconds: 2, ..MountSettings::default() });
@@ -396,8 +375,8 @@ mod tests {
             ("gc=never", "choose one of background, manual"),
             ("verify_copies=maybe", "choose one of off, sampled, full"),
             ("policy=best", "no cleaning policy"),
-            ("placement=best", "best"),
-            ("placement=sepbit", "simulator"),
+            ("placement=best", "choose one of default, none, separate, adaptive"),
+            ("placement=sepbit", "simulator (ferryfs-bench wa) only: choose one of default, none, separate, adaptive"),
             ("cache_size=big", "is not a size"),
             ("cache_size=1K", "at least 4M"),
             ("commit=0", "from 1 to 3600"),

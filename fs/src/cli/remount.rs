@@ -196,7 +196,7 @@ mod tests {
         let changed = ask("remount,ro,dev,noexec,strictatime,nosymfollow").unwrap();
         assert!(changed.read_only && changed.no_suid && !changed.no_dev && changed.no_exec && changed.no_sym_follow);
         assert_eq!(changed.atimes.mode, AtimeMode::Strict);
-        for option in ["commit=6", "policy=cost-benefit", "offload_below=dm,md", "copy_profile=p", "gc=manual", "discard"] {
+        for option in ["commit=6", "policy=greedy", "placement=separate", "offload_below=dm,md", "copy_profile=p", "gc=manual", "discard"] {
             assert!(ask(&format!("remount,{option}")).unwrap_err().contains(&format!("{option} needs a new mount")), "{option}");
         }
         assert!(ask("remount,bogus").unwrap_err().contains("unknown mount option"));

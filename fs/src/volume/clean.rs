@@ -323,7 +323,7 @@ impl Volume {
 
     /// The cleaner for this volume.
     pub(super) fn new_cleaner(self: &Arc<Self>, tracer: Tracer) -> Cleaner {
-        let marks = self.state.lock().zones.pace_with_classes();
+        let marks = self.state.lock().zones.pace();
         let config = CleanerConfig::with_marks(self.options.policy, marks);
         Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
             .with_toll(self.toll.clone())

@@ -165,7 +165,7 @@ impl Volume {
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
         let dirty_limit = u64::from(superblock.reserves.dirty_blocks).min(cache_budget as u64 / crate::BLOCK as u64 / 2) * 3 / 4;
         let unlogged_limit = MAX_UNLOGGED_BYTES.min(u64::from(superblock.reserves.dirty_blocks) / 2 * crate::BLOCK as u64);
-        let toll = gc::Toll::new(state.zones.pace_with_classes(), gc::RelocatorConfig::default().chunk_blocks);
+        let toll = gc::Toll::new(state.zones.pace(), gc::RelocatorConfig::default().chunk_blocks);
         let writable = AtomicBool::new(!options.read_only);
         Ok(Volume {
             state: Mutex::new(state),

@@ -1,4 +1,4 @@
-//! Placement by temperature (`placement=adaptive`): which class of head takes what users write and what is relocated.
+//! Placement by temperature (`placement=adaptive`, the default): which class of head takes what users write and what is relocated.
 //!
 //! What a block is expected to do is what was expected of the zone that it lies in ([`gc::placement::ZoneEstimates`]), so nothing is kept for a block, and what
 //! is kept for a zone is in the segment table: durable with each checkpoint, and made again from the mappings when the log is rolled forward. A run of dirty blocks goes to
@@ -33,7 +33,8 @@ impl Heat {
 /// The estimates of a mount, if its placement has any; the zone table is told how many classes there are.
 pub(super) fn estimates(options: &MountOptions, zones: &mut ZoneTable) -> Option<ZoneEstimates> {
     let kind: PlacementKind = options.placement.parse().unwrap_or_default();
-    if kind != PlacementKind::Adaptive {
+    // Where there is one class, nobody asks what blocks are expected to do.
+    if kind != PlacementKind::Adaptive || zones.most_classes() == 1 {
         return None;
     }
     zones.set_classes(Some(zones.most_classes()));

@@ -100,7 +100,7 @@ impl Volume {
                 meta_read: get(&c.gc_meta_read),
                 meta_written: get(&c.gc_meta_written),
                 policy: self.with_cleaner(|cleaner| cleaner.policy_name().to_owned()).unwrap_or_default(),
-                placement: self.options.placement.clone(),
+                placement: self.options.placement.parse::<gc::PlacementKind>().unwrap_or_default().to_string(),
                 zones_reclaimed: get(&c.zones_reclaimed),
                 relocated,
                 offloaded: cleaning.offloaded,

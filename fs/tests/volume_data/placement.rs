@@ -1,22 +1,13 @@
 //! Placement by temperature on a volume: it saves what it is for, and what it knows of zones is there again after a crash.
 
-use super::{B, fresh_on, make, mount_with, options};
+use super::{B, Dice, fresh_on, make, mount_with, options};
 use fs::volume::{MountOptions, Volume, WriteOptions};
 use fs::{BLOCK, Ino};
 use std::sync::Arc;
 use zns::sim::{SimConfig, SimDrive, Survival};
 
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 fn adaptive(secret: u8) -> MountOptions {
-    MountOptions { placement: "adaptive".into(), policy: gc::PlacementKind::Adaptive.policy(), ..options(secret) }
+    MountOptions { placement: "adaptive".into(), ..options(secret) }
 }
 
 /// A file in which a tenth of the blocks gets nine tenths of the writes, on a volume that it fills to 85 %.
@@ -64,7 +55,7 @@ impl Skewed {
 
 #[test]
 fn placement_by_temperature_saves_copies_where_few_blocks_get_most_writes() {
-    let without = Skewed::new(96, options(2)).amplification();
+    let without = Skewed::new(96, MountOptions { placement: "separate".into(), ..options(2) }).amplification();
     let mut skewed = Skewed::new(96, adaptive(2));
     let with = skewed.amplification();
     println!("{with:.2} against {without:.2}");

@@ -85,8 +85,7 @@ fn threads_do_not_see_each_other() {
 #[test]
 fn threads_do_not_see_each_other_where_blocks_are_placed_by_temperature() {
     let drive = fresh_on(zns::sim::SimConfig::zoned(128, 1));
-    let policy = gc::PlacementKind::Adaptive.policy();
-    let volume = mount_with(&drive, MountOptions { placement: "adaptive".into(), policy, ..options(2) });
+    let volume = mount_with(&drive, MountOptions { placement: "adaptive".into(), ..options(2) });
     volume.start_background().expect("threads");
     everybody_works(&drive, &volume);
     volume.shutdown().expect("unmounted");

@@ -50,13 +50,10 @@ impl Drives {
         let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
         // Half of the volumes begin with classes, and each mount does otherwise than the one before.
         let adaptive = (self.1 / 10 + u64::from(secret)).is_multiple_of(2);
-        let (placement, policy) = match adaptive {
-            true => ("adaptive", gc::PlacementKind::Adaptive.policy()),
-            false => ("default", gc::Policy::default()),
-        };
+        let placement = if adaptive { "adaptive" } else { "separate" };
         let cache_size = 8 << 20;
         let options =
-            MountOptions { clock, secret: Some([secret; 32]), cache_size, placement: placement.into(), policy, ..MountOptions::default() };
+            MountOptions { clock, secret: Some([secret; 32]), cache_size, placement: placement.into(), ..MountOptions::default() };
         Volume::open(self.devices(), options)
     }
 

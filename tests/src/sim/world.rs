@@ -73,9 +73,10 @@ impl World {
     pub fn open(&mut self, read_only: bool) -> Result<Arc<Volume>, FsError> {
         self.mounts = self.mounts.wrapping_add(1);
         let clock = self.clock.clone();
-        // One mount in three places by temperature, so that what one leaves is met by the other.
+        // Each mount places and chooses otherwise than the one before, so that what one leaves is met by the other.
         let (placement, policy) = match (self.seed + u64::from(self.mounts)) % 3 {
-            0 => ("adaptive", gc::PlacementKind::Adaptive.policy()),
+            0 => ("adaptive", gc::Policy::DecliningCost),
+            1 => ("separate", gc::Policy::Greedy),
             _ => ("default", gc::Policy::default()),
         };
         let options = MountOptions {

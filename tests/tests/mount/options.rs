@@ -356,7 +356,7 @@ fn a_remount_changes_flags_and_refuses_what_needs_a_new_mount() {
         assert_clean(&volume);
         volume.mount().unwrap();
         assert_eq!(fs::read(volume.path("g")).unwrap(), b"it went on");
-        for refused in ["commit=5", "policy=cost-benefit", "gc=manual"] {
+        for refused in ["commit=5", "policy=greedy", "gc=manual"] {
             let outcome = helper(&volume, &format!("remount,{refused}"));
             assert!(!outcome.success() && outcome.said().contains("needs a new mount"), "{outcome}");
         }

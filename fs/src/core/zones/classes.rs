@@ -1,4 +1,4 @@
-//! Classes of heads: blocks that are expected to die at about the same time share zones (`placement=adaptive`).
+//! Classes of heads: blocks that are expected to die at about the same time share zones (`placement=adaptive`, the default).
 //!
 //! What users write and what is relocated has a head for each class, as far as zones may be active and are there. A head more is opened only from what is
 //! to spare: where little is empty a class goes where another one has room, so that any block that users write fits into any of their heads, and any that is
@@ -77,8 +77,13 @@ impl ZoneTable {
     /// Sets how many of them are in use. A volume that is nearly full has one.
     pub fn set_active_classes(&mut self, active: u8, unplaced: u64) {
         let spare = self.total().saturating_sub(self.used(unplaced));
-        let wanted = 4 * u64::from(self.classes - 1) * u64::from(self.smallest_capacity());
+        let wanted = 4 * u64::from(self.zones_of_classes(self.classes)) * u64::from(self.smallest_capacity());
         self.active_classes = if spare < wanted { 1 } else { active.clamp(1, self.classes) };
+    }
+
+    /// Heads of relocation that so many classes have beyond those of a single one.
+    pub(super) fn zones_of_classes(&self, classes: u8) -> u32 {
+        u32::from(classes.max(1) - 1) * self.devices.len() as u32
     }
 
     /// How many classes there are.

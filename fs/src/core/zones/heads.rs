@@ -103,11 +103,12 @@ impl ZoneTable {
 
     /// The room ahead of the users, for the cleaner. `dirty`: blocks that the next checkpoint will write. It takes them out of what users have;
     /// counted as they become dirty, and with what heads of metadata and relocation have taken and not filled, nothing jumps when a zone is
-    /// opened.
+    /// opened. Half of what heads of more classes than one hold is never for users: so much less is ahead of them, while those classes are in use.
     pub fn room(&self, dirty: u64) -> gc::Room {
         let writable = self.writable_or_less();
         let taken: u64 = [Role::Metadata, Role::RelocatedByDevice, Role::RelocatedByHost].iter().map(|role| self.head_room(*role)).sum();
-        gc::Room { writable: writable - dirty as i64, ahead: writable + taken as i64 - dirty as i64 }
+        let held = i64::from(self.zones_of_classes(self.classes_in_use())) * i64::from(self.smallest_capacity()) / 2;
+        gc::Room { writable: writable - dirty as i64, ahead: writable + taken as i64 - dirty as i64 - held }
     }
 
     /// Can `blocks` more blocks of users be placed, besides those that are promised? Who holds a grant asks again: a checkpoint may have

@@ -77,11 +77,6 @@ impl ZoneTable {
             .raised(i64::from(self.reserves.dirty_blocks / 2) + self.devices.len() as i64 * i64::from(capacity))
     }
 
-    /// [`Self::pace`] for the cleaner of this mount: room for a relocation head more for each class more.
-    pub fn pace_with_classes(&self) -> gc::PacerConfig {
-        self.pace().raised(i64::from(self.classes() - 1) * i64::from(self.smallest_capacity()))
-    }
-
     /// Counts for reports. `unplaced`: metadata blocks that exist in memory only so far.
     pub fn space(&self, unplaced: u64) -> SpaceCounts {
         let capacity: u64 = self.devices.iter().map(|d| d.zones.len() as u64 * u64::from(d.capacity)).sum();

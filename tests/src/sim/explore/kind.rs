@@ -81,7 +81,7 @@ impl Hands {
 /// How simulated volumes are mounted; mounts with different numbers are different epochs.
 pub fn mount_options(hands: &Hands, number: u8) -> MountOptions {
     let hands = hands.clone();
-    let placement = if number.is_multiple_of(2) { "adaptive" } else { "default" };
+    let placement = if number.is_multiple_of(2) { "adaptive" } else { "separate" };
     MountOptions {
         gc: GcMode::Manual,
         placement: placement.into(),
