@@ -1,5 +1,6 @@
 //! File data on simulated drives, without a mount point.
 
+mod amplification;
 mod crash;
 mod devices;
 mod faults;
@@ -19,6 +20,16 @@ use zns::sim::{Fault, SimConfig, SimDrive};
 use zns::{CopyLimits, NvmeStatus, ZonedDevice};
 
 const B: u64 = BLOCK as u64;
+
+/// A linear congruential generator (Knuth's MMIX), of which the upper bits are used.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
 
 fn options(secret: u8) -> MountOptions {
     let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
