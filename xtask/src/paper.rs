@@ -24,8 +24,9 @@ struct Table {
 
 const NONE: Scheme = ("no separation, greedy", "greedy", "none");
 const OURS: Scheme = ("**adaptive, declining cost (ours)**", "declining-cost", "adaptive");
+const OURS_IN_VOLUMES: Scheme = ("**adaptive by zones, cost-benefit (ours, as volumes have it)**", "cost-benefit", "adaptive-zones");
 /// Published schemes, as their authors set them up, and ours.
-const SCHEMES: [Scheme; 7] = [
+const SCHEMES: [Scheme; 8] = [
     NONE,
     ("separate GC writes, cost-benefit", "cost-benefit", "separate"),
     ("hot/warm/cold, cost-benefit", "cost-benefit", "hot-warm-cold"),
@@ -33,6 +34,7 @@ const SCHEMES: [Scheme; 7] = [
     ("SepBIT, cost-benefit by the root of age", "cost-benefit-root", "sepbit"),
     ("MiDAS, cost-benefit", "cost-benefit", "midas"),
     OURS,
+    OURS_IN_VOLUMES,
 ];
 
 const TABLES: [Table; 4] = [
