@@ -81,7 +81,7 @@ pub struct Inode {
     pub nlink: u32,
     /// Device number of a device node, in the kernel's 32-bit encoding.
     pub rdev: u32,
-    /// FS_IOC_GETFLAGS bits, [`LOST_CONTENT`], [`LINKABLE`], [`HAS_ACCESS_ACL`] and [`HAS_DEFAULT_ACL`].
+    /// FS_IOC_GETFLAGS bits, the write hint ([`crate::core::ops::hint`]), [`LOST_CONTENT`], [`LINKABLE`], [`HAS_ACCESS_ACL`] and [`HAS_DEFAULT_ACL`].
     pub flags: u32,
     /// Last access.
     pub atime: Timestamp,

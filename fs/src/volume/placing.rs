@@ -7,7 +7,10 @@
 use crate::addr::Addr;
 use crate::core::extents::extent_parts;
 use crate::core::halt::{Halt, Planned};
+use crate::core::key::Key;
+use crate::core::ops::WriteHint;
 use crate::core::zones::ZoneTable;
+use crate::format::item::Inode;
 use crate::ids::{FileBlock, Ino};
 use crate::volume::options::MountOptions;
 use crate::volume::state::State;
@@ -75,8 +78,15 @@ impl State {
             seen += f64::from(part.blocks);
             rate += f64::from(part.blocks) / estimates.rewritten(self.zones.expected(part.addr), lived);
         }
-        let interval = if seen > 0.0 { seen / rate } else { estimates.rewritten(None, None) };
+        let new = || estimates.rewritten(None, None) * self.hint(ino).map_or(1.0, WriteHint::factor);
+        let interval = if seen > 0.0 { seen / rate } else { new() };
         Ok(Heat { interval: Some(interval), class: estimates.class(interval).0 })
+    }
+
+    /// What was said of a file. No block is loaded for that.
+    fn hint(&self, ino: Ino) -> Option<WriteHint> {
+        let value = self.tree.get(&Key::inode(ino)).ok()??;
+        WriteHint::of(&Inode::decode(ino, value)?)
     }
 
     /// What is alive in a victim is expected to do.

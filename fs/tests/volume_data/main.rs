@@ -6,6 +6,7 @@ mod devices;
 mod faults;
 mod fragments;
 mod full;
+mod hints;
 mod model;
 mod placement;
 mod room;

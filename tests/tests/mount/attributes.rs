@@ -188,6 +188,37 @@ fn extended_attributes_obey_create_and_replace() {
 }
 
 #[test]
+fn a_write_hint_is_an_attribute_and_the_kernel_keeps_its_own_to_itself() {
+    if std::env::var_os("FERRYFS_TEST_PEER").is_some() {
+        return;
+    }
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    const HINT: &str = "user.ferryfs.write_hint";
+    let dir = mounted.path("d");
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(xattr::get(&dir, HINT).unwrap(), None);
+    assert_eq!(errno(xattr::set(&dir, HINT, b"brief")), libc::EINVAL);
+    xattr::set(&dir, HINT, b"short").unwrap();
+    fs::write(dir.join("f"), b"x").unwrap();
+    mounted.remount();
+    assert_eq!(xattr::get(dir.join("f"), HINT).unwrap().as_deref(), Some(&b"short"[..]));
+    assert!(xattr::list(dir.join("f")).unwrap().any(|name| name == HINT));
+    xattr::remove(dir.join("f"), HINT).unwrap();
+    assert_eq!(errno(xattr::remove(dir.join("f"), HINT)), libc::ENODATA);
+    // F_SET_RW_HINT succeeds, for Linux keeps it in its own inode, and asks no daemon.
+    let file = File::open(dir.join("f")).unwrap();
+    let hint: u64 = 2;
+    // SAFETY: F_SET_RW_HINT (1036) reads a u64, which outlives the call.
+    let done = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), 1036, &raw const hint) };
+    assert_eq!(done, 0);
+    drop(file);
+    assert_eq!(xattr::get(dir.join("f"), HINT).unwrap(), None);
+    mounted.finish();
+}
+
+#[test]
 fn writing_clears_set_id_bits() {
     let Some(mounted) = tests::Builder::default().option("allow_other").mount() else {
         return;

@@ -4,6 +4,7 @@ use super::acl::{Inherited, inherit};
 use super::dirent::{Change, changed, kind_of, living_directory, probe, put};
 use super::fail;
 use super::flags::check_grows;
+use super::hint;
 use super::name::check_plain;
 use crate::core::halt::Planned;
 use crate::core::key::Key;
@@ -101,7 +102,7 @@ pub(super) fn make(txn: &mut Txn, dir: &Inode, new: &New, caller: &Caller) -> In
         gid: if setgid { dir.gid } else { caller.gid },
         nlink: if is_dir { 2 } else { 1 },
         rdev: new.rdev,
-        flags: 0,
+        flags: hint::inherited(dir, new.mode),
         atime: now,
         mtime: now,
         ctime: now,

@@ -6,7 +6,7 @@
 
 use super::flags::check_loose;
 use super::name::{Index, MAX_NAME, Probe};
-use super::{PIECE, acl, fail};
+use super::{PIECE, acl, fail, hint};
 use crate::core::halt::Planned;
 use crate::core::key::{Class, Key};
 use crate::core::txn::{Txn, damaged};
@@ -35,6 +35,9 @@ const INDEX: Index = Index { class: Class::Xattr, hash_bits: HASH_BITS, name_of:
 /// `NoAttribute`, `NotFound`, `Unsupported` (namespace), `Range` (length of the name), `Invalid`.
 pub fn getxattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<Vec<u8>> {
     check_name(name)?;
+    if name == hint::NAME {
+        return hint::get(&txn.inode(ino)?);
+    }
     if let Some(flag) = acl::flag_of(name)
         && txn.inode(ino)?.flags & flag == 0
     {
@@ -50,7 +53,7 @@ pub fn getxattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<Vec<u8>> {
 /// Sets an attribute. `flags`: XATTR_CREATE, XATTR_REPLACE or 0.
 ///
 /// # Errors
-/// As [`getxattr`]; `Exists` (XATTR_CREATE), `TooBig`, `NoSpace` (all names together are too long); those of [`acl::set_acl`].
+/// As [`getxattr`]; `Exists` (XATTR_CREATE), `TooBig`, `NoSpace` (all names together are too long); those of [`acl::set_acl`]; `Invalid` for a write hint that is none.
 pub fn setxattr(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Planned<()> {
     check_name(name)?;
     let mut inode = txn.inode(ino)?;
@@ -62,6 +65,9 @@ pub fn setxattr(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i32) 
     }
     if acl::flag_of(name).is_some() {
         return acl::set_acl(txn, ino, name, value, false);
+    }
+    if name == hint::NAME {
+        return hint::set(txn, inode, value, flags);
     }
     check_loose(&inode)?;
     store(txn, ino, name, value, flags)?;
@@ -115,7 +121,7 @@ pub(super) fn store(txn: &mut Txn, ino: Ino, name: &[u8], value: &[u8], flags: i
 /// # Errors
 /// `NotFound`.
 pub fn listxattr(txn: &mut Txn, ino: Ino) -> Planned<Vec<u8>> {
-    txn.inode(ino)?;
+    let inode = txn.inode(ino)?;
     let totals = totals_of(txn, ino)?;
     let mut names = Vec::with_capacity((totals.names as usize).min(MAX_LIST));
     let mut from = 1;
@@ -126,7 +132,15 @@ pub fn listxattr(txn: &mut Txn, ino: Ino) -> Planned<Vec<u8>> {
         names.push(0);
         from = key.b.saturating_add(1);
     }
-    if names.len() == totals.names as usize { Ok(names) } else { Err(damaged("totals of extended attributes")) }
+    if names.len() != totals.names as usize {
+        return Err(damaged("totals of extended attributes"));
+    }
+    // Where nothing fits into a listing any more, the hint is there all the same.
+    if hint::WriteHint::of(&inode).is_some() && names.len() + hint::NAME.len() < MAX_LIST {
+        names.extend_from_slice(hint::NAME);
+        names.push(0);
+    }
+    Ok(names)
 }
 
 /// Removes an attribute.
@@ -138,6 +152,9 @@ pub fn removexattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<()> {
     let mut inode = txn.inode(ino)?;
     if let Some(flag) = acl::flag_of(name) {
         return acl::remove_acl(txn, inode, name, flag);
+    }
+    if name == hint::NAME {
+        return hint::remove(txn, inode);
     }
     check_loose(&inode)?;
     erase(txn, ino, name)?;

@@ -5,6 +5,7 @@ use super::name_of;
 use crate::core::key::Class;
 use crate::core::ops::xattr::{MAX_LIST, MAX_VALUE};
 use crate::core::ops::*;
+use crate::error::FsError;
 use crate::ids::Ino;
 use crate::volume::Caller;
 use proptest::prelude::*;
@@ -115,4 +116,43 @@ fn all_names_together_have_a_limit() {
     assert_eq!(list, shell.run(|txn| listxattr(txn, Ino::ROOT)).expect("the same list"));
     shell.run(|txn| removexattr(txn, Ino::ROOT, &name(3))).expect("there");
     shell.run(|txn| setxattr(txn, Ino::ROOT, b"user.more", b"", 0)).expect("fits now");
+}
+
+fn told<T>(result: Result<T, FsError>) -> Result<T, String> {
+    result.map_err(|error| name_of(&error))
+}
+
+#[test]
+fn a_write_hint_is_an_attribute_that_new_files_inherit() {
+    let mut shell = Shell::default();
+    let hint = b"user.ferryfs.write_hint";
+    let dir = shell.run(|txn| mkdir(txn, Ino::ROOT, b"d", 0o755, &Caller::default())).expect("a directory").ino;
+    assert_eq!(told(shell.run(|txn| getxattr(txn, dir, hint))), Err("NoAttribute".into()));
+    assert_eq!(told(shell.run(|txn| setxattr(txn, dir, hint, b"short", libc::XATTR_REPLACE))), Err("NoAttribute".into()));
+    assert_eq!(told(shell.run(|txn| setxattr(txn, dir, hint, b"brief", 0))), Err("Invalid".into()));
+    assert_eq!(told(shell.run(|txn| setxattr(txn, dir, hint, b"short\n", libc::XATTR_CREATE))), Ok(()));
+    assert_eq!(told(shell.run(|txn| setxattr(txn, dir, hint, b"long", libc::XATTR_CREATE))), Err("Exists".into()));
+    let file = shell.run(|txn| mknod(txn, dir, b"f", libc::S_IFREG | 0o644, 0, &Caller::default())).expect("a file").ino;
+    let deep = shell.run(|txn| mkdir(txn, dir, b"e", 0o755, &Caller::default())).expect("a directory").ino;
+    let fifo = shell.run(|txn| mknod(txn, dir, b"p", libc::S_IFIFO | 0o644, 0, &Caller::default())).expect("a fifo").ino;
+    assert_eq!(told(shell.run(|txn| setxattr(txn, fifo, hint, b"short", 0))), Err("Invalid".into()));
+    for (ino, expected) in [(dir, Some("short")), (file, Some("short")), (deep, Some("short")), (fifo, None), (Ino::ROOT, None)] {
+        let found = shell.run(|txn| getxattr(txn, ino, hint)).ok();
+        assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{ino:?}");
+        let listed = shell.run(|txn| listxattr(txn, ino)).expect("a list");
+        assert_eq!(listed.split(|byte| *byte == 0).any(|name| name == hint), expected.is_some(), "{ino:?}");
+    }
+    // Flags that chattr(1) sets, and other attributes, leave it alone.
+    shell.run(|txn| set_flags(txn, file, flags::NODUMP)).expect("set");
+    shell.run(|txn| setxattr(txn, file, b"user.other", b"1", 0)).expect("set");
+    assert_eq!(shell.run(|txn| listxattr(txn, file)).expect("a list"), b"user.other\0user.ferryfs.write_hint\0");
+    for word in ["medium", "long", "extreme"] {
+        shell.run(|txn| setxattr(txn, file, hint, word.as_bytes(), libc::XATTR_REPLACE)).expect("set");
+        assert_eq!(shell.run(|txn| getxattr(txn, file, hint)).expect("there"), word.as_bytes());
+    }
+    shell.run(|txn| removexattr(txn, file, hint)).expect("removed");
+    assert_eq!(told(shell.run(|txn| removexattr(txn, file, hint))), Err("NoAttribute".into()));
+    assert_eq!(shell.run(|txn| listxattr(txn, file)).expect("a list"), b"user.other\0");
+    shell.run(|txn| set_flags(txn, dir, flags::IMMUTABLE)).expect("set");
+    assert_eq!(told(shell.run(|txn| setxattr(txn, dir, hint, b"long", 0))), Err("NotPermitted".into()));
 }
