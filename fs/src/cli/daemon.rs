@@ -128,7 +128,8 @@ fn serve<S: Served>(
 ) -> ExitCode {
     let prepared = prepare(plan).and_then(|(signals, log, log_file, preparation)| {
         let served = open(plan)?;
-        match Mounted::start_prepared(served.clone(), &plan.request(), preparation, AdaptorOptions::default()) {
+        let options = AdaptorOptions { transport: plan.settings.transport, ..AdaptorOptions::default() };
+        match Mounted::start_prepared(served.clone(), &plan.request(), preparation, options) {
             Ok(mounted) => Ok((signals, log, log_file, served, mounted)),
             Err(error) => {
                 // What was opened is closed as if it had been unmounted; the first error is the one to report.

@@ -24,7 +24,7 @@ pub struct MountArguments {
     /// Options, separated by commas: ro, allow_other, copy_route=auto|offload|host, gc=background|manual, policy=NAME,
     /// placement=NAME, cache_size=BYTES, verify_copies=off|sampled|full, commit=SECONDS, discard, noatime|relatime|strictatime, remount,
     /// offload_below=dm,md, copy_profile=FILE, device_model=none|zns-tlc|zns-slc|smr (images), fuse_type=auto|fuse|fuseblk,
-    /// nonempty, and those of mount(8).
+    /// transport=auto|dev_fuse|io_uring, nonempty, and those of mount(8).
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground until it is unmounted.

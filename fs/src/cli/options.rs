@@ -1,6 +1,8 @@
 //! `-o`: the options of a mount, as mount(8) writes them.
 
 use super::size::parse_size;
+use crate::fuse::Transport;
+use crate::fuse::control::{OVER_DEVICE, OVER_RING};
 use crate::fuse::mountpoint::MountType;
 use crate::volume::{AtimeMode, Atimes};
 use copy_backend::{OffloadBelow, RouteChoice, VerifyMode};
@@ -59,6 +61,8 @@ pub struct MountSettings {
     pub discard: bool,
     /// `fuse_type=`.
     pub fuse_type: MountType,
+    /// `transport=`.
+    pub transport: Transport,
     /// `device=`: further devices of the volume, for mount(8), which takes only one.
     pub devices: Vec<PathBuf>,
 }
@@ -86,6 +90,7 @@ impl Default for MountSettings {
             commit_seconds: 5,
             discard: false,
             fuse_type: MountType::default(),
+            transport: Transport::default(),
             devices: Vec::new(),
         }
     }
@@ -119,7 +124,7 @@ pub enum OptionError {
 }
 
 const KNOWN: &str = "ro, rw, allow_other, copy_route=auto|offload|host, offload_below=dm,md, copy_profile=FILE, device_model=none|zns-tlc|zns-slc|smr, gc=background|manual, policy=NAME, placement=NAME, cache_size=BYTES, \
-                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, strictatime, remount, device=PATH, fuse_type=auto|fuse|fuseblk, nonempty, and the general \
+                     verify_copies=off|sampled|full, commit=SECONDS, discard, nodiscard, noatime, relatime, strictatime, remount, device=PATH, fuse_type=auto|fuse|fuseblk, transport=auto|dev_fuse|io_uring, nonempty, and the general \
                      options of mount(8)";
 
 /// One of several words, each with its meaning.
@@ -215,7 +220,7 @@ impl MountSettings {
             | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}
             "copy_route" | "offload_below" | "copy_profile" | "device_model" | "gc" | "policy" | "placement" | "cache_size"
-            | "verify_copies" | "commit" | "device" | "fuse_type" => {
+            | "verify_copies" | "commit" | "device" | "fuse_type" | "transport" => {
                 return Err(OptionError::NoValue(name.into()));
             }
             "remount" => return Err(OptionError::Unsupported(name.into(), "only a volume that is mounted can be remounted")),
@@ -242,6 +247,10 @@ impl MountSettings {
             "fuse_type" => {
                 let choices = [("auto", MountType::Best), ("fuse", MountType::Plain), ("fuseblk", MountType::Block)];
                 self.fuse_type = choose(name, value, &choices)?;
+            }
+            "transport" => {
+                let choices = [("auto", Transport::Best), (OVER_DEVICE, Transport::Device), (OVER_RING, Transport::Ring)];
+                self.transport = choose(name, value, &choices)?;
             }
             "gc" => self.manual_gc = choose(name, value, &[("background", false), ("manual", true)])?,
             "verify_copies" => {
@@ -316,6 +325,9 @@ mod tests {
             ("copy_profile=/etc/disk.json", MountSettings { copy_profile: Some("/etc/disk.json".into()), ..default.clone() }),
             ("device_model=none", default.clone()),
             ("device_model=smr", MountSettings { device_model: DeviceModel::Smr, ..default.clone() }),
+            ("transport=auto", default.clone()),
+            ("transport=dev_fuse", MountSettings { transport: Transport::Device, ..default.clone() }),
+            ("transport=io_uring", MountSettings { transport: Transport::Ring, ..default.clone() }),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
             ("policy=cost-benefit", default.clone()),

@@ -8,9 +8,9 @@ use super::client::Client;
 use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_USAGE, OrFail};
 use super::options::{MountSettings, OptionError};
 use super::umount;
-use crate::fuse::MountRequest;
 use crate::fuse::control::Request;
 use crate::fuse::mountpoint::{self, MountLine, MountType};
+use crate::fuse::{MountRequest, Transport};
 use crate::volume::{AtimeMode, Atimes, Status};
 use rustix::io::Errno;
 use std::fs::File;
@@ -18,7 +18,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Options that the kernel shows of a mount, or that say how it was made: nothing to change.
-const SHOWN: [&str; 9] = ["user_id", "group_id", "rootmode", "fd", "max_read", "blksize", "subtype", "fuse_type", "device"];
+const SHOWN: [&str; 10] = ["user_id", "group_id", "rootmode", "fd", "max_read", "blksize", "subtype", "fuse_type", "transport", "device"];
 
 /// Is that what these options ask for?
 pub fn is_asked_for(options: &[String]) -> bool {
@@ -151,6 +151,7 @@ fn decided(settings: &MountSettings) -> MountSettings {
         atimes: Atimes::default(),
         nonempty: false,
         fuse_type: MountType::default(),
+        transport: Transport::default(),
         devices: Vec::new(),
         copy_profile: settings.copy_profile.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
         ..settings.clone()
@@ -190,8 +191,9 @@ mod tests {
         let running = running(&MountOptions::default().words(), &line).unwrap();
         assert!(running.no_suid && running.no_dev && running.allow_other && running.atimes.mode == AtimeMode::None);
         let ask = |options: &str| wanted(&running, &words(&[options.to_owned()]), &line).map_err(|failure| failure.text);
-        let same =
-            ask("remount,user_id=0,group_id=0,default_permissions,allow_other,max_read=262144,commit=5,fuse_type=fuse,device=/dev/y");
+        let same = ask(
+            "remount,user_id=0,group_id=0,default_permissions,allow_other,max_read=262144,commit=5,fuse_type=fuse,transport=dev_fuse,device=/dev/y",
+        );
         assert_eq!(same, Ok(running.clone()));
         let changed = ask("remount,ro,dev,noexec,strictatime,nosymfollow").unwrap();
         assert!(changed.read_only && changed.no_suid && !changed.no_dev && changed.no_exec && changed.no_sym_follow);

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::devices::{Access, mount_of, open_devices};
 use super::failure::{CommandResult, FAILED, Failure, OrFail, USAGE};
 use super::size::show_size;
-use crate::fuse::control::Request;
+use crate::fuse::control::{Hello, Request};
 use crate::fuse::mountpoint::{self, MountLine};
 use crate::volume::{MapEntry, MountOptions, Status, Volume, ZoneView};
 use serde::de::DeserializeOwned;
@@ -86,27 +86,32 @@ pub fn status(paths: &[PathBuf], json: bool) -> CommandResult {
         Target::Devices(paths) => (to_json(look(&paths)?.status())?, None),
     };
     if json {
-        if let Some((mount, synced)) = mount {
-            value["mount"] = serde_json::json!({ "mountpoint": mount.path, "type": mount.kind, "synced_by_sync": synced });
+        if let Some((mount, daemon)) = mount {
+            value["mount"] = serde_json::json!({
+                "mountpoint": mount.path, "type": mount.kind, "transport": daemon.transport, "synced_by_sync": daemon.synced,
+            });
         }
         return print_json(&value);
     }
     let status: Status = understand(value)?;
     print(&show_status(&status))?;
+    if let Some((_, daemon)) = &mount {
+        print(&format!("{:<12} {}\n", "transport", daemon.transport))?;
+    }
     match mount {
-        Some((mount, false)) if !status.volume.mounted_read_only => {
+        Some((mount, daemon)) if !daemon.synced && !status.volume.mounted_read_only => {
             print(&format!("{:<12} type {}: sync(1) and syncfs(2) make nothing durable here; fsync does\n", "mount", mount.kind))
         }
         _ => Ok(()),
     }
 }
 
-/// The mount that `path` lies in, and whether the kernel tells its daemon of sync(1).
-fn mount_line(path: &Path) -> CommandResult<Option<(MountLine, bool)>> {
-    let synced = Client::open(path).and_then(|client| client.hello()).or_fail(FAILED)?.synced;
+/// The mount that `path` lies in, and what its daemon says of itself.
+fn mount_line(path: &Path) -> CommandResult<Option<(MountLine, Hello)>> {
+    let daemon = Client::open(path).and_then(|client| client.hello()).or_fail(FAILED)?;
     let device = mountpoint::identity(path).ok().map(|identity| identity.device());
     let line = mountpoint::mounts().ok().and_then(|lines| lines.into_iter().rfind(|line| Some(&line.device) == device.as_ref()));
-    Ok(line.map(|line| (line, synced)))
+    Ok(line.map(|line| (line, daemon)))
 }
 
 fn share(part: u64, whole: u64) -> f64 {

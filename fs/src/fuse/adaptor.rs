@@ -9,6 +9,7 @@ use super::errno;
 use super::groups::{is_marked, is_outside};
 use super::handshake::Agreed;
 use super::lanes::Lanes;
+use super::ring::Transport;
 use super::served::Served;
 use super::translate::{attr_out, changes, entry, no_entry, rename_flags, statx_out};
 use super::wire::{
@@ -33,13 +34,15 @@ pub struct AdaptorOptions {
     pub threads: usize,
     /// Largest write in one request.
     pub max_write: u32,
+    /// How requests come.
+    pub transport: Transport,
 }
 
 impl Default for AdaptorOptions {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         // The kernel cuts requests at 1 MiB (fs.fuse.max_pages_limit) unless told otherwise.
-        Self { threads: cpus.clamp(2, 8), max_write: 1 << 20 }
+        Self { threads: cpus.clamp(2, 8), max_write: 1 << 20, transport: Transport::default() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Answers of the control protocol: each belongs to the open file that asked, and goes when that file is closed.
 
-use super::control::{self, FETCH_BYTES, Header, Hello, PATIENCE, Request};
+use super::control::{self, FETCH_BYTES, Header, Hello, OVER_DEVICE, OVER_RING, PATIENCE, Request};
 use super::errno::errno;
 use super::lanes::Lanes;
 use crate::error::Result;
@@ -33,11 +33,18 @@ pub(super) struct Answers {
     owner: u32,
     /// The kernel has told us of a syncfs(2).
     synced: AtomicBool,
+    /// Requests come over io_uring.
+    over_ring: AtomicBool,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { table: Arc::default(), owner: rustix::process::geteuid().as_raw(), synced: AtomicBool::new(false) }
+        Self {
+            table: Arc::default(),
+            owner: rustix::process::geteuid().as_raw(),
+            synced: AtomicBool::new(false),
+            over_ring: AtomicBool::new(false),
+        }
     }
 }
 
@@ -45,6 +52,11 @@ impl Answers {
     /// The kernel tells of syncfs(2).
     pub(super) fn told_of_sync(&self) {
         self.synced.store(true, Ordering::Relaxed);
+    }
+
+    /// How requests come.
+    pub(super) fn goes_over_ring(&self, over_ring: bool) {
+        self.over_ring.store(over_ring, Ordering::Relaxed);
     }
 
     /// Answers a CALL: `carry_out` does what is asked, on another thread, and this waits for it a moment.
@@ -68,6 +80,7 @@ impl Answers {
                     pid_namespace: control::pid_namespace(),
                     uid: self.owner,
                     synced: self.synced.load(Ordering::Relaxed),
+                    transport: if self.over_ring.load(Ordering::Relaxed) { OVER_RING } else { OVER_DEVICE }.into(),
                 };
                 let (code, bytes) = encoded(serde_json::to_value(&hello));
                 self.put(handle, code, bytes)

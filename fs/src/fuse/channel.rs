@@ -3,11 +3,12 @@
 //! Each thread reads from a descriptor of its own, so that the kernel keeps a queue of answers awaited for each; an answer goes back by the descriptor that
 //! its request came from. Nothing that was asked stays unanswered: an answer that is dropped says EIO.
 
+use super::ring::Awaiting;
 use super::wire::{InvalInodeOut, NOTIFY_INVAL_INODE, OutHeader};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -63,7 +64,13 @@ impl Channel {
 
     /// The answer that request `unique` awaits.
     pub fn reply(&self, unique: u64) -> Reply {
-        Reply { channel: self.clone(), unique: Some(unique) }
+        Reply { channel: self.clone(), ring: None, unique: Some(unique) }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -91,11 +98,18 @@ impl Buffer {
 #[derive(Debug)]
 pub struct Reply {
     channel: Channel,
+    /// The entry of a ring in which it goes back; `None`: by the channel.
+    ring: Option<Awaiting>,
     /// `None`: it is answered.
     unique: Option<u64>,
 }
 
 impl Reply {
+    /// The answer to a request that has come over a ring.
+    pub(super) fn over_ring(channel: Channel, entry: Awaiting, unique: u64) -> Self {
+        Self { channel, ring: Some(entry), unique: Some(unique) }
+    }
+
     /// Answers with `parts`, one behind the other.
     pub fn send(mut self, parts: &[&[u8]]) {
         self.write(0, parts);
@@ -134,11 +148,20 @@ impl Reply {
 
     /// This request wants no answer.
     pub fn none(mut self) {
-        self.unique = None;
+        // The entry of a ring has to go back in any case.
+        if self.ring.is_none() {
+            self.unique = None;
+        } else {
+            self.write(0, &[]);
+        }
     }
 
     fn write(&mut self, errno: i32, parts: &[&[u8]]) {
         let Some(unique) = self.unique.take() else { return };
+        if let Some(entry) = &mut self.ring {
+            entry.answer(unique, errno, parts);
+            return;
+        }
         let len = size_of::<OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
         let header = OutHeader { len: len as u32, error: -errno, unique };
         let mut slices = [IoSlice::new(&[]); 4];

@@ -103,6 +103,18 @@ pub struct Hello {
     /// Does the kernel tell it of sync(1)?
     #[serde(default)]
     pub synced: bool,
+    /// How requests reach it: [`OVER_DEVICE`] or [`OVER_RING`].
+    #[serde(default = "over_device")]
+    pub transport: String,
+}
+
+/// Requests are read from /dev/fuse.
+pub const OVER_DEVICE: &str = "dev_fuse";
+/// Requests come over io_uring.
+pub const OVER_RING: &str = "io_uring";
+
+fn over_device() -> String {
+    OVER_DEVICE.into()
 }
 
 /// The pid namespace of this process.

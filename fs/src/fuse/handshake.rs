@@ -24,11 +24,17 @@ impl Agreed {
     }
 }
 
-/// Waits for the kernel's INIT and answers it.
+/// Waits for the kernel's INIT and answers it. `ring` is told whether the kernel takes requests over io_uring and says whether they shall come so.
 ///
 /// # Errors
-/// A kernel that is too old or speaks another protocol; a connection that ended.
-pub fn handshake(channel: &Channel, options: &AdaptorOptions, has_acls: bool, is_block_mount: bool) -> std::io::Result<Agreed> {
+/// A kernel that is too old or speaks another protocol; a connection that ended; what `ring` says.
+pub fn handshake(
+    channel: &Channel,
+    options: &AdaptorOptions,
+    has_acls: bool,
+    is_block_mount: bool,
+    ring: &mut dyn FnMut(bool) -> std::io::Result<bool>,
+) -> std::io::Result<Agreed> {
     let mut buffer = Buffer::new(options.max_write);
     loop {
         let bytes = channel.receive(&mut buffer)?.ok_or_else(|| std::io::Error::other("the mount was removed before it began"))?;
@@ -56,6 +62,9 @@ pub fn handshake(channel: &Channel, options: &AdaptorOptions, has_acls: bool, is
         // The last answer to asynchronous direct I/O may close its file, which waits for another answer of ours in such mounts.
         if is_block_mount && init.minor < CLOSES_ASIDE {
             capabilities &= !capability::ASYNC_DIO;
+        }
+        if ring(offered & capability::OVER_IO_URING != 0)? {
+            capabilities |= capability::OVER_IO_URING;
         }
         let agreed = Agreed { capabilities, minor: init.minor };
         reply.value(&answer(options, &init, agreed));
@@ -136,7 +145,7 @@ mod tests {
         for request in requests {
             rustix::io::write(&kernel, request).unwrap();
         }
-        (handshake(&Channel::new(ours), &AdaptorOptions::default(), has_acls, false), kernel)
+        (handshake(&Channel::new(ours), &AdaptorOptions::default(), has_acls, false, &mut Ok), kernel)
     }
 
     fn answered(kernel: &OwnedFd) -> (OutHeader, Option<InitOut>) {
@@ -156,6 +165,7 @@ mod tests {
         assert_eq!((u64::from(out.flags), out.flags2, out.major, out.time_gran), (expected, 0, 7, 1));
         assert_eq!((out.max_write, out.max_pages, out.max_readahead), (1 << 20, 256, 1 << 17));
         assert!(shake(&[init(7, 41, u64::MAX)], true).0.unwrap().has(capability::POSIX_ACL));
+        assert!(shake(&[init(7, 41, u64::MAX)], true).0.unwrap().has(capability::OVER_IO_URING));
         assert!(!shake(&[init(7, 41, u64::MAX)], false).0.unwrap().has(capability::POSIX_ACL));
     }
 

@@ -4,8 +4,11 @@
 //! copy waits for the device; if every thread did that at once, a `stat` would wait behind them, and group commit would
 //! never see more fsyncs than there are threads. So a request that is known to wait runs on its thread only as long as
 //! another thread stays free; otherwise it is handed to a spare thread, made on demand and kept for the next.
+//!
+//! Free is a thread that can take the next request: any other one of the session, or, where each processor has a queue of its own, one of the same processor.
 
 use parking_lot::{Condvar, Mutex};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,28 +34,57 @@ struct Shared {
     quiet: Condvar,
 }
 
+/// Threads that take requests from one queue.
+#[derive(Debug)]
+pub(super) struct Crew {
+    threads: usize,
+    waiting_inline: AtomicUsize,
+}
+
+impl Crew {
+    pub(super) fn new(threads: usize) -> Self {
+        Self { threads, waiting_inline: AtomicUsize::new(0) }
+    }
+
+    /// The calling thread is one of them, and not one of those that the lanes were made for.
+    pub(super) fn join(self: &Arc<Self>) {
+        OWN.set(Some(self.clone()));
+    }
+}
+
+thread_local! {
+    static OWN: RefCell<Option<Arc<Crew>>> = const { RefCell::new(None) };
+    static OWES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says whether answers that other threads give go through the calling thread: then it must not wait for anything long.
+pub(super) fn owes_answers(owes: bool) {
+    OWES.set(owes);
+}
+
 /// The lanes of one mount.
 pub(super) struct Lanes {
-    fuse_threads: usize,
-    waiting_inline: AtomicUsize,
+    crew: Arc<Crew>,
     shared: Arc<Shared>,
 }
 
 impl Lanes {
     /// For a session of `fuse_threads` threads.
     pub(super) fn new(fuse_threads: usize) -> Self {
-        Self { fuse_threads, waiting_inline: AtomicUsize::new(0), shared: Arc::default() }
+        Self { crew: Arc::new(Crew::new(fuse_threads)), shared: Arc::default() }
     }
 
     /// Runs `job`, which may wait long: here if another FUSE thread stays free, else on a spare thread.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
-        let others = self.waiting_inline.fetch_add(1, Ordering::Relaxed);
-        if others + 1 < self.fuse_threads {
+        let own = OWN.with_borrow(Clone::clone);
+        let crew = own.as_ref().unwrap_or(&self.crew);
+        let others = crew.waiting_inline.fetch_add(1, Ordering::Relaxed);
+        if others + 1 < crew.threads && !OWES.get() {
             job();
-            self.waiting_inline.fetch_sub(1, Ordering::Relaxed);
+            crew.waiting_inline.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        self.waiting_inline.fetch_sub(1, Ordering::Relaxed);
+        crew.waiting_inline.fetch_sub(1, Ordering::Relaxed);
         self.hand_over(job);
     }
 
@@ -147,5 +179,31 @@ mod tests {
         let slot = seen.clone();
         lanes.run(move || *slot.lock() = Some(std::thread::current().id()));
         assert_eq!(*seen.lock(), Some(here));
+    }
+
+    #[test]
+    fn a_thread_of_another_crew_waits_if_one_of_its_own_is_free_and_nobody_waits_for_it() {
+        let lanes = Lanes::new(1);
+        let runs_here = || {
+            let seen = Arc::new(Mutex::new(None));
+            let slot = seen.clone();
+            lanes.run(move || *slot.lock() = Some(std::thread::current().id()));
+            lanes.drain();
+            let id = *seen.lock();
+            id == Some(std::thread::current().id())
+        };
+        assert!(!runs_here());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let crew = Arc::new(Crew::new(2));
+                crew.join();
+                assert!(runs_here());
+                owes_answers(true);
+                assert!(!runs_here());
+                owes_answers(false);
+                crew.waiting_inline.fetch_add(1, Ordering::Relaxed);
+                assert!(!runs_here(), "the other one waits already");
+            });
+        });
     }
 }

@@ -4,6 +4,7 @@ use super::adaptor::{Adaptor, AdaptorOptions};
 use super::channel::{Buffer, Channel};
 use super::handshake::handshake;
 use super::mountpoint::{self, Identity, MountRequest, MountType, MountpointError, Preparation};
+use super::ring::{self, Running, Transport};
 use super::served::Served;
 use super::wire::{Request, op};
 use rustix::event::{EventfdFlags, eventfd};
@@ -69,13 +70,22 @@ impl Mounted {
         // From here on a failure must not leave a dead mount behind.
         let mut abandoned = AbandonedMount(Some(&request.mountpoint));
         let channel = Channel::new(connection);
-        let agreed = handshake(&channel, &options, S::HAS_ACLS, request.kind == MountType::Block).map_err(SessionError::Start)?;
-        let channels = channels(channel, options.threads);
-        let adaptor = Arc::new(Adaptor::new(served, channels.len(), agreed));
+        let mut rings = None;
+        let mut ring = |offered| {
+            rings = prepare_rings(&channel, &options, offered)?;
+            Ok(rings.is_some())
+        };
+        let is_block_mount = request.kind == MountType::Block;
+        let agreed = handshake(&channel, &options, S::HAS_ACLS, is_block_mount, &mut ring).map_err(SessionError::Start)?;
+        // Beside rings a single thread reads the channel, which must not wait for anything long.
+        let threads = if rings.is_some() { 1 } else { options.threads };
+        let adaptor = Arc::new(Adaptor::new(served, threads, agreed));
+        let rings = rings.map(|rings| start_rings(rings, &adaptor)).unwrap_or_default();
+        let channels = channels(channel, if rings.refused.is_none() { threads } else { options.threads });
         let over = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| SessionError::Start(errno.into()))?;
         let signal = over.try_clone().map_err(SessionError::Start)?;
         let run = move || {
-            let ended = serve_all(&adaptor, channels, options.max_write);
+            let ended = serve_all(&adaptor, channels, rings.threads, options.max_write);
             // Whoever waits for the end learns of it even when it was an error.
             let _ = rustix::io::write(&signal, &1u64.to_ne_bytes());
             ended
@@ -167,8 +177,45 @@ fn channels(first: Channel, threads: usize) -> Vec<Channel> {
     channels
 }
 
-/// Answers requests on a thread for each channel, until the kernel lets go.
-fn serve_all<S: Served>(adaptor: &Arc<Adaptor<S>>, channels: Vec<Channel>, max_write: u32) -> std::io::Result<()> {
+/// Rings for the connection, if requests shall come over them.
+///
+/// # Errors
+/// They shall, but cannot.
+fn prepare_rings(channel: &Channel, options: &AdaptorOptions, offered: bool) -> std::io::Result<Option<ring::Prepared>> {
+    if options.transport != Transport::Ring {
+        return Ok(None);
+    }
+    let prepared = if offered {
+        ring::Prepared::new(channel, options.max_write)
+    } else {
+        Err(std::io::Error::other("the kernel has no FUSE over io_uring (Linux 6.14), or /sys/module/fuse/parameters/enable_uring is off"))
+    };
+    prepared.map(Some).map_err(|error| std::io::Error::other(format!("transport=io_uring is not possible here: {error}")))
+}
+
+/// Has requests come over the rings.
+fn start_rings<S: Served>(rings: ring::Prepared, adaptor: &Arc<Adaptor<S>>) -> Running {
+    adaptor.answers.goes_over_ring(true);
+    let answering = adaptor.clone();
+    let answer: Arc<ring::Answer> = Arc::new(move |request: Request<'_>, reply| match request.header.opcode {
+        op::DESTROY => answering.destroy(reply),
+        _ => answering.answer(request, reply),
+    });
+    let running = rings.start(&answer);
+    if let Some(error) = &running.refused {
+        tracing::error!("the kernel takes no requests over io_uring ({error}): they are read from /dev/fuse");
+        adaptor.answers.goes_over_ring(false);
+    }
+    running
+}
+
+/// Answers requests on a thread for each channel, until the kernel lets go. `beside`: threads that do so already.
+fn serve_all<S: Served>(
+    adaptor: &Arc<Adaptor<S>>,
+    channels: Vec<Channel>,
+    beside: Vec<JoinHandle<std::io::Result<()>>>,
+    max_write: u32,
+) -> std::io::Result<()> {
     let started: Vec<std::io::Result<JoinHandle<std::io::Result<()>>>> = channels
         .into_iter()
         .enumerate()
@@ -178,7 +225,7 @@ fn serve_all<S: Served>(adaptor: &Arc<Adaptor<S>>, channels: Vec<Channel>, max_w
         })
         .collect();
     let mut ended: std::io::Result<()> = Ok(());
-    for thread in started {
+    for thread in started.into_iter().chain(beside.into_iter().map(Ok)) {
         let result =
             thread.and_then(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a thread of the FUSE session panicked"))));
         // An end by abortion is no news beside another error.
@@ -226,6 +273,29 @@ fn raise_readahead(identity: &Identity) {
         if let Ok(mut knob) = OpenOptions::new().write(true).open(knob) {
             let _ = knob.write_all(READAHEAD_KIB.to_string().as_bytes());
             break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::EventfdFlags;
+
+    #[test]
+    fn rings_are_for_those_who_want_them_and_a_kernel_that_has_them() {
+        let channel = Channel::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let prepare = |transport, offered| {
+            let options = AdaptorOptions { transport, ..AdaptorOptions::default() };
+            prepare_rings(&channel, &options, offered).map(|rings| rings.is_some())
+        };
+        assert!(!prepare(Transport::Device, true).unwrap());
+        assert!(!prepare(Transport::Best, true).unwrap());
+        let refused = prepare(Transport::Ring, false).unwrap_err().to_string();
+        assert!(refused.contains("transport=io_uring is not possible here") && refused.contains("enable_uring"), "{refused}");
+        // Where io_uring itself cannot be had it is refused, too, and in the same words.
+        if let Err(error) = prepare(Transport::Ring, true) {
+            assert!(error.to_string().contains("transport=io_uring is not possible here"), "{error}");
         }
     }
 }

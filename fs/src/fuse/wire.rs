@@ -77,6 +77,7 @@ pub mod capability {
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// Which fields of SETATTR are meant (FATTR_*).
@@ -110,6 +111,17 @@ pub const SETXATTR_ACL_KILL_SGID: u32 = 1;
 pub const NOTIFY_INVAL_INODE: i32 = 2;
 /// Contents only (FUSE_FSYNC_FDATASYNC).
 pub const FSYNC_DATA_ONLY: u32 = 1;
+
+/// The command of io_uring that offers an entry (FUSE_IO_URING_CMD_REGISTER).
+pub const RING_REGISTER: u32 = 1;
+/// That which gives an answer and takes the next request (FUSE_IO_URING_CMD_COMMIT_AND_FETCH).
+pub const RING_COMMIT_AND_FETCH: u32 = 2;
+/// Size of the heads of a request over io_uring (struct fuse_uring_req_header): that of every request, that of its kind, and what is said of the payload.
+pub const RING_HEADS: usize = RING_ENTRY_AT + size_of::<EntryInOut>();
+/// Where the second head begins.
+pub const RING_OPERATION_AT: usize = 128;
+/// Where the third one begins, an [`EntryInOut`].
+pub const RING_ENTRY_AT: usize = 256;
 
 /// A structure that the kernel sends.
 pub trait Received: FromBytes + KnownLayout + Immutable {}
@@ -195,6 +207,10 @@ macro_rules! sent {
 sent! {
     /// The head of every answer; `error` is 0 or a negative errno.
     OutHeader { len: u32, error: i32, unique: u64 } = 16
+    /// What is said of the payload of a request or an answer over io_uring (struct fuse_uring_ent_in_out).
+    EntryInOut { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64 } = 32
+    /// What a command of io_uring has besides (struct fuse_uring_cmd_req).
+    RingCommand { flags: u64, commit_id: u64, qid: u16, padding: [u8; 6] } = 24
     /// NOTIFY_INVAL_INODE; a negative offset: attributes alone.
     InvalInodeOut { ino: u64, off: i64, len: i64 } = 24
     /// INIT
@@ -254,6 +270,8 @@ pub struct Request<'a> {
     pub header: InHeader,
     /// What is still to be taken from the body.
     pub body: &'a [u8],
+    /// The rest of the body, which lies elsewhere.
+    rest: &'a [u8],
 }
 
 impl<'a> Request<'a> {
@@ -269,7 +287,28 @@ impl<'a> Request<'a> {
         if header.extension != 0 {
             body = body.get(..len.saturating_sub(usize::from(header.extension) * 8)).ok_or(Malformed)?;
         }
-        Ok(Self { header, body })
+        Ok(Self { header, body, rest: &[] })
+    }
+
+    /// The request whose heads are these and whose body is in part a payload, as io_uring has it.
+    ///
+    /// # Errors
+    /// The lengths do not agree.
+    pub fn in_parts(heads: &'a [u8; RING_HEADS], payload: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, _) = InHeader::read_from_prefix(heads).map_err(|_| Malformed)?;
+        // The first structure of the body has a head of its own.
+        let len = (header.len as usize).checked_sub(size_of::<InHeader>() + payload.len()).ok_or(Malformed)?;
+        let body = heads[RING_OPERATION_AT..RING_ENTRY_AT].get(..len).ok_or(Malformed)?;
+        let extended = usize::from(header.extension) * 8;
+        let rest = payload.get(..payload.len().saturating_sub(extended)).ok_or(Malformed)?;
+        Ok(Self { header, body, rest })
+    }
+
+    /// Goes on with the rest of the body.
+    fn go_on(&mut self) {
+        if self.body.is_empty() {
+            self.body = std::mem::take(&mut self.rest);
+        }
     }
 
     /// Takes a structure from the body.
@@ -277,6 +316,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// The body is too short.
     pub fn take<T: Received>(&mut self) -> Result<T, Malformed> {
+        self.go_on();
         let (value, rest) = T::read_from_prefix(self.body).map_err(|_| Malformed)?;
         self.body = rest;
         Ok(value)
@@ -287,6 +327,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// There is no zero.
     pub fn name(&mut self) -> Result<&'a [u8], Malformed> {
+        self.go_on();
         let end = self.body.iter().position(|byte| *byte == 0).ok_or(Malformed)?;
         let (name, rest) = self.body.split_at(end);
         self.body = &rest[1..];
@@ -298,6 +339,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// There are fewer.
     pub fn bytes(&mut self, len: u32) -> Result<&'a [u8], Malformed> {
+        self.go_on();
         let (bytes, rest) = self.body.split_at_checked(len as usize).ok_or(Malformed)?;
         self.body = rest;
         Ok(bytes)
@@ -324,6 +366,32 @@ mod tests {
         assert_eq!(parsed.name(), Err(Malformed));
         assert_eq!(parsed.bytes(1), Err(Malformed));
         assert_eq!(parsed.bytes(0), Ok(&[][..]));
+    }
+
+    /// The first structure lies in a head of its own, names and data in the payload; what has no such structure has all of it there.
+    #[test]
+    fn requests_of_a_ring_come_in_parts() {
+        assert_eq!((RING_HEADS, align_of::<EntryInOut>(), std::mem::offset_of!(RingCommand, qid)), (288, 8, 16));
+        let heads = |opcode, len: usize, operation: &[u8]| {
+            let len = (size_of::<InHeader>() + len) as u32;
+            let header = InHeader { len, opcode, unique: 7, nodeid: 1, uid: 0, gid: 0, pid: 1, extension: 0, padding: 0 };
+            let mut heads = [0xee; RING_HEADS];
+            heads[..size_of::<InHeader>()].copy_from_slice(header.as_bytes());
+            heads[RING_OPERATION_AT..][..operation.len()].copy_from_slice(operation);
+            heads
+        };
+        let rename = Rename2In { newdir: 5, flags: 2, padding: 0 };
+        let parts = heads(op::RENAME2, 16 + 8, rename.as_bytes());
+        let mut parsed = Request::in_parts(&parts, b"old\0new\0").unwrap();
+        assert_eq!((parsed.header.unique, parsed.take::<Rename2In>().unwrap().newdir), (7, 5));
+        assert_eq!((parsed.name().unwrap(), parsed.name().unwrap()), (&b"old"[..], &b"new"[..]));
+        assert_eq!(parsed.name(), Err(Malformed));
+        let parts = heads(op::LOOKUP, 2, &[]);
+        assert_eq!(Request::in_parts(&parts, b"a\0").unwrap().name(), Ok(&b"a"[..]));
+        assert!(Request::in_parts(&parts, b"abc").is_err());
+        let parts = heads(op::FORGET, 129, &[]);
+        assert!(Request::in_parts(&parts, &[]).is_err());
+        assert!(Request::in_parts(&heads(op::WRITE, 128, &[]), &[]).is_ok());
     }
 
     #[test]

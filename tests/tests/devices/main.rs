@@ -20,6 +20,7 @@ mod scsi;
 mod several;
 mod tokens;
 mod tool;
+mod transport;
 mod volume;
 mod write_pointers;
 mod zoned;

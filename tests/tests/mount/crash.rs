@@ -148,7 +148,11 @@ fn load_and_kill(volume: &mut Volume, seed: u64) -> Vec<Known> {
         let watched = |what: &str, result: io::Result<()>| {
             // Once the daemon is dead every call fails, and so it should.
             let dead = |error: &io::Error| {
-                matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO | libc::ENOENT | libc::ENODEV))
+                // The last: of a request that was on its way to a thread of a ring.
+                matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO | libc::ENOENT | libc::ENODEV | libc::ECANCELED)
+                )
             };
             if let Err(error) = result
                 && !(stop.load(Ordering::Relaxed) && dead(&error))

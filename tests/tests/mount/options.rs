@@ -455,3 +455,26 @@ fn nosymfollow_follows_no_link() {
         assert_eq!(fs::read_link(volume.path("l")).unwrap(), std::path::Path::new("f"));
     }
 }
+
+#[test]
+fn the_transport_is_told_and_may_be_chosen() {
+    let Some((_directory, mut volume)) = Builder::default().option("transport=dev_fuse").create() else {
+        return;
+    };
+    volume.mount().unwrap();
+    assert_eq!(volume.status().unwrap().text("mount/transport").unwrap(), "dev_fuse");
+    let shown = volume.ferryfs(["status".as_ref(), volume.root().as_os_str()]).unwrap();
+    assert!(shown.stdout.lines().any(|line| line.split_whitespace().eq(["transport", "dev_fuse"])), "{shown}");
+    volume.umount().unwrap();
+    let is_offered = fs::read_to_string("/sys/module/fuse/parameters/enable_uring").is_ok_and(|word| word.trim() == "Y");
+    let mounted = harness::run(volume.mount_command().unwrap().args(["-o", "transport=io_uring"]), LIMIT).unwrap();
+    if mounted.success() {
+        let status =
+            harness::Status::parse(&volume.ferryfs(["status".as_ref(), "--json".as_ref(), volume.root().as_os_str()]).unwrap().stdout)
+                .unwrap();
+        assert!(is_offered && status.text("mount/transport").unwrap() == "io_uring");
+        volume.ferryfs(["umount".as_ref(), volume.root().as_os_str()]).unwrap().ok().unwrap();
+    } else {
+        assert!(mounted.stderr.contains("transport=io_uring is not possible here"), "{mounted}");
+    }
+}
