@@ -28,7 +28,7 @@ impl Overwriting {
     /// Formats, fills to `utilization` of the space, and overwrites as many blocks as there are, twice. `passes`: how many the caller will add.
     pub fn new(rig: &Rig, format: &str, policy: &str, utilization: f64, passes: u64) -> Result<Overwriting> {
         ensure!((0.1..0.98).contains(&utilization), "a utilization of {utilization}: between 0.1 and 0.98");
-        let volume = rig.ferryfs(format, &[&format!("policy={policy}")])?;
+        let volume = rig.ferryfs(format, &[&format!("policy={policy}"), "placement=separate"])?;
         let total = volume.status()?.number("space/total")?;
         let wanted = (total as f64 * utilization) as u64;
         let path = volume.path("f");

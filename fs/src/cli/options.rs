@@ -84,7 +84,7 @@ impl Default for MountSettings {
             device_model: DeviceModel::None,
             manual_gc: false,
             policy: gc::Policy::default(),
-            placement: "default".into(),
+            placement: gc::PlacementKind::default().name().into(),
             cache_size: DEFAULT_CACHE,
             verify: VerifyMode::default(),
             commit_seconds: 5,
@@ -267,7 +267,7 @@ impl MountSettings {
                     let reason = format!("this placement works in the simulator (ferryfs-bench wa) only: choose one of {names}");
                     return Err(bad(name, value, reason));
                 }
-                value.clone_into(&mut self.placement);
+                kind.name().clone_into(&mut self.placement);
             }
             "cache_size" => {
                 self.cache_size = parse_size(value).map_err(|error| bad(name, value, error))?;

@@ -1,6 +1,7 @@
 //! What a daemon may do beyond what its user may: as little as it needs, for it reads images that anybody may have made.
 //!
-//! Capabilities belong to threads, so this is done before the first one is made. The user stays the same: root's files remain root's, but
+//! Capabilities belong to threads, so this is done before the first one is made that has to do with the volume; the one that makes the mount does it for
+//! itself. The user stays the same: root's files remain root's, but
 //! programs of others, modules, the network and the clock are out of reach. ARCHITECTURE.md says what each one that is kept is for.
 
 use rustix::io::{Errno, Result};

@@ -1,9 +1,8 @@
 //! The FUSE adaptor: a thin translation between the kernel's requests and a filesystem, and nothing else.
 //!
 //! [`served`] is the seam: whatever implements [`Served`] can stand behind the adaptor (the volume, and the naive
-//! filesystem in memory that tests and the benchmark's ceiling use). [`wire`] is the protocol to the byte, [`channel`] the connection that it goes over, [`ring`] a faster road of
-//! the same connection;
-//! [`adaptor`] and [`files`] answer requests, [`translate`] has the types, [`errno`] the errors; [`control`] is the road by which `ferryfs status|gc|map|zones` reach the daemon.
+//! filesystem in memory that tests and the benchmark's ceiling use). [`wire`] is the protocol to the byte, [`channel`] the connection that it goes over, [`ring`] another road of
+//! the same connection; [`adaptor`] and [`files`] answer requests, [`translate`] has the types, [`errno`] the errors; [`control`] is the road by which `ferryfs status|gc|map|zones` reach the daemon.
 
 mod adaptor;
 mod answers;

@@ -140,6 +140,7 @@ fn noise(path: &Path, seed: u64, stop: &AtomicBool) -> io::Result<()> {
 fn load_and_kill(volume: &mut Volume, seed: u64) -> Vec<Known> {
     let root = volume.path(format!("round-{seed}"));
     fs::create_dir(&root).unwrap();
+    let over_ring = volume.status().unwrap().text("mount/transport").unwrap() == "io_uring";
     let stop = AtomicBool::new(false);
     let states: Vec<Mutex<Known>> = (0..5).map(|_| Mutex::default()).collect();
     let surprises = Mutex::new(Vec::new());
@@ -147,12 +148,11 @@ fn load_and_kill(volume: &mut Volume, seed: u64) -> Vec<Known> {
         let (root, stop, states, surprises) = (&root, &stop, &states, &surprises);
         let watched = |what: &str, result: io::Result<()>| {
             // Once the daemon is dead every call fails, and so it should.
-            let dead = |error: &io::Error| {
-                // The last: of a request that was on its way to a thread of a ring.
-                matches!(
-                    error.raw_os_error(),
-                    Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO | libc::ENOENT | libc::ENODEV | libc::ECANCELED)
-                )
+            let dead = |error: &io::Error| match error.raw_os_error() {
+                Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO | libc::ENOENT | libc::ENODEV) => true,
+                // Of a request that was on its way to a thread of a ring.
+                Some(libc::ECANCELED) => over_ring,
+                _ => false,
             };
             if let Err(error) = result
                 && !(stop.load(Ordering::Relaxed) && dead(&error))

@@ -475,6 +475,9 @@ fn the_transport_is_told_and_may_be_chosen() {
         assert!(is_offered && status.text("mount/transport").unwrap() == "io_uring");
         volume.ferryfs(["umount".as_ref(), volume.root().as_os_str()]).unwrap().ok().unwrap();
     } else {
+        // Offered by the kernel, it may still be that there is no io_uring for us.
+        let forbidden = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|word| word.trim() != "0");
+        assert!(!is_offered || forbidden, "{mounted}");
         assert!(mounted.stderr.contains("transport=io_uring is not possible here"), "{mounted}");
     }
 }

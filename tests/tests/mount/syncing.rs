@@ -104,10 +104,7 @@ fn a_plain_umount_waits_for_the_last_checkpoint() {
     };
     fs::write(mounted.path("f"), vec![1; 20 << 20]).unwrap();
     let volume = mounted.volume().unwrap();
-    // In use, for a moment, are also the copies of our files that a program has which another test is starting.
-    while rustix::mount::unmount(volume.root(), rustix::mount::UnmountFlags::empty()).is_err() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    unmount(volume.root());
     // Killed in this very moment, the daemon has nothing left to do.
     volume.kill();
     let in_use = checkpoint_in_use(volume);
@@ -147,13 +144,20 @@ fn a_plain_umount_waits_while_other_volumes_are_mounted() {
 fn unmounted_unclean(mounted: &mut Mounted) -> Option<Value> {
     fs::write(mounted.path("f"), vec![1; 1 << 20]).unwrap();
     let volume = mounted.volume().unwrap();
-    while rustix::mount::unmount(volume.root(), rustix::mount::UnmountFlags::empty()).is_err() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    unmount(volume.root());
     volume.kill();
     let in_use = checkpoint_in_use(volume);
     volume.mount().unwrap();
     (in_use["clean"] != true).then_some(in_use)
+}
+
+/// umount(2) as soon as nothing is in use: for a moment that are also the copies of our files that a program has which another test is starting.
+fn unmount(root: &Path) {
+    let begun = std::time::Instant::now();
+    while let Err(errno) = rustix::mount::unmount(root, rustix::mount::UnmountFlags::empty()) {
+        assert!(errno == rustix::io::Errno::BUSY && begun.elapsed() < std::time::Duration::from_secs(60), "umount: {errno}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 fn checkpoint_in_use(volume: &harness::Volume) -> Value {
