@@ -141,7 +141,7 @@ impl<S: Served> Adaptor<S> {
             op::FALLOCATE => self.fallocate(request, reply),
             op::LSEEK => self.lseek(request, reply),
             op::COPY_FILE_RANGE | op::COPY_FILE_RANGE_64 => self.copy_file_range(request, reply),
-            // Among them INTERRUPT: what waits here waits for the device, and no program could go on without it. The kernel remembers the answer.
+            // Among them INTERRUPT: what waits here waits for the device, and no program could go on without it. The kernel remembers the answer (not for a request that came over a ring).
             _ => {
                 reply.error(Errno::NOSYS);
                 Ok(())

@@ -1,9 +1,9 @@
 //! The connection over io_uring: requests are taken and answers are given by commands of a ring, one system call for an answer and the next request.
 //!
 //! The kernel has a queue for each processor, and a request goes to that of the processor on which somebody asks. Each processor has a few threads here, each
-//! with a ring of its own and one entry in it. So an entry is offered to the kernel only while its thread waits: what is asked meanwhile goes to another
-//! thread or lies in the queue of the kernel, never behind a thread that is busy. A request that is handed to another thread (`lanes`) takes its entry with
-//! it, and the thread of the ring offers another one.
+//! with a ring of its own and one entry in it to begin with. So an entry is offered to the kernel only while its thread waits: what is asked meanwhile goes to
+//! another thread or lies in the queue of the kernel. A request that is handed to another thread (`lanes`) takes its entry with it, and the thread of the ring
+//! offers another one; both are offered again when they are answered, so after the first such request a short one may lie behind a thread that is busy.
 //!
 //! What the kernel tells without awaiting an answer (FORGET, INTERRUPT), and what we tell it unasked, goes by the channel as before.
 
