@@ -18,6 +18,8 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 pub enum System {
     /// FerryFS on an image file.
     FerryfsImage,
+    /// The same, with requests over io_uring. Only where it is named: most kernels have that off.
+    FerryfsImageRing,
     /// FerryFS on a loop device over such a file.
     FerryfsLoop,
     /// A naive filesystem in memory behind the same FUSE adaptor.
@@ -33,7 +35,7 @@ pub enum System {
 }
 
 impl System {
-    /// All of them, FerryFS first.
+    /// All that are measured unless some are named, FerryFS first.
     pub const ALL: [System; 7] =
         [System::FerryfsImage, System::FerryfsLoop, System::Ceiling, System::Ext4, System::Xfs, System::Btrfs, System::Fuse2fs];
 
@@ -41,6 +43,7 @@ impl System {
     pub fn name(self) -> &'static str {
         match self {
             System::FerryfsImage => "ferryfs-image",
+            System::FerryfsImageRing => "ferryfs-image-ring",
             System::FerryfsLoop => "ferryfs-loop",
             System::Ceiling => "ceiling",
             System::Ext4 => "ext4",
@@ -105,16 +108,17 @@ impl Stand {
         std::fs::create_dir_all(&root)?;
         let mut stand = Stand { root, volume: None, _kernel: None, daemon: None, _device: None, _image: image };
         match system {
-            System::FerryfsImage => {
+            System::FerryfsImage | System::FerryfsImageRing => {
                 let format = vec!["--size".into(), size.to_string()];
-                stand.volume = Some(volume(directory, stand._image.0.clone(), format)?);
+                let over_ring = if system == System::FerryfsImageRing { &["transport=io_uring"][..] } else { &[] };
+                stand.volume = Some(volume(directory, stand._image.0.clone(), format, over_ring)?);
             }
             System::FerryfsLoop => {
                 stand.sparse(size)?;
                 let device = Loop::new(&stand._image.0)?;
                 let path = PathBuf::from(device.path());
                 stand._device = Some(device);
-                stand.volume = Some(volume(directory, path, Vec::new())?);
+                stand.volume = Some(volume(directory, path, Vec::new(), &[])?);
             }
             System::Ceiling => {
                 let mut command = Command::new(std::env::current_exe()?);
@@ -160,8 +164,9 @@ impl Stand {
     }
 }
 
-fn volume(directory: &Path, device: PathBuf, format: Vec<String>) -> Result<Volume> {
-    let spec = VolumeSpec { format, options: Vec::new(), devices: vec![device], deadline: DEADLINE };
+fn volume(directory: &Path, device: PathBuf, format: Vec<String>, options: &[&str]) -> Result<Volume> {
+    let options = options.iter().map(|option| (*option).to_owned()).collect();
+    let spec = VolumeSpec { format, options, devices: vec![device], deadline: DEADLINE };
     let mut volume = Volume::create(&Programs::find()?, directory, spec)?;
     volume.mount()?;
     Ok(volume)
