@@ -57,6 +57,13 @@ pub struct Adaptor<S> {
     alarms: AtomicU64,
 }
 
+/// Answers a request by `answer`, which has its reply. A panic drops that, so that whoever asked gets EIO, and the thread goes on: others wait for it, too.
+pub(super) fn survive(opcode: u32, answer: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(answer)).is_err() {
+        tracing::error!("answering request {opcode} of the kernel panicked: this is a bug; it fails with EIO and the mount goes on");
+    }
+}
+
 /// A request that was answered, or can be answered with EIO only.
 pub(super) type Taken = std::result::Result<(), Malformed>;
 /// What an operation gives, or the errno that its caller sees.
@@ -82,12 +89,12 @@ pub(super) fn plain(name: &[u8]) -> Result<&[u8]> {
 }
 
 impl<S: Served> Adaptor<S> {
-    /// An adaptor before `served`, for a session of that many threads whose kernel agreed on so much.
-    pub fn new(served: Arc<S>, threads: usize, agreed: Agreed) -> Self {
+    /// An adaptor before `served`, for a session whose kernel agreed on so much.
+    pub fn new(served: Arc<S>, agreed: Agreed) -> Self {
         Self {
             served,
             agreed,
-            lanes: Lanes::new(threads),
+            lanes: Lanes::default(),
             answers: Answers::default(),
             next_handle: AtomicU64::new(1),
             panicked: AtomicBool::new(false),

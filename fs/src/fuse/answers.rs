@@ -33,18 +33,11 @@ pub(super) struct Answers {
     owner: u32,
     /// The kernel has told us of a syncfs(2).
     synced: AtomicBool,
-    /// Requests come over io_uring.
-    over_ring: AtomicBool,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self {
-            table: Arc::default(),
-            owner: rustix::process::geteuid().as_raw(),
-            synced: AtomicBool::new(false),
-            over_ring: AtomicBool::new(false),
-        }
+        Self { table: Arc::default(), owner: rustix::process::geteuid().as_raw(), synced: AtomicBool::new(false) }
     }
 }
 
@@ -54,16 +47,12 @@ impl Answers {
         self.synced.store(true, Ordering::Relaxed);
     }
 
-    /// How requests come.
-    pub(super) fn goes_over_ring(&self, over_ring: bool) {
-        self.over_ring.store(over_ring, Ordering::Relaxed);
-    }
-
-    /// Answers a CALL: `carry_out` does what is asked, on another thread, and this waits for it a moment.
+    /// Answers a CALL: `carry_out` does what is asked, on another thread, and this waits for it a moment. `over_ring`: so the call has come.
     pub(super) fn call(
         &self,
         handle: u64,
         uid: u32,
+        over_ring: bool,
         request: Request,
         lanes: &Lanes,
         carry_out: impl FnOnce() -> Result<serde_json::Value> + Send + 'static,
@@ -80,7 +69,7 @@ impl Answers {
                     pid_namespace: control::pid_namespace(),
                     uid: self.owner,
                     synced: self.synced.load(Ordering::Relaxed),
-                    transport: if self.over_ring.load(Ordering::Relaxed) { OVER_RING } else { OVER_DEVICE }.into(),
+                    transport: if over_ring { OVER_RING } else { OVER_DEVICE }.into(),
                 };
                 let (code, bytes) = encoded(serde_json::to_value(&hello));
                 self.put(handle, code, bytes)
@@ -186,34 +175,34 @@ mod tests {
     /// What becomes of an answer that may not be there yet.
     fn settled(answers: &Answers, lanes: &Lanes, mut header: Header) -> Header {
         while header.errno == libc::EINPROGRESS.unsigned_abs() {
-            header = answers.call(FILE, 0, Request::Wait, lanes, || Ok(0.into()));
+            header = answers.call(FILE, 0, false, Request::Wait, lanes, || Ok(0.into()));
         }
         header
     }
 
     #[test]
     fn orders_are_for_root_and_the_owner() {
-        let (answers, lanes) = (Answers::default(), Lanes::new(2));
+        let (answers, lanes) = (Answers::default(), Lanes::default());
         let stranger = answers.owner + 1;
-        let header = answers.call(FILE, stranger, Request::Sync, &lanes, || panic!("it must not be carried out"));
+        let header = answers.call(FILE, stranger, false, Request::Sync, &lanes, || panic!("it must not be carried out"));
         assert_eq!(header.errno, libc::EPERM.unsigned_abs());
         assert!(fetch(&answers, header).contains("only root"));
-        let header = answers.call(FILE, stranger, Request::Status, &lanes, || Ok(1.into()));
+        let header = answers.call(FILE, stranger, false, Request::Status, &lanes, || Ok(1.into()));
         assert_eq!((header.errno, fetch(&answers, header).as_str()), (0, "1"));
     }
 
     #[test]
     fn a_long_order_is_waited_for_in_turns() {
-        let (answers, lanes) = (Answers::default(), Lanes::new(2));
+        let (answers, lanes) = (Answers::default(), Lanes::default());
         let (finish, finished) = channel::<()>();
         let order = Request::Gc { until_clean: true };
         let in_progress = libc::EINPROGRESS.unsigned_abs();
-        let header = answers.call(FILE, 0, order, &lanes, move || {
+        let header = answers.call(FILE, 0, false, order, &lanes, move || {
             finished.recv().unwrap();
             Ok("done".into())
         });
         assert_eq!(header.errno, in_progress);
-        assert_eq!(answers.call(FILE, 0, order, &lanes, || Ok(0.into())).errno, libc::EBUSY.unsigned_abs());
+        assert_eq!(answers.call(FILE, 0, false, order, &lanes, || Ok(0.into())).errno, libc::EBUSY.unsigned_abs());
         assert!(answers.piece(FILE, &[0; 8]).is_err());
         finish.send(()).unwrap();
         assert_eq!(fetch(&answers, settled(&answers, &lanes, header)), "\"done\"");
@@ -223,13 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn how_a_call_came_is_how_requests_come() {
+        let (answers, lanes) = (Answers::default(), Lanes::default());
+        for (over_ring, expected) in [(true, OVER_RING), (false, OVER_DEVICE)] {
+            let header = answers.call(FILE, 0, over_ring, Request::Hello, &lanes, || panic!("the adaptor answers this"));
+            let hello: Hello = serde_json::from_str(&fetch(&answers, header)).unwrap();
+            assert_eq!(hello.transport, expected);
+        }
+    }
+
+    #[test]
     fn errors_and_panics_are_answers() {
-        let (answers, lanes) = (Answers::default(), Lanes::new(2));
-        let header = answers.call(FILE, 0, Request::Map, &lanes, || Err(FsError::IsADirectory));
+        let (answers, lanes) = (Answers::default(), Lanes::default());
+        let header = answers.call(FILE, 0, false, Request::Map, &lanes, || Err(FsError::IsADirectory));
         assert_eq!(header.errno, libc::EISDIR.unsigned_abs());
         assert_eq!(fetch(&answers, header), "is a directory");
-        let header = answers.call(FILE, 0, Request::Zones, &lanes, || panic!("a panic that the test wants"));
+        let header = answers.call(FILE, 0, false, Request::Zones, &lanes, || panic!("a panic that the test wants"));
         assert_eq!(settled(&answers, &lanes, header).errno, libc::EIO.unsigned_abs());
-        assert_eq!(answers.call(8, 0, Request::Wait, &lanes, || Ok(0.into())).errno, libc::EINVAL.unsigned_abs());
+        assert_eq!(answers.call(8, 0, false, Request::Wait, &lanes, || Ok(0.into())).errno, libc::EINVAL.unsigned_abs());
     }
 }

@@ -110,6 +110,11 @@ impl Reply {
         Self { channel, ring: Some(entry), unique: Some(unique) }
     }
 
+    /// Has the request come over a ring?
+    pub(super) fn is_over_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
     /// Answers with `parts`, one behind the other.
     pub fn send(mut self, parts: &[&[u8]]) {
         self.write(0, parts);

@@ -204,8 +204,9 @@ impl<S: Served> Adaptor<S> {
                 };
                 let adaptor = self.clone();
                 self.lanes.run(move || {
-                    let served = adaptor.served.clone();
-                    let header = adaptor.answers.call(asked.fh, who.uid, order, &adaptor.lanes, move || served.control(node, &order));
+                    let (served, over_ring) = (adaptor.served.clone(), reply.is_over_ring());
+                    let carry_out = move || served.control(node, &order);
+                    let header = adaptor.answers.call(asked.fh, who.uid, over_ring, order, &adaptor.lanes, carry_out);
                     answer_ioctl(reply, 0, &header.encode());
                 });
             }

@@ -5,7 +5,8 @@
 //! never see more fsyncs than there are threads. So a request that is known to wait runs on its thread only as long as
 //! another thread stays free; otherwise it is handed to a spare thread, made on demand and kept for the next.
 //!
-//! Free is a thread that can take the next request: any other one of the session, or, where each processor has a queue of its own, one of the same processor.
+//! Free is a thread that can take the next request: another one of the same crew, which are the threads that take requests from one queue. That is the
+//! connection's, or, where each processor has a queue of its own, the processor's.
 
 use parking_lot::{Condvar, Mutex};
 use std::cell::{Cell, RefCell};
@@ -46,9 +47,24 @@ impl Crew {
         Self { threads, waiting_inline: AtomicUsize::new(0) }
     }
 
-    /// The calling thread is one of them, and not one of those that the lanes were made for.
+    /// The calling thread is one of them. Who is of none leaves whatever waits to others.
     pub(super) fn join(self: &Arc<Self>) {
         OWN.set(Some(self.clone()));
+    }
+
+    /// A place among those that wait, if another thread stays free.
+    fn wait(&self) -> Option<Waiting<'_>> {
+        let waiting = Waiting(self);
+        (self.waiting_inline.fetch_add(1, Ordering::Relaxed) + 1 < self.threads).then_some(waiting)
+    }
+}
+
+/// Counted while it lives, also when what is waited for panics.
+struct Waiting<'a>(&'a Crew);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting_inline.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,29 +79,19 @@ pub(super) fn owes_answers(owes: bool) {
 }
 
 /// The lanes of one mount.
+#[derive(Default)]
 pub(super) struct Lanes {
-    crew: Arc<Crew>,
     shared: Arc<Shared>,
 }
 
 impl Lanes {
-    /// For a session of `fuse_threads` threads.
-    pub(super) fn new(fuse_threads: usize) -> Self {
-        Self { crew: Arc::new(Crew::new(fuse_threads)), shared: Arc::default() }
-    }
-
-    /// Runs `job`, which may wait long: here if another FUSE thread stays free, else on a spare thread.
+    /// Runs `job`, which may wait long: here if another thread of the crew stays free, else on a spare thread.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
-        let own = OWN.with_borrow(Clone::clone);
-        let crew = own.as_ref().unwrap_or(&self.crew);
-        let others = crew.waiting_inline.fetch_add(1, Ordering::Relaxed);
-        if others + 1 < crew.threads && !OWES.get() {
-            job();
-            crew.waiting_inline.fetch_sub(1, Ordering::Relaxed);
-            return;
+        let crew = OWN.with_borrow(Clone::clone).filter(|_| !OWES.get());
+        match crew.as_ref().and_then(|crew| crew.wait()) {
+            Some(_waiting) => job(),
+            None => self.hand_over(job),
         }
-        crew.waiting_inline.fetch_sub(1, Ordering::Relaxed);
-        self.hand_over(job);
     }
 
     /// Runs `job` on a spare thread.
@@ -158,7 +164,7 @@ mod tests {
 
     #[test]
     fn many_waiting_jobs_run_at_once_on_few_threads() {
-        let lanes = Lanes::new(1);
+        let lanes = Lanes::default();
         let barrier = Arc::new(Barrier::new(17));
         for _ in 0..16 {
             let barrier = barrier.clone();
@@ -171,38 +177,49 @@ mod tests {
         assert!(lanes.shared.queue.lock().threads <= 16);
     }
 
-    #[test]
-    fn a_job_runs_where_it_is_while_another_thread_is_free() {
-        let lanes = Lanes::new(2);
-        let here = std::thread::current().id();
+    /// Does a job run on the calling thread?
+    fn runs_here(lanes: &Lanes) -> bool {
         let seen = Arc::new(Mutex::new(None));
         let slot = seen.clone();
         lanes.run(move || *slot.lock() = Some(std::thread::current().id()));
-        assert_eq!(*seen.lock(), Some(here));
+        lanes.drain();
+        let id = *seen.lock();
+        id == Some(std::thread::current().id())
     }
 
     #[test]
-    fn a_thread_of_another_crew_waits_if_one_of_its_own_is_free_and_nobody_waits_for_it() {
-        let lanes = Lanes::new(1);
-        let runs_here = || {
-            let seen = Arc::new(Mutex::new(None));
-            let slot = seen.clone();
-            lanes.run(move || *slot.lock() = Some(std::thread::current().id()));
-            lanes.drain();
-            let id = *seen.lock();
-            id == Some(std::thread::current().id())
-        };
-        assert!(!runs_here());
+    fn a_job_runs_where_it_is_while_another_of_the_crew_is_free_and_nobody_waits_for_it() {
+        let lanes = Lanes::default();
+        assert!(!runs_here(&lanes), "a thread of no crew does not wait");
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let crew = Arc::new(Crew::new(2));
                 crew.join();
-                assert!(runs_here());
+                assert!(runs_here(&lanes));
                 owes_answers(true);
-                assert!(!runs_here());
+                assert!(!runs_here(&lanes));
                 owes_answers(false);
-                crew.waiting_inline.fetch_add(1, Ordering::Relaxed);
-                assert!(!runs_here(), "the other one waits already");
+                let other = crew.wait();
+                assert!(other.is_some() && !runs_here(&lanes), "the other one waits already");
+                drop(other);
+                assert!(runs_here(&lanes));
+            });
+            scope.spawn(|| {
+                Arc::new(Crew::new(1)).join();
+                assert!(!runs_here(&lanes), "there is no other one");
+            });
+        });
+    }
+
+    #[test]
+    fn a_job_that_panics_waits_no_longer() {
+        let lanes = Lanes::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                Arc::new(Crew::new(2)).join();
+                let panicked =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lanes.run(|| panic!("a panic that the test wants"))));
+                assert!(panicked.is_err() && runs_here(&lanes));
             });
         });
     }

@@ -1,8 +1,9 @@
 //! A mounted filesystem: the adaptor's threads, from the mount to the moment when the kernel lets go of it.
 
-use super::adaptor::{Adaptor, AdaptorOptions};
+use super::adaptor::{Adaptor, AdaptorOptions, survive};
 use super::channel::{Buffer, Channel};
 use super::handshake::handshake;
+use super::lanes::Crew;
 use super::mountpoint::{self, Identity, MountRequest, MountType, MountpointError, Preparation};
 use super::ring::{self, Running, Transport};
 use super::served::Served;
@@ -14,8 +15,11 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use thiserror::Error;
+
+type Thread = JoinHandle<std::io::Result<()>>;
 
 /// Readahead that a root mount gives itself, in KiB: the kernel's own 128 KiB would cut sequential reads into small requests.
 const READAHEAD_KIB: u32 = 1024;
@@ -41,7 +45,7 @@ pub enum SessionError {
 
 /// A filesystem that is being served.
 pub struct Mounted {
-    thread: Option<JoinHandle<std::io::Result<()>>>,
+    thread: Option<Thread>,
     over: OwnedFd,
     mountpoint: PathBuf,
     identity: Identity,
@@ -77,15 +81,21 @@ impl Mounted {
         };
         let is_block_mount = request.kind == MountType::Block;
         let agreed = handshake(&channel, &options, S::HAS_ACLS, is_block_mount, &mut ring).map_err(SessionError::Start)?;
-        // Beside rings a single thread reads the channel, which must not wait for anything long.
-        let threads = if rings.is_some() { 1 } else { options.threads };
-        let adaptor = Arc::new(Adaptor::new(served, threads, agreed));
-        let rings = rings.map(|rings| start_rings(rings, &adaptor)).unwrap_or_default();
-        let channels = channels(channel, if rings.refused.is_none() { threads } else { options.threads });
+        let adaptor = Arc::new(Adaptor::new(served, agreed));
+        let (falls, fallen) = std::sync::mpsc::channel();
+        let (threads, rings) = match rings {
+            None => (options.threads, Running::default()),
+            Some(rings) => {
+                let rings = start_rings(rings, &adaptor, falls.clone()).map_err(SessionError::Start)?;
+                // Beside rings a single thread reads the channel, unless it brings requests as well.
+                (if rings.refused.is_some() { options.threads } else { 1 }, rings)
+            }
+        };
+        let channels = channels(channel, threads);
         let over = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| SessionError::Start(errno.into()))?;
         let signal = over.try_clone().map_err(SessionError::Start)?;
         let run = move || {
-            let ended = serve_all(&adaptor, channels, rings.threads, options.max_write);
+            let ended = serve_all(&adaptor, channels, rings.threads, options.max_write, (falls, fallen));
             // Whoever waits for the end learns of it even when it was an error.
             let _ = rustix::io::write(&signal, &1u64.to_ne_bytes());
             ended
@@ -123,7 +133,7 @@ impl Mounted {
     pub fn wait(mut self) -> std::io::Result<()> {
         match self.thread.take().map(JoinHandle::join) {
             // The kernel may say that it has let go in these words, too, when a thread comes for a request while the last user leaves.
-            Some(Ok(Err(error))) if error.raw_os_error() == Some(libc::ECONNABORTED) => {
+            Some(Ok(Err(error))) if is_abortion(&error) => {
                 tracing::debug!("the FUSE connection ended as aborted");
                 Ok(())
             }
@@ -193,50 +203,84 @@ fn prepare_rings(channel: &Channel, options: &AdaptorOptions, offered: bool) -> 
     prepared.map(Some).map_err(|error| std::io::Error::other(format!("transport=io_uring is not possible here: {error}")))
 }
 
-/// Has requests come over the rings.
-fn start_rings<S: Served>(rings: ring::Prepared, adaptor: &Arc<Adaptor<S>>) -> Running {
-    adaptor.answers.goes_over_ring(true);
+/// Has requests come over the rings, whose threads tell `falls` when one of them cannot go on.
+///
+/// # Errors
+/// The kernel waits for entries that it will never get.
+fn start_rings<S: Served>(rings: ring::Prepared, adaptor: &Arc<Adaptor<S>>, falls: Sender<std::io::Error>) -> std::io::Result<Running> {
     let answering = adaptor.clone();
     let answer: Arc<ring::Answer> = Arc::new(move |request: Request<'_>, reply| match request.header.opcode {
         op::DESTROY => answering.destroy(reply),
         _ => answering.answer(request, reply),
     });
-    let running = rings.start(&answer);
+    let running = rings.start(answer, falls)?;
     if let Some(error) = &running.refused {
-        tracing::error!("the kernel takes no requests over io_uring ({error}): they are read from /dev/fuse");
-        adaptor.answers.goes_over_ring(false);
+        tracing::error!("the kernel takes not all requests over io_uring ({error}): they are read from /dev/fuse");
     }
-    running
+    Ok(running)
 }
 
-/// Answers requests on a thread for each channel, until the kernel lets go. `beside`: threads that do so already.
+/// Answers requests on a thread for each channel, until the kernel lets go. `beside`: threads that do so already, and say it to the `Sender` when they cannot
+/// go on.
 fn serve_all<S: Served>(
     adaptor: &Arc<Adaptor<S>>,
     channels: Vec<Channel>,
-    beside: Vec<JoinHandle<std::io::Result<()>>>,
+    beside: Vec<Thread>,
     max_write: u32,
+    (falls, fallen): (Sender<std::io::Error>, Receiver<std::io::Error>),
 ) -> std::io::Result<()> {
-    let started: Vec<std::io::Result<JoinHandle<std::io::Result<()>>>> = channels
-        .into_iter()
-        .enumerate()
-        .map(|(number, channel)| {
-            let adaptor = adaptor.clone();
-            std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || serve(&adaptor, &channel, max_write))
-        })
-        .collect();
+    let crew = Arc::new(Crew::new(channels.len()));
+    let is_alone = !beside.is_empty() && channels.len() == 1;
+    let start = |(number, channel): (usize, Channel)| {
+        let (adaptor, crew, falls) = (adaptor.clone(), crew.clone(), falls.clone());
+        let work = move || {
+            crew.join();
+            let ended = serve(&adaptor, &channel, max_write);
+            if let Err(error) = &ended
+                && is_alone
+                && !is_abortion(error)
+            {
+                let _ = falls.send(std::io::Error::other(format!("the thread that reads from /dev/fuse cannot go on: {error}")));
+            }
+            ended
+        };
+        std::thread::Builder::new().name(format!("fuse-{number}")).spawn(work)
+    };
+    let started: Vec<_> = channels.into_iter().enumerate().map(start).collect();
+    drop(falls);
+    // What is still running after a fall may wait for ever.
+    let ended = await_end(started.into_iter().chain(beside.into_iter().map(Ok)), &fallen)?;
+    adaptor.finish();
+    ended
+}
+
+/// Waits for the end of all threads, which hold what `fallen` listens to: the first error that one of them ended with.
+///
+/// # Errors
+/// One of them cannot go on. Others are not waited for then: nobody gives what it has left an answer, until the process ends and the kernel lets go.
+fn await_end(
+    threads: impl Iterator<Item = std::io::Result<Thread>>,
+    fallen: &Receiver<std::io::Error>,
+) -> std::io::Result<std::io::Result<()>> {
+    if let Ok(error) = fallen.recv() {
+        return Err(error);
+    }
     let mut ended: std::io::Result<()> = Ok(());
-    for thread in started.into_iter().chain(beside.into_iter().map(Ok)) {
+    for thread in threads {
         let result =
             thread.and_then(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a thread of the FUSE session panicked"))));
         // An end by abortion is no news beside another error.
         ended = match (ended, result) {
-            (Err(first), Err(next)) if first.raw_os_error() == Some(libc::ECONNABORTED) => Err(next),
+            (Err(first), Err(next)) if is_abortion(&first) => Err(next),
             (Err(first), _) => Err(first),
             (Ok(()), result) => result,
         };
     }
-    adaptor.finish();
-    ended
+    Ok(ended)
+}
+
+fn is_abortion(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNABORTED)
 }
 
 /// Answers one request after the other.
@@ -244,12 +288,12 @@ fn serve<S: Served>(adaptor: &Arc<Adaptor<S>>, channel: &Channel, max_write: u32
     let mut buffer = Buffer::new(max_write);
     while let Some(bytes) = channel.receive(&mut buffer)? {
         let request = Request::parse(bytes).map_err(std::io::Error::other)?;
-        let reply = channel.reply(request.header.unique);
-        if request.header.opcode == op::DESTROY {
-            adaptor.destroy(reply);
+        let (opcode, reply) = (request.header.opcode, channel.reply(request.header.unique));
+        if opcode == op::DESTROY {
+            survive(opcode, || adaptor.destroy(reply));
             return Ok(());
         }
-        adaptor.answer(request, reply);
+        survive(opcode, || adaptor.answer(request, reply));
     }
     Ok(())
 }
@@ -281,6 +325,42 @@ fn raise_readahead(identity: &Identity) {
 mod tests {
     use super::*;
     use rustix::event::EventfdFlags;
+    use std::io::{Error, Result};
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn the_session_ends_when_a_thread_of_a_ring_cannot_go_on() {
+        let (falls, fallen) = channel();
+        let (never, asked) = channel::<()>();
+        let waits = falls.clone();
+        let other = std::thread::spawn(move || {
+            let (_alive, _) = (waits, asked.recv());
+            Ok(())
+        });
+        falls.send(Error::other("it cannot go on")).unwrap();
+        let ended = await_end(std::iter::once(Ok(other)), &fallen);
+        assert_eq!(ended.unwrap_err().to_string(), "it cannot go on", "though others still wait");
+        drop(never);
+    }
+
+    #[test]
+    fn the_session_ends_with_its_threads_and_an_abortion_is_no_news_beside_another_error() {
+        let end = |results: Vec<fn() -> Result<()>>| {
+            let (falls, fallen) = channel();
+            let start = |work: fn() -> Result<()>| {
+                let alive = falls.clone();
+                Ok(std::thread::spawn(move || (work(), alive).0))
+            };
+            let threads: Vec<Result<Thread>> = results.into_iter().map(start).collect();
+            drop(falls);
+            await_end(threads.into_iter(), &fallen).unwrap()
+        };
+        let aborted = || Err(Error::from_raw_os_error(libc::ECONNABORTED));
+        assert!(end(vec![|| Ok(()), || Ok(())]).is_ok());
+        assert!(is_abortion(&end(vec![|| Ok(()), aborted]).unwrap_err()));
+        assert_eq!(end(vec![aborted, || Err(Error::other("first")), || Err(Error::other("second"))]).unwrap_err().to_string(), "first");
+        assert!(end(vec![|| panic!("a panic that the test wants")]).unwrap_err().to_string().contains("panicked"));
+    }
 
     #[test]
     fn rings_are_for_those_who_want_them_and_a_kernel_that_has_them() {

@@ -39,19 +39,6 @@ fn numbers(list: &str) -> Option<Vec<usize>> {
     Some(all)
 }
 
-/// Keeps the calling thread on one processor, unless whoever started the program wants it to run on others.
-pub(super) fn stay_on(cpu: usize) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    if cpu >= CpuSet::MAX_CPU || !sched_getaffinity(None).is_ok_and(|allowed| allowed.is_set(cpu)) {
-        return;
-    }
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    if let Err(refused) = sched_setaffinity(None, &set) {
-        tracing::debug!("no thread may stay on processor {cpu}: {refused}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -84,9 +84,19 @@ impl Memory {
     /// # Safety
     /// It is the caller's turn.
     unsafe fn put_heads(&self, answer: &OutHeader, entry: &EntryInOut) {
-        for (offset, bytes) in [(0, answer.as_bytes()), (wire::RING_ENTRY_AT, entry.as_bytes())] {
-            // SAFETY: both lie within the heads.
-            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.as_ptr().wrapping_add(offset), bytes.len()) };
+        // SAFETY: passed on.
+        unsafe { self.place_heads(&[(0, answer.as_bytes()), (wire::RING_ENTRY_AT, entry.as_bytes())]) };
+    }
+
+    /// Puts heads at their offsets.
+    ///
+    /// # Safety
+    /// It is the caller's turn.
+    pub(super) unsafe fn place_heads(&self, heads: &[(usize, &[u8])]) {
+        for (offset, bytes) in heads {
+            assert!(offset + bytes.len() <= wire::RING_HEADS);
+            // SAFETY: it lies within the heads.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.as_ptr().wrapping_add(*offset), bytes.len()) };
         }
     }
 }

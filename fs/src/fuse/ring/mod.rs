@@ -3,7 +3,10 @@
 //! The kernel has a queue for each processor, and a request goes to that of the processor on which somebody asks. Each processor has a few threads here, each
 //! with a ring of its own and one entry in it to begin with. So an entry is offered to the kernel only while its thread waits: what is asked meanwhile goes to
 //! another thread or lies in the queue of the kernel. A request that is handed to another thread (`lanes`) takes its entry with it, and the thread of the ring
-//! offers another one; both are offered again when they are answered, so after the first such request a short one may lie behind a thread that is busy.
+//! offers another one; both are offered again when they are answered. From then on the thread may be given a request while it answers one, though another one
+//! sleeps: so it waits for nothing itself any more, and hands over whatever does.
+//!
+//! Threads are not bound to their processors: what they start (spare threads, copiers) would be bound, too.
 //!
 //! What the kernel tells without awaiting an answer (FORGET, INTERRUPT), and what we tell it unasked, goes by the channel as before.
 
@@ -18,6 +21,7 @@ use super::wire::Request;
 pub(super) use entry::Awaiting;
 use queue::{Queue, Seat};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -46,10 +50,37 @@ pub(super) type Answer = dyn Fn(Request<'_>, Reply) + Send + Sync;
 
 type Thread = JoinHandle<io::Result<()>>;
 
+/// What threads of rings share.
+pub(super) struct Staff {
+    connection: Channel,
+    room: usize,
+    /// Threads of a processor.
+    each: usize,
+    answer: Arc<Answer>,
+    /// Where a thread says that it cannot go on.
+    falls: Sender<io::Error>,
+}
+
+impl Staff {
+    /// Threads for the queue of a processor that did not run before. Without them the queue has the entry that every queue has.
+    fn hire(self: &Arc<Self>, queue: u16) -> Vec<Thread> {
+        let crew = Arc::new(Crew::new(self.each));
+        let hired = (0..self.each).map(|_| {
+            let (staff, seat) = (self.clone(), Seat::new(queue.into(), crew.clone()));
+            start_thread(queue, move || join(seat, &staff))
+        });
+        let told = |error: io::Error| tracing::warn!("no thread for the ring of processor {queue}: {error}");
+        hired.filter_map(|thread| thread.map_err(told).ok()).collect()
+    }
+}
+
 /// The rings of a connection, made but not yet known to it.
 pub(super) struct Prepared {
-    threads: Vec<(Sender<Arc<Answer>>, Thread)>,
-    registered: Receiver<io::Result<()>>,
+    connection: Channel,
+    room: usize,
+    each: usize,
+    threads: Vec<(Sender<Arc<Staff>>, Thread)>,
+    reports: Receiver<io::Result<Option<io::Error>>>,
 }
 
 /// Their threads at work.
@@ -57,7 +88,7 @@ pub(super) struct Prepared {
 pub(super) struct Running {
     /// They end when the kernel lets go of the connection.
     pub(super) threads: Vec<Thread>,
-    /// Why the kernel has not taken them: it sends its requests by the channel.
+    /// Why the kernel has not taken an entry. Then it sends its requests by the channel, but for those of threads whose entries it may have taken already.
     pub(super) refused: Option<io::Error>,
 }
 
@@ -74,38 +105,47 @@ impl Prepared {
         }
         let (report, reports) = channel();
         let mut threads = Vec::new();
-        for seat in seats(&cpus) {
+        let each = each(&cpus);
+        for seat in seats(&cpus, each) {
             let (go, start) = channel();
             let (report, connection) = (report.clone(), connection.clone());
-            let name = format!("fuse-ring-{}", seat.home());
-            let work = move || work(seat, connection, room, &report, &start);
-            threads.push((go, std::thread::Builder::new().name(name).spawn(work)?));
+            threads.push((go, start_thread(seat.home(), move || work(seat, connection, room, &report, &start))?));
         }
         drop(report);
-        let prepared = Self { threads, registered: reports };
+        let prepared = Self { connection: connection.clone(), room, each, threads, reports };
         prepared.all()?;
         Ok(prepared)
     }
 
-    /// Waits for a word of each thread.
-    fn all(&self) -> io::Result<()> {
-        let mut outcome = Ok(());
+    /// Waits for a word of each thread: the first refusal.
+    fn all(&self) -> io::Result<Option<io::Error>> {
+        let mut refused = None;
         for _ in &self.threads {
-            let said = self.registered.recv().unwrap_or_else(|_| Err(io::Error::other("a thread of the ring is gone")));
-            outcome = outcome.and(said);
+            let said = self.reports.recv().map_err(|_| io::Error::other("a thread of the ring is gone"))?;
+            refused = refused.or(said?);
         }
-        outcome
+        Ok(refused)
     }
 
-    /// Offers all entries to the kernel, which has agreed to use them and sends no request before it has them. Where it takes one not, it goes on as if nothing had been agreed on.
-    pub(super) fn start(self, answer: &Arc<Answer>) -> Running {
+    /// Offers all entries to the kernel, which has agreed to use them and sends no request before it has them. Where it refuses one before all its queues have
+    /// one, it goes on as if nothing had been agreed on.
+    ///
+    /// # Errors
+    /// The kernel waits for entries that it will never get.
+    pub(super) fn start(self, answer: Arc<Answer>, falls: Sender<io::Error>) -> io::Result<Running> {
+        let staff = Staff { connection: self.connection.clone(), room: self.room, each: self.each, answer, falls };
+        let staff = Arc::new(staff);
         for (go, _) in &self.threads {
             // A thread that is gone is missed below.
-            let _ = go.send(answer.clone());
+            let _ = go.send(staff.clone());
         }
-        let refused = self.all().err();
-        Running { threads: self.threads.into_iter().map(|(_, thread)| thread).collect(), refused }
+        let refused = self.all()?;
+        Ok(Running { threads: self.threads.into_iter().map(|(_, thread)| thread).collect(), refused })
     }
+}
+
+fn start_thread(queue: u16, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Thread> {
+    std::thread::Builder::new().name(format!("fuse-ring-{queue}")).spawn(work)
 }
 
 /// What the kernel wants for a payload: the largest write, and as many of its pages as a request may have.
@@ -118,10 +158,14 @@ fn room(max_write: u32) -> usize {
     most.div_ceil(PAGE).saturating_mul(rustix::param::page_size()).max(most).max(LEAST)
 }
 
-/// Who sits where. Queues of processors that do not run get an entry, too; nobody asks there, but the kernel wants to see it.
-fn seats(cpus: &cpus::Cpus) -> Vec<Seat> {
+/// Threads of a processor.
+fn each(cpus: &cpus::Cpus) -> usize {
+    if cpus.online.len() <= FEW_CPUS { THREADS_PER_CPU } else { 1 }
+}
+
+/// Who sits where. Queues of processors that do not run get an entry, too, for the kernel wants to see it; whoever asks there calls for threads.
+fn seats(cpus: &cpus::Cpus, each: usize) -> Vec<Seat> {
     let online: Vec<usize> = cpus.online.iter().copied().filter(|cpu| *cpu < cpus.possible).collect();
-    let each = if online.len() <= FEW_CPUS { THREADS_PER_CPU } else { 1 };
     let of = |cpu: &usize| std::iter::repeat_n(Seat::new(*cpu, Arc::new(Crew::new(each))), each);
     let mut seats: Vec<Seat> = online.iter().flat_map(of).collect();
     if let Some(first) = seats.first_mut() {
@@ -131,8 +175,13 @@ fn seats(cpus: &cpus::Cpus) -> Vec<Seat> {
 }
 
 /// What a thread of a ring does.
-fn work(seat: Seat, connection: Channel, room: usize, report: &Sender<io::Result<()>>, start: &Receiver<Arc<Answer>>) -> io::Result<()> {
-    cpus::stay_on(usize::from(seat.home()));
+fn work(
+    seat: Seat,
+    connection: Channel,
+    room: usize,
+    report: &Sender<io::Result<Option<io::Error>>>,
+    start: &Receiver<Arc<Staff>>,
+) -> io::Result<()> {
     seat.crew.join();
     let mut queue = match Queue::new(seat, connection, room) {
         Ok(queue) => queue,
@@ -141,20 +190,64 @@ fn work(seat: Seat, connection: Channel, room: usize, report: &Sender<io::Result
             return Ok(());
         }
     };
-    let _ = report.send(Ok(()));
+    let _ = report.send(Ok(None));
     // Nobody starts what is not wanted after all.
-    let Ok(answer) = start.recv() else { return Ok(()) };
-    let _ = report.send(queue.register());
-    queue.serve(&*answer)
+    let Ok(staff) = start.recv() else { return Ok(()) };
+    let registered = queue.register();
+    let failed = registered.is_err();
+    let _ = report.send(registered);
+    if failed { Ok(()) } else { serve(queue, &staff) }
+}
+
+/// What a thread does that comes while the others are at work.
+fn join(seat: Seat, staff: &Arc<Staff>) -> io::Result<()> {
+    seat.crew.join();
+    let home = seat.home();
+    let joined = Queue::new(seat, staff.connection.clone(), staff.room).and_then(|mut queue| match queue.register()? {
+        None => Ok(queue),
+        Some(refused) => Err(refused),
+    });
+    match joined {
+        Ok(queue) => serve(queue, staff),
+        Err(error) => {
+            tracing::warn!("processor {home} runs now, and the kernel takes no ring for it: {error}");
+            Ok(())
+        }
+    }
+}
+
+/// Answers requests. Who cannot go on says so at once: nobody else answers what his entries hold, or can be given them.
+fn serve(mut queue: Queue, staff: &Arc<Staff>) -> io::Result<()> {
+    let ended =
+        catch_unwind(AssertUnwindSafe(|| queue.serve(staff))).unwrap_or_else(|_| Err(io::Error::other("it panicked: this is a bug")));
+    let ended = ended.map_err(|error| io::Error::other(format!("a thread that takes requests over io_uring cannot go on: {error}")));
+    if let Err(error) = &ended {
+        let _ = staff.falls.send(io::Error::other(error.to_string()));
+    }
+    for thread in queue.hired.drain(..) {
+        // What ended it was told.
+        let _ = thread.join();
+    }
+    ended
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn connection() -> Channel {
+    pub(super) fn connection() -> Channel {
         // It takes no commands, as a kernel without FUSE over io_uring.
         Channel::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap())
+    }
+
+    /// Threads who answer so, and where they say that they cannot go on.
+    pub(super) fn staff(answer: Arc<Answer>) -> (Arc<Staff>, Receiver<io::Error>) {
+        let (falls, fallen) = channel();
+        (Arc::new(Staff { connection: connection(), room: 8192, each: 2, answer, falls }), fallen)
+    }
+
+    fn nobody() -> Arc<Answer> {
+        Arc::new(|_, _| panic!("there are no requests"))
     }
 
     /// Without io_uring on this machine there are none.
@@ -165,10 +258,11 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_told_and_the_threads_end() {
         let Some(prepared) = prepared() else { return };
-        let nobody: Arc<Answer> = Arc::new(|_, _| panic!("there are no requests"));
-        let running = prepared.start(&nobody);
+        let (falls, fallen) = channel();
+        let running = prepared.start(nobody(), falls).unwrap();
         assert_eq!(running.refused.and_then(|error| error.raw_os_error()), Some(libc::EOPNOTSUPP));
         assert!(running.threads.into_iter().all(|thread| thread.join().unwrap().is_ok()));
+        assert!(fallen.recv().is_err(), "a refusal is no end of the session");
     }
 
     #[test]
@@ -179,13 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_cannot_go_on_says_so() {
+        let (staff, fallen) = staff(nobody());
+        let Ok(queue) = Queue::new(Seat::new(0, Arc::new(Crew::new(1))), connection(), 8192) else { return };
+        // The kernel has none of its entries, and has refused none.
+        let ended = serve(queue, &staff).unwrap_err().to_string();
+        assert!(ended.contains("over io_uring cannot go on: the kernel takes none of its entries"), "{ended}");
+        assert_eq!(fallen.try_recv().unwrap().to_string(), ended);
+    }
+
+    #[test]
     fn a_payload_has_room_for_every_page_of_a_request() {
         assert_eq!((room(0), room(1 << 20)), (8192, 256 * rustix::param::page_size()));
     }
 
     #[test]
     fn every_queue_has_an_entry_and_every_running_processor_its_threads() {
-        let seats_of = |possible, online: &[usize]| seats(&cpus::Cpus { possible, online: online.to_vec() });
+        let seats_of = |possible, online: &[usize]| {
+            let cpus = cpus::Cpus { possible, online: online.to_vec() };
+            seats(&cpus, each(&cpus))
+        };
         let few = seats_of(4, &[0, 2]);
         let queues: Vec<&[u16]> = few.iter().map(|seat| &seat.queues[..]).collect();
         assert_eq!(queues, [&[0, 1, 3][..], &[0], &[2], &[2]]);
