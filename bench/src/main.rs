@@ -59,13 +59,20 @@ enum Bench {
         #[command(flatten)]
         arguments: matrix::Arguments,
     },
-    /// What FerryFS itself promises: streams and creating beside ext4 on fresh and on used images, blocks written by an fsync, a million files
+    /// What FerryFS itself promises: streams and creating beside ext4 on fresh and on used images, blocks written by an fsync
     Basics {
         #[command(flatten)]
         common: Common,
         /// Only these parts
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<FsPart>,
+    },
+    /// What it costs when there are many: ten million files, a directory of a million, a file of a million extents, sparse drives of 100,000 zones
+    Scale {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        arguments: scale::Arguments,
     },
     /// Cleaning on a real volume, filled and aged, under a load: by each copy road, without cleaning, and beside other filesystems
     Gc {
@@ -136,7 +143,6 @@ enum FsPart {
     Sequential,
     Create,
     Fsync,
-    Million,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -162,11 +168,9 @@ fn main() -> Result<()> {
             if wanted(FsPart::Fsync) {
                 durability::run(&mut report)?;
             }
-            if wanted(FsPart::Million) {
-                scale::run(common.quick, &mut report)?;
-            }
             report.finish(common.json.as_deref())
         }
+        Bench::Scale { common, arguments } => arguments.run(common.quick, common.json.as_deref()),
         Bench::Gc { common, arguments } => cleaning::run(*arguments, common.quick, common.json.as_deref()),
         Bench::Parts { common, only, utilization, policy } => {
             let wanted = |part| only.is_empty() || only.contains(&part);

@@ -11,7 +11,9 @@ pub struct Group {
     pub marks: Vec<(String, f64)>,
 }
 
-const COLOURS: [&str; 10] = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#9c755f", "#ff9da7", "#bab0ac"];
+/// Of series, in their order.
+pub const COLOURS: [&str; 10] =
+    ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#9c755f", "#ff9da7", "#bab0ac"];
 const MARKS: [&str; 2] = ["#222222", "#888888"];
 /// Pixels: width of a bar, height of the tallest, room above and to the left.
 const BAR: f64 = 22.0;

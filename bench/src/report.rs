@@ -1,5 +1,6 @@
 //! Rows of results, printed as a table and written as JSON.
 
+use crate::scale::Plot;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -95,6 +96,9 @@ pub struct Report {
     processors: usize,
     kernel: String,
     rows: Vec<Row>,
+    /// Costs against size, where they were measured at several sizes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plots: Vec<Plot>,
 }
 
 impl Report {
@@ -102,13 +106,34 @@ impl Report {
     pub fn new(bench: &'static str) -> Report {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Report { bench, processors, kernel: kernel.trim().to_owned(), rows: Vec::new() }
+        Report { bench, processors, kernel: kernel.trim().to_owned(), rows: Vec::new(), plots: Vec::new() }
     }
 
     /// Adds a figure and shows it.
     pub fn add(&mut self, row: Row) {
         eprintln!("  {}", line(&row));
         self.rows.push(row);
+    }
+
+    /// For BENCHMARKS.md; `head` says on what it was measured.
+    pub fn markdown(&self, head: &str) -> String {
+        let mut text = format!("### {head}, {} processors, Linux {}\n\n| | figure | goal |\n|---|---|---|\n", self.processors, self.kernel);
+        for row in &self.rows {
+            let figure = match (&row.missing, row.spread) {
+                (Some(reason), _) => format!("- ({})", reason.replace('\n', "; ")),
+                (None, Some((low, high))) if low < high => {
+                    format!("{} {} ({} to {})", number(row.value), row.unit, number(low), number(high))
+                }
+                _ => format!("{} {}", number(row.value), row.unit),
+            };
+            let goal = match (&row.goal, row.reached) {
+                (Some(goal), Some(true)) => format!("{goal}: reached"),
+                (Some(goal), _) => format!("{goal}: **missed**"),
+                _ => String::new(),
+            };
+            text += &format!("| {} | {} | {goal} |\n", row.what.trim(), figure.trim_end());
+        }
+        text + "\n"
     }
 
     /// Prints the table and writes the file.
@@ -172,6 +197,18 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn tables_have_figures_goals_and_gaps() {
+        let mut report = Report::new("scale");
+        report.add(Row::rounds("mkfs", &[0.2, 0.3], "s").goal("below 2", true));
+        report.add(Row::new("  mount", 3.0, "s").goal("below 1", false));
+        report.add(Row::missing("25 TB", "File too large"));
+        let text = report.markdown("images on memory");
+        assert!(text.contains("| mkfs | 0.25 s (0.20 to 0.30) | below 2: reached |"), "{text}");
+        assert!(text.contains("| mount | 3.00 s | below 1: **missed** |") && text.contains("| 25 TB | - (File too large) |  |"), "{text}");
+        assert!(serde_json::to_value(&report).unwrap().get("plots").is_none());
     }
 
     #[test]

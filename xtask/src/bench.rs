@@ -16,7 +16,7 @@ const OTHERS: &str = "f2fs,btrfs,xfs,nilfs2,ext4";
 #[derive(clap::Args)]
 pub struct BenchArguments {
     /// Which benchmark; all of them when left out
-    #[arg(value_parser = ["fs", "basics", "copy", "gc", "parts", "wa", "device", "peers", "crash"])]
+    #[arg(value_parser = ["fs", "basics", "scale", "copy", "gc", "parts", "wa", "device", "peers", "crash"])]
     name: Option<String>,
     /// Smaller and fewer rounds
     #[arg(long)]
@@ -48,7 +48,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     let programs = build::programs(true, &["fs", "mkfs", "copy_backend", "bench"])?;
     let names = match &arguments.name {
         Some(name) => vec![name.as_str()],
-        None => vec!["copy", "gc", "parts", "basics", "fs", "wa", "device", "peers", "crash"],
+        None => vec!["copy", "gc", "parts", "basics", "scale", "fs", "wa", "device", "peers", "crash"],
     };
     for name in names {
         interrupt::check()?;
@@ -66,6 +66,10 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         }
         if name == "fs" {
             beside_others(&programs, &out, arguments)?;
+            continue;
+        }
+        if name == "scale" {
+            at_scale(&programs, &out, arguments)?;
             continue;
         }
         let mut command: Command = programs.command("ferryfs-bench")?;
@@ -119,6 +123,29 @@ const SPEED: &str = "# Measured: speed beside other filesystems\n\n\
     same FUSE adaptor) and to ext4 on a loop device over the same backing, taken within each round: their median, lowest and highest. The goal beside fuse2fs, to be ahead on\n\
     every row, is checked in the text that the command prints. Each load runs on a filesystem that was made for it. A copy by copy_file_range on an image is carried out by our\n\
     own process (simulated).\n\n";
+
+/// Many files, entries, extents and zones, on sparse images in memory. What is whole goes into BENCHMARKS.md.
+fn at_scale(programs: &Programs, out: &Path, arguments: &BenchArguments) -> Result<()> {
+    let markdown = out.join("scale.md");
+    let mut command: Command = programs.command("ferryfs-bench")?;
+    command.arg("scale").arg("--json").arg(out.join("scale.json")).arg("--svg").arg(out).arg("--markdown").arg(&markdown);
+    if arguments.quick {
+        command.arg("--quick");
+    }
+    let status = command.args(&arguments.more).status()?;
+    interrupt::check()?;
+    ensure!(status.success(), "ferryfs-bench scale ended with {status}");
+    if !arguments.quick && arguments.more.is_empty() {
+        let table = std::fs::read_to_string(&markdown)?;
+        benchmarks::put(&build::root().join("BENCHMARKS.md"), "scale", &format!("{SCALE}{table}"))?;
+    }
+    Ok(())
+}
+
+const SCALE: &str = "# Measured: many files, entries, extents and zones\n\n\
+    Made by `cargo xtask bench scale`, which writes this part, and pictures of each cost against size into `bench/out`. Images are sparse, and play drives without taking their time\n\
+    (simulated). Resident memory may reach cache_size + 64 MiB + 64 bytes for each zone. What grows is stopped at powers of ten: the daemon is killed with all that nobody had\n\
+    waited for, mounted, unmounted, mounted cold, looked at 2000 times by chance, unmounted and checked. Drives are medians of five rounds; the rest is one run.\n\n";
 
 /// Crash states of volumes of every kind, in the profile that is optimised and still asserts.
 fn crash_states(out: &Path, arguments: &BenchArguments) -> Result<()> {
