@@ -33,7 +33,7 @@
 //! What is left to the host is the command that failed and no more (`for_host`): what comes behind it goes by the device again.
 
 use crate::backend::{CopyBackend, CopyCaps, FailureKind, NoRoad, Road, SourceRange, Target};
-use crate::begun::is_taken;
+use crate::begun::{AllBegun, is_taken};
 use crate::device_name::DeviceName;
 use crate::error::{CopyError, Result};
 use crate::foreground::{Foreground, Gate};
@@ -169,6 +169,7 @@ pub struct CopyEngine {
     /// Ranges that verification was asked about: every sixteenth is a sample.
     sampled: AtomicU64,
     pub(crate) busy: Mutex<HashSet<Destination>>,
+    pub(crate) begun: AllBegun,
     /// Names of the devices, if there is a profile to look them up in.
     names: Vec<DeviceName>,
     foreground: Arc<Foreground>,
@@ -194,6 +195,7 @@ impl CopyEngine {
             stats: Stats::default(),
             sampled: AtomicU64::new(0),
             busy: Mutex::default(),
+            begun: Mutex::default(),
         }
     }
 

@@ -207,3 +207,30 @@ fn while_users_read_commands_are_short_and_go_one_by_one() {
     let seen = bench.road.state.lock();
     assert_eq!((seen.longest, seen.most, seen.commands), (256 << 10, 1, 4));
 }
+
+#[test]
+fn copies_that_one_thread_has_begun_do_not_wait_for_one_another_while_users_read() {
+    let (bench, content) = Bench::software((64 << 10, 4));
+    let (over, is_over) = std::sync::mpsc::channel();
+    let slept = std::thread::scope(|scope| {
+        let reading = bench.engine.foreground().read();
+        // Whatever they wait for ends some time, so that the test does.
+        let sleeper = scope.spawn(move || {
+            let slept = is_over.recv_timeout(std::time::Duration::from_secs(60)).is_err();
+            drop(reading);
+            slept
+        });
+        let (first, second) = (bench.engine.begin(bench.request(2 * MIB)).unwrap(), bench.engine.begin(bench.request(4 * MIB)).unwrap());
+        // The first has the only turn, and nobody waits for it before the second is over.
+        for begun in [second, first] {
+            let result = begun.finish().unwrap();
+            assert_eq!((result.sources_done, result.failure), (1, None));
+        }
+        over.send(()).unwrap();
+        sleeper.join().unwrap()
+    });
+    assert!(!slept);
+    assert!(bench.at(2 * MIB, MIB) == content && bench.at(4 * MIB, MIB) == content);
+    assert_eq!(bench.road.state.lock().most, 1);
+    assert!(bench.engine.begun.lock().is_empty());
+}
