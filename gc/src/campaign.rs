@@ -143,7 +143,7 @@ impl Campaign {
             Goal::OneVictim => 0,
             Goal::UntilClean => cleaner.config().manual_gain_permille,
         };
-        if !cleaner.start_best(least_gain, room, Caller::Manual) {
+        if !cleaner.start_some(least_gain, room, Caller::Manual, self.victims_left) {
             return Ok(self.finish(cleaner));
         }
         let situation = Situation { caller: Caller::Manual, room, idle: Duration::ZERO };

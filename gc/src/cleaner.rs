@@ -16,7 +16,7 @@ use crate::error::{CleanError, Result};
 use crate::mover::Mover;
 use crate::pacer::{Pacer, PacerConfig, PacerInput, Pressure, Room, VictimShare};
 use crate::policy::{Policy, VictimPolicy};
-use crate::relocator::{Progress, Relocator, RelocatorConfig, Step, VictimEnd, VictimReport};
+use crate::relocator::{Progress, Relocator, RelocatorConfig, Step, Stride, VictimEnd, VictimReport};
 use crate::segment::{SegmentId, SegmentInfo, Seq};
 use crate::space::LogSpace;
 use crate::stats::{GcStats, Pauses};
@@ -43,9 +43,10 @@ pub struct CleanerConfig {
     pub manual_gain_permille: u32,
     /// A victim on which copies failed is left alone for this many checkpoints.
     pub retry_after_checkpoints: u64,
-    /// Chunks in one step when a person asked ([`Relocator::steps`]): few enough that a writer who has to wait for the cleaner meanwhile does not
-    /// notice.
+    /// Chunks in one step when a person asked ([`Relocator::steps`]), unless somebody waits for the cleaner.
     pub chunks_by_hand: u32,
+    /// Of these, in flight at once ([`Stride::flights`]).
+    pub flights_by_hand: u32,
 }
 
 impl CleanerConfig {
@@ -64,6 +65,7 @@ impl CleanerConfig {
             manual_gain_permille: 50,
             retry_after_checkpoints: 16,
             chunks_by_hand: 8,
+            flights_by_hand: 4,
         }
     }
 }
@@ -148,10 +150,10 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     config: CleanerConfig,
     excluded: BTreeMap<SegmentId, Exclusion>,
     emptied: BTreeMap<SegmentId, Emptied>,
-    /// The victim when it was chosen.
-    victim: Option<SegmentInfo>,
+    /// The victims as they were when they were chosen, in that order. Several only by hand.
+    victims: Vec<SegmentInfo>,
     checkpoints: u64,
-    /// A campaign chose the victim.
+    /// A campaign chose the victims.
     by_hand: bool,
     /// Logical time at the last poll.
     seen: Option<Seq>,
@@ -173,7 +175,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             config,
             excluded: BTreeMap::new(),
             emptied: BTreeMap::new(),
-            victim: None,
+            victims: Vec::new(),
             checkpoints: 0,
             by_hand: false,
             seen: None,
@@ -251,20 +253,18 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.emptied.values().filter(|zone| !self.made.will_give_back(zone.begun)).map(|zone| u64::from(zone.capacity)).sum()
     }
 
-    /// Blocks that checkpoints will give back: emptied zones, and of the victim in proportion to what was moved out of it.
+    /// Blocks that checkpoints will give back: emptied zones, and of victims in proportion to what was moved out of them.
     fn coming(&self) -> i64 {
         let emptied: i64 = self.emptied.values().map(|zone| i64::from(zone.capacity)).sum();
-        let begun = match (self.victim, self.relocator.victim()) {
-            (Some(victim), Some(left)) if victim.live > 0 => {
-                let gone = victim.live - left.live.min(victim.live);
-                i64::from(victim.capacity) * i64::from(gone) / i64::from(victim.live)
-            }
-            _ => 0,
+        let left = |id| self.relocator.victims().find(|victim| victim.id == id).map_or(0, |victim| victim.live);
+        let begun = |victim: &SegmentInfo| {
+            let gone = victim.live - left(victim.id).min(victim.live);
+            i64::from(victim.capacity) * i64::from(gone) / i64::from(victim.live.max(1))
         };
-        emptied + begun
+        emptied + self.victims.iter().map(begun).sum::<i64>()
     }
 
-    /// The victim being cleaned.
+    /// The victim being cleaned, the first of them if there are several.
     pub fn victim(&self) -> Option<SegmentInfo> {
         self.relocator.victim()
     }
@@ -291,18 +291,22 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.emptied.retain(|id, _| !space.is_given_back(*id));
     }
 
+    fn share(&self) -> Option<VictimShare> {
+        self.victims.first().map(|v| VictimShare { live: v.live, capacity: v.capacity })
+    }
+
     /// Tells writers what their price depends on.
     fn publish(&self) {
-        let share = self.victim.map(|v| VictimShare { live: v.live, capacity: v.capacity });
+        let share = self.share();
         self.toll.publish(self.coming(), !self.emptied.is_empty(), share);
     }
 
-    /// Gives the victim back, if there is one; cleaning can go on with another at the next poll.
-    pub fn abandon(&mut self) -> Option<VictimReport> {
-        let report = self.relocator.abandon()?;
-        self.victim = None;
-        self.stats.add_end(&report);
-        Some(report)
+    /// Gives victims back, if there are any; cleaning can go on with others at the next poll.
+    pub fn abandon(&mut self) {
+        for report in self.relocator.abandon() {
+            self.victims.retain(|victim| victim.id != report.id);
+            self.stats.add_end(&report);
+        }
     }
 
     /// Does at most one chunk of work.
@@ -326,16 +330,16 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             self.pace(situation, room, None);
             return Ok(Work::Nothing);
         }
-        if self.victim.is_none() && !self.choose(situation) {
+        if self.victims.is_empty() && !self.choose(situation) {
             self.pace(situation, room, None);
             return Ok(Work::NoVictim);
         }
-        let share = self.victim.map(|v| VictimShare { live: v.live, capacity: v.capacity });
+        let share = self.share();
         let pace = self.pace(situation, room, share);
         if situation.caller == Caller::Background && pace.background == 0 && self.pressure(situation.room) != Pressure::Forced {
             return Ok(Work::Nothing);
         }
-        self.work(situation.caller)
+        self.work(situation)
     }
 
     /// A quiet system holds no victim: it would stay pinned, and could not be freed even if all of it died. Nothing is lost, what was
@@ -412,47 +416,69 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.start_best(least, situation.room, situation.caller)
     }
 
-    /// Starts the best victim of those that gain enough, unless one is being cleaned. For who has no room to write the best is the one that gives the most
-    /// for the least, whatever the policy plans for later: on a volume that is nearly full, a zone that is old and hardly dead gives nearly nothing.
+    /// Starts the best victim of those that gain enough, unless one is being cleaned.
     pub(crate) fn start_best(&mut self, least_gain_permille: u32, room: Room, caller: Caller) -> bool {
-        if self.victim.is_some() {
+        self.start_some(least_gain_permille, room, caller, 1)
+    }
+
+    /// The same for up to `most` victims, as many as a step by hand gets through. Not more than there is room for: victims of which all are begun and none is
+    /// emptied give nothing back.
+    pub(crate) fn start_some(&mut self, least_gain_permille: u32, room: Room, caller: Caller, most: u64) -> bool {
+        let enough = u64::from(self.config.chunks_by_hand) * u64::from(self.config.relocator.large_chunk_blocks);
+        let room_for = enough.min(room.writable.max(0).unsigned_abs());
+        let begun = |this: &Self| this.relocator.victims().map(|victim| u64::from(victim.live)).sum::<u64>();
+        let is_enough = |this: &Self| !this.victims.is_empty() && (this.victims.len() as u64 >= most || begun(this) >= room_for);
+        if is_enough(self) {
             return true;
         }
         let mut candidates = self.candidates(least_gain_permille);
-        let now = self.space().now();
-        let greedy = crate::policy::Greedy;
-        loop {
-            let policy: &dyn VictimPolicy = if caller == Caller::Blocked { &greedy } else { &*self.policy };
-            let Some(id) = policy.choose(&candidates, now) else { return false };
-            let Some(at) = candidates.iter().position(|s| s.id == id) else { return false };
-            let info = candidates[at];
-            if self.relocator.start(info).is_ok() {
-                let (policy, count) = (policy.name(), u32::try_from(candidates.len()).unwrap_or(u32::MAX));
-                let SegmentInfo { id: victim, stream, live, capacity, .. } = info;
-                self.tracer.emit(|| Event::Decision {
-                    seq: now,
-                    victim,
-                    stream,
-                    live,
-                    capacity,
-                    policy,
-                    candidates: count,
-                    writable: room.writable,
-                });
-                self.stats.add_victim(policy, live, capacity);
-                self.victim = Some(info);
-                self.by_hand = caller == Caller::Manual;
-                return true;
+        while !is_enough(self) {
+            let Some(info) = self.best_of(&candidates, caller) else { break };
+            if !self.victims.is_empty() && begun(self) + u64::from(info.live) > room.writable.max(0).unsigned_abs() {
+                break;
             }
-            // It changed between the list and the pin.
-            candidates.swap_remove(at);
+            // It may have changed between the list and the pin.
+            let started = self.relocator.start(info).is_ok();
+            if started {
+                self.note_start(info, caller, room, candidates.len());
+            }
+            candidates.retain(|candidate| candidate.id != info.id);
+        }
+        !self.victims.is_empty()
+    }
+
+    /// For who has no room to write the best is the one that gives the most for the least, whatever the policy plans for later: on a volume that is nearly
+    /// full, a zone that is old and hardly dead gives nearly nothing.
+    fn best_of(&self, candidates: &[SegmentInfo], caller: Caller) -> Option<SegmentInfo> {
+        let now = self.space().now();
+        let policy: &dyn VictimPolicy = if caller == Caller::Blocked { &crate::policy::Greedy } else { &*self.policy };
+        let id = policy.choose(candidates, now)?;
+        candidates.iter().find(|candidate| candidate.id == id).copied()
+    }
+
+    fn note_start(&mut self, info: SegmentInfo, caller: Caller, room: Room, candidates: usize) {
+        let policy = if caller == Caller::Blocked { crate::policy::Greedy.name() } else { self.policy.name() };
+        let (seq, candidates) = (self.space().now(), u32::try_from(candidates).unwrap_or(u32::MAX));
+        let SegmentInfo { id: victim, stream, live, capacity, .. } = info;
+        self.tracer.emit(|| Event::Decision { seq, victim, stream, live, capacity, policy, candidates, writable: room.writable });
+        self.stats.add_victim(policy, live, capacity);
+        self.victims.push(info);
+        self.by_hand = caller == Caller::Manual;
+    }
+
+    /// How much to do at once: who pays or waits does one chunk.
+    fn stride(&self, situation: &Situation) -> Stride {
+        match situation.caller {
+            Caller::Manual => Stride { chunks: self.config.chunks_by_hand, large: true, flights: self.config.flights_by_hand },
+            Caller::Background => Stride { large: situation.idle >= self.pacer.config().idle_after, ..Stride::CHUNK },
+            Caller::Foreground | Caller::Blocked => Stride::CHUNK,
         }
     }
 
-    /// One chunk.
-    fn work(&mut self, caller: Caller) -> Result<Work> {
-        let chunks = if caller == Caller::Manual { self.config.chunks_by_hand } else { 1 };
-        let step = match self.relocator.steps(chunks) {
+    /// One chunk, or some.
+    fn work(&mut self, situation: &Situation) -> Result<Work> {
+        let caller = situation.caller;
+        let step = match self.relocator.steps(self.stride(situation)) {
             Ok(step) => step,
             Err(CleanError::NoSpace) => {
                 if self.emptied.is_empty() {
@@ -462,21 +488,20 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             }
             Err(error) => {
                 self.stats.add_error(&error);
-                self.exclude(Some(self.checkpoints + self.config.retry_after_checkpoints));
+                let failed = self.relocator.take_failed();
+                self.exclude(failed, Some(self.checkpoints + self.config.retry_after_checkpoints));
                 return Err(error);
             }
         };
         match step {
             Step::Idle => {
-                self.victim = None;
+                self.victims.clear();
                 Ok(Work::Nothing)
             }
             Step::VictimDone(report) => Ok(self.ended(report, caller)),
             Step::Progress(progress) => {
-                // Ending an exhausted victim takes no I/O: the caller need not come back for it.
-                if self.relocator.is_exhausted()
-                    && let Step::VictimDone(report) = self.relocator.step()?
-                {
+                // What was done is told with the first victim that ended with it, and of others at the next polls: the caller need not come back for one.
+                if let Some(report) = self.relocator.take_report() {
                     return Ok(self.ended(VictimReport { last: progress, ..report }, caller));
                 }
                 self.count(&progress, caller);
@@ -498,18 +523,19 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         match report.end {
             VictimEnd::Emptied => {
                 self.emptied.insert(report.id, Emptied { capacity: report.capacity, begun: self.made.begun() });
-                self.victim = None;
+                self.victims.retain(|victim| victim.id != report.id);
             }
-            VictimEnd::Unmovable => self.exclude(None),
-            VictimEnd::GaveUp => self.exclude(Some(self.checkpoints + self.config.retry_after_checkpoints)),
-            VictimEnd::Abandoned => self.victim = None,
+            VictimEnd::Unmovable => self.exclude(Some(report.id), None),
+            VictimEnd::GaveUp => self.exclude(Some(report.id), Some(self.checkpoints + self.config.retry_after_checkpoints)),
+            VictimEnd::Abandoned => self.victims.retain(|victim| victim.id != report.id),
         }
         Work::Victim(Box::new(report))
     }
 
-    /// Leaves the present victim alone.
-    fn exclude(&mut self, until: Option<u64>) {
-        let Some(victim) = self.victim.take() else { return };
+    /// Leaves a victim alone.
+    fn exclude(&mut self, victim: Option<SegmentId>, until: Option<u64>) {
+        let Some(at) = self.victims.iter().position(|one| Some(one.id) == victim) else { return };
+        let victim = self.victims.remove(at);
         let live = self.space().segments().iter().find(|s| s.id == victim.id).map_or(victim.live, |s| s.live);
         self.excluded.insert(victim.id, Exclusion { live, until });
     }

@@ -99,13 +99,16 @@ impl LogSpace for Volume {
     fn is_given_back(&self, emptied: SegmentId) -> bool {
         self.model.is_given_back(emptied)
     }
+    fn is_calm(&self) -> bool {
+        self.model.is_calm()
+    }
     fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
         LogSpace::live(&self.model, victim, from, max)
     }
     fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>> {
         self.model.evacuate_metadata(victim, from, max)
     }
-    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation> {
+    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Option<Reservation>> {
         self.model.reserve(stream, victim, blocks)
     }
     fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {

@@ -37,7 +37,7 @@ pub use mover::{Carrier, Carrying, Load, Mover};
 pub use pacer::{Pace, Pacer, PacerConfig, Pressure, Room};
 pub use placement::{Placement, PlacementKind};
 pub use policy::{Policy, VictimPolicy};
-pub use relocator::{Progress, Relocator, RelocatorConfig, Step, Unmovable, VictimEnd, VictimReport};
+pub use relocator::{Progress, Relocator, RelocatorConfig, Step, Stride, Unmovable, VictimEnd, VictimReport};
 pub use segment::{SegmentId, SegmentInfo, Seq, Stream};
 pub use space::{Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation};
 pub use stats::{GcStats, Pauses};

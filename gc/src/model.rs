@@ -1,7 +1,7 @@
 //! A naive filesystem in memory for the tests: blocks with owners, zones, overwrites that race with the cleaner, and a copy engine that
 //! fails on command.
 
-use crate::mover::{Carrier, Load, Mover};
+use crate::mover::{Carrier, Carrying, Load, Mover};
 use crate::{
     CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, Room, SegmentId, SegmentInfo, Seq, Stream,
 };
@@ -32,6 +32,13 @@ struct Zone {
     pinned: bool,
 }
 
+/// What the relocator had done, and for which zone of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    Begun(u32),
+    Published(u32),
+}
+
 /// Something that happens during a copy.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -54,9 +61,11 @@ pub struct Inner {
     owners: Vec<Option<u64>>,
     map: BTreeMap<u64, u32>,
     expected: BTreeMap<u64, u64>,
-    heads: BTreeMap<Stream, usize>,
+    /// By stream and number.
+    heads: BTreeMap<(Stream, usize), usize>,
     dirty: BTreeSet<u64>,
-    reserved: Option<(u64, usize, u32)>,
+    /// Not copied into yet: id, zone, blocks.
+    reserved: Vec<(u64, usize, u32)>,
     /// Copied and not published: id, zone, blocks.
     unpublished: Vec<(u64, usize, u32)>,
     reservations: u64,
@@ -70,6 +79,14 @@ pub struct Inner {
     host_next: bool,
     pub requests: Vec<(Carrier, usize)>,
     pub with_checksums: bool,
+    /// No user waits for the devices; somebody waits for the cleaner.
+    pub calm: bool,
+    pub awaited: bool,
+    /// Heads of each kind of relocation.
+    pub relocation_heads: usize,
+    pub events: Vec<Happened>,
+    flying: usize,
+    pub most_flying: usize,
 }
 
 /// The filesystem and its engine.
@@ -89,7 +106,7 @@ impl Model {
             expected: BTreeMap::new(),
             heads: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            reserved: None,
+            reserved: Vec::new(),
             unpublished: Vec::new(),
             reservations: 0,
             now: 0,
@@ -102,6 +119,12 @@ impl Model {
             host_next: false,
             requests: Vec::new(),
             with_checksums: true,
+            calm: false,
+            awaited: false,
+            relocation_heads: 1,
+            events: Vec::new(),
+            flying: 0,
+            most_flying: 0,
         })))
     }
 
@@ -173,7 +196,7 @@ impl Model {
             assert_ne!(s.zones[(at / s.capacity) as usize].state, State::Empty, "block {block} lies in an empty zone");
         }
         assert_eq!(s.owners.iter().flatten().count(), s.map.len());
-        assert!(s.reserved.is_none() && s.unpublished.is_empty(), "a reservation was left behind");
+        assert!(s.reserved.is_empty() && s.flying == 0 && s.unpublished.is_empty(), "a reservation was left behind");
     }
 
     pub fn live(&self, id: SegmentId) -> u32 {
@@ -196,15 +219,19 @@ impl Inner {
     }
 
     fn head(&mut self, stream: Stream, least_free: usize) -> Option<usize> {
-        if let Some(zone) = self.heads.get(&stream) {
+        self.head_at((stream, 0), least_free)
+    }
+
+    fn head_at(&mut self, head: (Stream, usize), least_free: usize) -> Option<usize> {
+        if let Some(zone) = self.heads.get(&head) {
             return Some(*zone);
         }
         if (self.free() as usize) <= least_free {
             return None;
         }
         let zone = self.zones.iter().position(|z| z.state == State::Empty)?;
-        self.zones[zone].state = State::Open(stream);
-        self.heads.insert(stream, zone);
+        self.zones[zone].state = State::Open(head.0);
+        self.heads.insert(head, zone);
         Some(zone)
     }
 
@@ -216,7 +243,7 @@ impl Inner {
             && (end || z.filled == self.capacity)
         {
             z.state = State::Closed(stream);
-            self.heads.remove(&stream);
+            self.heads.retain(|_, at| *at != zone);
         }
     }
 
@@ -315,6 +342,14 @@ impl LogSpace for Model {
         !matches!(self.0.lock().zones[emptied.zone.0 as usize].state, State::Closed(_))
     }
 
+    fn is_calm(&self) -> bool {
+        self.0.lock().calm
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.0.lock().awaited
+    }
+
     fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
         let s = self.0.lock();
         let zone = s.victim(victim)?;
@@ -359,22 +394,29 @@ impl LogSpace for Model {
         Ok((end < s.capacity).then_some(end))
     }
 
-    fn reserve(&self, stream: Stream, _victim: SegmentId, blocks: u32) -> Result<Reservation> {
+    fn reserve(&self, stream: Stream, _victim: SegmentId, blocks: u32) -> Result<Option<Reservation>> {
         let mut s = self.0.lock();
-        assert!(s.reserved.is_none() && blocks > 0);
-        let zone = s.head(stream, 1).ok_or(CleanError::NoSpace)?;
+        assert!(blocks > 0);
+        let is_held = |s: &Inner, head| s.heads.get(&(stream, head)).is_some_and(|zone| s.reserved.iter().any(|(_, at, _)| at == zone));
+        // Only the first takes of what cleaning itself needs.
+        let to_spare = s.free() as usize > s.gc_reserve;
+        let may_be = |s: &Inner, head| head == 0 || to_spare || s.heads.contains_key(&(stream, head));
+        let Some(head) = (0..s.relocation_heads).find(|head| !is_held(&s, *head) && may_be(&s, *head)) else { return Ok(None) };
+        let zone = s.head_at((stream, head), 1).ok_or(CleanError::NoSpace)?;
         let filled = s.zones[zone].filled;
         let blocks = blocks.min(s.capacity - filled).min(s.grant);
         s.reservations += 1;
-        s.reserved = Some((s.reservations, zone, blocks));
+        let id = s.reservations;
+        s.reserved.push((id, zone, blocks));
         let lba = s.lba(zone as u32 * s.capacity + filled);
-        Ok(Reservation { id: s.reservations, device: DEVICE, lba, blocks })
+        Ok(Some(Reservation { id, device: DEVICE, lba, blocks }))
     }
 
     fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
         let mut s = self.0.lock();
-        let (id, zone, granted) = s.reserved.take().expect("a reservation");
-        assert_eq!((id, granted), (reservation.id, reservation.blocks));
+        let at = s.reserved.iter().position(|(id, ..)| *id == reservation.id).expect("a reservation");
+        let (id, zone, granted) = s.reserved.swap_remove(at);
+        assert_eq!(granted, reservation.blocks);
         assert!(used <= granted);
         s.unpublished.push((id, zone, used));
         s.filled(zone, used, end_zone);
@@ -385,6 +427,10 @@ impl LogSpace for Model {
         let at = s.unpublished.iter().position(|(id, ..)| *id == reservation.id).expect("copied");
         let (_, _, used) = s.unpublished.swap_remove(at);
         assert_eq!(used, moves.iter().map(|m| m.from.blocks).sum::<u32>());
+        if let Some(first) = moves.first() {
+            let zone = s.block_at(first.from.lba) / s.capacity;
+            s.events.push(Happened::Published(zone));
+        }
         let mut committed = Committed::default();
         let mut to = s.block_at(reservation.lba);
         for one in moves {
@@ -482,6 +528,19 @@ impl Mover for Model {
             unreadable,
             write_pointer: None,
             for_host: 0,
+        })
+    }
+
+    fn start(&self, load: Load) -> Carrying<'_> {
+        let mut s = self.0.lock();
+        let zone = s.block_at(load.sources[0].lba) / s.capacity;
+        s.events.push(Happened::Begun(zone));
+        s.flying += 1;
+        s.most_flying = s.most_flying.max(s.flying);
+        drop(s);
+        Box::new(move || {
+            self.0.lock().flying -= 1;
+            self.carry(load)
         })
     }
 

@@ -1,20 +1,26 @@
-//! Moves one victim, chunk by chunk.
+//! Moves victims, chunk by chunk.
 //!
 //! A chunk is: live extents -> a reservation -> a copy -> a commit by compare-and-swap (invariant I5). It is bounded, so whoever
 //! waits for the cleaner waits for one chunk, never for a zone. Who has nobody waiting may ask for several in one step: then what comes next is
-//! looked up, and what has been copied is published, while a device copies. Within a step only: nothing flies, and no head is held, when it
+//! looked up, and what has been copied is published, while a device copies, and that does not end with a victim: the first chunk of the next one takes off
+//! before the last of this one is published. Within a step only: nothing flies, and no head is held, when it
 //! returns. Many short extents are gathered into one copy request, long ones are
 //! split to what the reservation grants.
 //!
-//! Nothing here can go on for ever: each step either moves blocks, advances through the victim, or counts as a failure, and the
+//! Nothing here can go on for ever: each step either moves blocks, advances through a victim, or counts as a failure, and the
 //! failures in a row are bounded. The three ways in which a victim ends early are told apart in [`VictimEnd`].
 
+mod flight;
+mod job;
+
 use crate::error::{CleanError, Result};
-use crate::mover::{self, Carrier, Carrying, Load, Mover};
+use crate::mover::{self, Carrier, Load, Mover};
 use crate::segment::{SegmentId, SegmentInfo, Stream};
-use crate::space::{Committed, LiveExtent, LogSpace, Move, Reservation};
+use crate::space::{Committed, LiveExtent, LogSpace, Reservation};
 use crate::trace::{Event, Tracer};
-use copy_backend::{CopyError, CopyResult, FailureKind, SourceRange, Target};
+use copy_backend::{CopyError, FailureKind, SourceRange, Target};
+use flight::{Flight, Landed, TakeOff, offloaded_blocks, split_done};
+use job::{Job, trusted};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -25,6 +31,9 @@ use zns::{Blocks, DeviceId, Lba};
 pub struct RelocatorConfig {
     /// Blocks in one chunk: what a writer may have to wait for.
     pub chunk_blocks: u32,
+    /// Blocks in a chunk for which nobody waits: while users leave the devices alone ([`LogSpace::is_calm`]), by hand or in an idle volume. A device that takes
+    /// a command more for each chunk, and moves the ranges of one one after the other, is quicker with few long ones.
+    pub large_chunk_blocks: u32,
     /// Most live extents in one copy request.
     pub max_extents: usize,
     /// Failures in a row without a block moved after which a victim is given up.
@@ -33,9 +42,25 @@ pub struct RelocatorConfig {
 
 impl Default for RelocatorConfig {
     fn default() -> Self {
-        // 1 MiB; a limit on extents that keeps the metadata touched by one commit small.
-        Self { chunk_blocks: 256, max_extents: 256, max_failures: 4 }
+        // 1 MiB, 4 MiB; a limit on extents that keeps the metadata touched by one commit small.
+        Self { chunk_blocks: 256, large_chunk_blocks: 1024, max_extents: 256, max_failures: 4 }
     }
+}
+
+/// How much a step may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stride {
+    /// Chunks. Fewer when [somebody waits](LogSpace::is_awaited).
+    pub chunks: u32,
+    /// They may be [large](RelocatorConfig::large_chunk_blocks) while users leave the devices alone.
+    pub large: bool,
+    /// Chunks in flight at once, of a victim each, where there are heads for them and users leave the devices alone.
+    pub flights: u32,
+}
+
+impl Stride {
+    /// One chunk, as somebody may wait for it.
+    pub const CHUNK: Self = Self { chunks: 1, large: false, flights: 1 };
 }
 
 /// What one step did. Counts in filesystem blocks.
@@ -51,7 +76,7 @@ pub struct Progress {
     pub by_host: u32,
     /// Metadata blocks of the victim that were passed over for the next checkpoint to write elsewhere (estimated from the live share).
     pub evacuated: u32,
-    /// Blocks that still live in the victim (an upper bound: users go on overwriting).
+    /// Blocks that still live in the victims (an upper bound: users go on overwriting).
     pub live_left: u32,
     /// A destination zone was ended early.
     pub zone_ended: bool,
@@ -71,7 +96,7 @@ impl Progress {
             evacuated: self.evacuated + later.evacuated,
             live_left: later.live_left,
             zone_ended: self.zone_ended || later.zone_ended,
-            failure: later.failure,
+            failure: later.failure.or(self.failure),
         }
     }
 }
@@ -140,7 +165,7 @@ pub struct VictimReport {
     pub evacuated: u64,
     /// What cannot be read.
     pub unmovable: Vec<Unmovable>,
-    /// What the very last chunk did, when nobody was told of it by a [`Step::Progress`]; part of the sums above.
+    /// What the last step did, when nobody was told of it by a [`Work::Chunk`](crate::cleaner::Work::Chunk); not only for this victim.
     #[serde(skip)]
     pub last: Progress,
 }
@@ -148,7 +173,7 @@ pub struct VictimReport {
 /// What a step came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// One chunk was worked on.
+    /// Chunks were worked on. What has ended with them is told by the next steps, which do nothing else.
     Progress(Progress),
     /// The cleaning of the victim has ended, and it was released.
     VictimDone(VictimReport),
@@ -156,103 +181,23 @@ pub enum Step {
     Idle,
 }
 
-/// A victim being cleaned.
-struct Job {
-    info: SegmentInfo,
-    /// Where to go on looking for live blocks; none: the end was reached.
-    cursor: Option<u32>,
-    /// Extents that wait for their turn.
-    pending: VecDeque<LiveExtent>,
-    report: VictimReport,
-    failures_in_a_row: u32,
-    /// The first so many of those that wait go by the host: a device failed on them. Not those behind them.
-    for_host: usize,
+/// A victim that was released.
+struct Ended {
+    victim: SegmentId,
+    outcome: Result<VictimReport>,
 }
 
-impl Job {
-    fn new(info: SegmentInfo) -> Self {
-        let report = VictimReport {
-            id: info.id,
-            stream: info.stream,
-            end: VictimEnd::Emptied,
-            live: info.live,
-            capacity: info.capacity,
-            moved: 0,
-            lost: 0,
-            offloaded: 0,
-            by_host: 0,
-            evacuated: 0,
-            unmovable: Vec::new(),
-            last: Progress::default(),
-        };
-        Self { info, cursor: Some(0), pending: VecDeque::new(), report, failures_in_a_row: 0, for_host: 0 }
-    }
-
-    fn exhausted(&self) -> bool {
-        self.cursor.is_none() && self.pending.is_empty()
-    }
-
-    fn live_left(&self) -> u32 {
-        let gone = self.report.moved + self.report.lost + self.report.evacuated;
-        self.info.live.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX))
-    }
-
-    /// Moves the cursor; an answer that does not advance would be an endless loop.
-    fn advance_to(&mut self, from: u32, next: Option<u32>) -> Result<()> {
-        if next.is_some_and(|next| next <= from) {
-            return Err(CleanError::Internal(format!("the list of live blocks does not advance beyond block {from}")));
-        }
-        self.cursor = next.filter(|next| *next < self.info.capacity);
-        Ok(())
-    }
-
-    /// Counts a finished chunk.
-    fn count(&mut self, progress: &Progress) {
-        self.report.moved += u64::from(progress.moved);
-        self.report.lost += u64::from(progress.lost);
-        self.report.offloaded += u64::from(progress.offloaded);
-        self.report.by_host += u64::from(progress.by_host);
-        self.report.evacuated += u64::from(progress.evacuated);
-    }
-}
-
-/// Whether a victim goes on.
-enum Verdict {
-    GoOn(Progress),
-    End(VictimEnd, Progress),
-}
-
-/// What a chunk is made of.
-struct Chunk {
-    extents: Vec<LiveExtent>,
-    blocks: u32,
-}
-
-/// A chunk on its way.
-struct Flight<'a> {
-    chunk: Chunk,
-    carrier: Carrier,
-    reservation: Reservation,
-    begun: Instant,
-    copy: Carrying<'a>,
-}
-
-/// A chunk that was copied, whole or in part, and is not published.
-struct Landed {
-    moves: Vec<Move>,
-    reservation: Reservation,
-    progress: Progress,
-    /// With a media error, the extent that nobody can read.
-    unread: Option<LiveExtent>,
-}
-
-/// Moves one victim at a time.
+/// Moves victims, in the order in which they were begun.
 pub struct Relocator<S: LogSpace, M: Mover> {
     space: S,
     mover: M,
     config: RelocatorConfig,
     tracer: Tracer,
-    job: Option<Job>,
+    jobs: Vec<Job>,
+    /// Those whose end nobody was told yet.
+    ended: VecDeque<Ended>,
+    /// Whose end by an error was told last.
+    failed: Option<SegmentId>,
 }
 
 impl<S: LogSpace, M: Mover> Relocator<S, M> {
@@ -260,10 +205,11 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     pub fn new(space: S, mover: M, config: RelocatorConfig, tracer: Tracer) -> Self {
         let sane = RelocatorConfig {
             chunk_blocks: config.chunk_blocks.max(1),
+            large_chunk_blocks: config.large_chunk_blocks.max(config.chunk_blocks).max(1),
             max_extents: config.max_extents.max(1),
             max_failures: config.max_failures.max(1),
         };
-        Self { space, mover, config: sane, tracer, job: None }
+        Self { space, mover, config: sane, tracer, jobs: Vec::new(), ended: VecDeque::new(), failed: None }
     }
 
     /// The filesystem.
@@ -276,148 +222,215 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         &self.mover
     }
 
-    /// The victim being cleaned, with an upper bound of what still lives in it.
+    /// The victims being cleaned, with an upper bound of what still lives in them.
+    pub fn victims(&self) -> impl Iterator<Item = SegmentInfo> {
+        self.jobs.iter().map(|job| SegmentInfo { live: job.live_left(), ..job.info })
+    }
+
+    /// The first of them.
     pub fn victim(&self) -> Option<SegmentInfo> {
-        self.job.as_ref().map(|job| SegmentInfo { live: job.live_left(), ..job.info })
+        self.victims().next()
     }
 
-    /// Is there a victim of which nothing is left to move? The next step ends it without I/O.
-    pub fn is_exhausted(&self) -> bool {
-        self.job.as_ref().is_some_and(Job::exhausted)
+    /// Has a victim ended, of which the next step tells without doing anything?
+    pub fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
     }
 
-    /// Pins a victim and begins with it.
+    /// Tells of a victim that has ended, if that was not by an error.
+    pub fn take_report(&mut self) -> Option<VictimReport> {
+        let front = self.ended.pop_front()?;
+        match front.outcome {
+            Ok(report) => Some(report),
+            Err(_) => {
+                self.ended.push_front(front);
+                None
+            }
+        }
+    }
+
+    /// Whose end the last error was.
+    pub fn take_failed(&mut self) -> Option<SegmentId> {
+        self.failed.take()
+    }
+
+    /// Pins a victim and begins with it, behind those that were begun.
     ///
     /// # Errors
-    /// Another victim is being cleaned, or this one is no longer a closed segment.
+    /// It is being cleaned, or it is no longer a closed segment.
     pub fn start(&mut self, victim: SegmentInfo) -> Result<()> {
-        if self.job.is_some() {
+        if self.jobs.iter().any(|job| job.info.id == victim.id) {
             return Err(CleanError::Busy);
         }
         self.space.pin(victim.id)?;
-        self.job = Some(Job::new(victim));
+        self.jobs.push(Job::new(victim));
         Ok(())
     }
 
     /// Works on one chunk.
     ///
     /// # Errors
-    /// [`CleanError::NoSpace`]: the victim stays, a checkpoint may help. Anything else: the victim was released, what was published
+    /// [`CleanError::NoSpace`]: the victims stay, a checkpoint may help. Anything else: one victim was [released](Self::take_failed), what was published
     /// stays published.
     pub fn step(&mut self) -> Result<Step> {
-        self.steps(1)
+        self.steps(Stride::CHUNK)
     }
 
-    /// Works on up to `chunks` chunks of the victim, one behind the other.
+    /// Works on some chunks of the victims.
     ///
     /// # Errors
     /// As [`Relocator::step`].
-    pub fn steps(&mut self, chunks: u32) -> Result<Step> {
-        let Some(mut job) = self.job.take() else { return Ok(Step::Idle) };
-        if job.exhausted() {
-            return Ok(self.end(job, VictimEnd::Emptied));
+    pub fn steps(&mut self, stride: Stride) -> Result<Step> {
+        if let Some(ended) = self.ended.pop_front() {
+            return self.tell(ended);
         }
-        let verdict = match job.info.stream {
-            Stream::Metadata => self.evacuate(&mut job),
-            Stream::User | Stream::RelocatedByDevice | Stream::RelocatedByHost => self.relocate(&mut job, chunks),
+        let Some(first) = self.jobs.first() else { return Ok(Step::Idle) };
+        let (progress, starved) = match first.info.stream {
+            Stream::Metadata => (self.evacuate(), false),
+            Stream::User | Stream::RelocatedByDevice | Stream::RelocatedByHost => self.relocate(stride),
         };
-        match verdict {
-            Ok(Verdict::GoOn(progress)) => {
-                job.count(&progress);
-                let progress = Progress { live_left: job.live_left(), ..progress };
-                self.job = Some(job);
-                Ok(Step::Progress(progress))
+        self.let_ended_go();
+        if progress == Progress::default() {
+            if let Some(ended) = self.ended.pop_front() {
+                return self.tell(ended);
             }
-            Ok(Verdict::End(end, last)) => {
-                job.count(&last);
-                job.report.last = last;
-                Ok(self.end(job, end))
+            if starved {
+                return Err(CleanError::NoSpace);
             }
-            Err(CleanError::NoSpace) => {
-                self.job = Some(job);
-                Err(CleanError::NoSpace)
-            }
-            Err(error) => {
-                self.end(job, VictimEnd::GaveUp);
-                Err(error)
-            }
+        }
+        let live_left = self.jobs.iter().map(Job::live_left).fold(0, u32::saturating_add);
+        Ok(Step::Progress(Progress { live_left, ..progress }))
+    }
+
+    fn tell(&mut self, ended: Ended) -> Result<Step> {
+        if ended.outcome.is_err() {
+            self.failed = Some(ended.victim);
+        }
+        ended.outcome.map(Step::VictimDone)
+    }
+
+    /// Stops cleaning the victims, if there are any, and releases them. What was moved stays moved.
+    pub fn abandon(&mut self) -> Vec<VictimReport> {
+        let jobs = std::mem::take(&mut self.jobs);
+        let abandoned = jobs.into_iter().filter_map(|mut job| {
+            job.end_as(Ok(VictimEnd::Abandoned));
+            self.end(job).outcome.ok()
+        });
+        abandoned.collect()
+    }
+
+    /// Releases victims that have come to their end.
+    fn let_ended_go(&mut self) {
+        let (ended, jobs) = std::mem::take(&mut self.jobs).into_iter().partition::<Vec<_>, _>(Job::has_ended);
+        self.jobs = jobs;
+        for job in ended {
+            let ended = self.end(job);
+            self.ended.push_back(ended);
         }
     }
 
-    /// Stops cleaning the victim, if there is one, and releases it. What was moved stays moved.
-    pub fn abandon(&mut self) -> Option<VictimReport> {
-        let job = self.job.take()?;
-        match self.end(job, VictimEnd::Abandoned) {
-            Step::VictimDone(report) => Some(report),
-            Step::Progress(_) | Step::Idle => None,
-        }
-    }
-
-    fn end(&self, mut job: Job, end: VictimEnd) -> Step {
-        job.report.end = end;
-        self.space.release(job.info.id);
-        let (victim, moved, lost) = (job.info.id, job.report.moved, job.report.lost);
+    fn end(&self, job: Job) -> Ended {
+        let outcome = job.end.unwrap_or(Ok(VictimEnd::Emptied));
+        let end = *outcome.as_ref().unwrap_or(&VictimEnd::GaveUp);
+        let victim = job.info.id;
+        self.space.release(victim);
+        let (moved, lost) = (job.report.moved, job.report.lost);
         self.tracer.emit(|| Event::Victim { victim, end: end.name(), moved, lost });
-        Step::VictimDone(job.report)
+        Ended { victim, outcome: outcome.map(|end| VictimReport { end, ..job.report }) }
     }
 
-    fn evacuate(&self, job: &mut Job) -> Result<Verdict> {
+    /// Passes over a stretch of the first victim, which is of metadata.
+    fn evacuate(&mut self) -> Progress {
+        let Some(job) = self.jobs.first_mut() else { return Progress::default() };
         let from = job.cursor.unwrap_or(job.info.capacity);
         let begun = Instant::now();
-        let next = self.space.evacuate_metadata(job.info.id, from, self.config.chunk_blocks)?;
         let victim = job.info.id;
-        self.tracer.emit(|| Event::Evacuate { victim, from, next, us: micros(begun) });
-        job.advance_to(from, next)?;
+        let passed = self.space.evacuate_metadata(victim, from, self.config.chunk_blocks);
+        if let Ok(next) = passed {
+            self.tracer.emit(|| Event::Evacuate { victim, from, next, us: micros(begun) });
+        }
+        if let Err(error) = passed.and_then(|next| job.advance_to(from, next)) {
+            job.end_as(Err(error));
+            return Progress::default();
+        }
         let passed = job.cursor.unwrap_or(job.info.capacity) - from.min(job.info.capacity);
         let share = u64::from(job.info.live) * u64::from(passed) / u64::from(job.info.capacity.max(1));
         let evacuated = if job.cursor.is_none() { job.live_left() } else { u32::try_from(share).unwrap_or(u32::MAX).min(job.live_left()) };
-        Ok(Verdict::GoOn(Progress { evacuated, ..Progress::default() }))
+        let progress = Progress { evacuated, ..Progress::default() };
+        job.count(&progress);
+        progress
     }
 
-    fn relocate(&self, job: &mut Job, chunks: u32) -> Result<Verdict> {
-        let mut total = Progress::default();
-        let mut flight = self.take_off(job)?;
-        let mut more = chunks.saturating_sub(1);
-        while let Some(flying) = flight.take() {
-            if more > 0 && self.look_up(job).is_err() {
-                // Whoever needs it next is told.
-                more = 0;
-            }
-            let landed = self.land(job, flying)?;
-            let mut failed = None;
-            if more > 0 && landed.progress.failure.is_none() && !landed.progress.zone_ended && !job.pending.is_empty() {
-                more -= 1;
-                match self.take_off(job) {
-                    Ok(next) => flight = next,
-                    Err(error) => failed = Some(error),
+    /// Blocks of the next chunk, and how many may fly.
+    fn measure(&self, stride: Stride) -> (u32, usize) {
+        let Stride { large, flights, .. } = stride;
+        let calm = (large || flights > 1) && self.space.is_calm();
+        let blocks = if large && calm { self.config.large_chunk_blocks } else { self.config.chunk_blocks };
+        (blocks, if calm { flights.max(1) as usize } else { 1 })
+    }
+
+    /// What was done, and whether that ended because no zone is left.
+    fn relocate(&mut self, stride: Stride) -> (Progress, bool) {
+        let mut jobs = std::mem::take(&mut self.jobs);
+        let done = self.fly(&mut jobs, stride);
+        self.jobs = jobs;
+        done
+    }
+
+    fn fly(&self, jobs: &mut [Job], stride: Stride) -> (Progress, bool) {
+        let (mut total, mut starved) = (Progress::default(), false);
+        let (mut flights, mut landed) = (VecDeque::new(), None);
+        let mut left = stride.chunks;
+        loop {
+            let (blocks, most) = self.measure(stride);
+            // First of all the device gets something to do.
+            while left > 0 && flights.len() < most {
+                if left < stride.chunks && self.space.is_awaited() {
+                    left = 0;
+                    break;
                 }
-            }
-            match self.publish(job, landed) {
-                Ok(Verdict::GoOn(progress)) => total = total.and(progress),
-                Ok(Verdict::End(end, progress)) => return Ok(Verdict::End(end, total.and(progress))),
-                Err(error) => {
-                    // Nobody will publish what flies: it is dead space, and the victim keeps what it has.
-                    if let Some(flying) = flight {
-                        let _ = (flying.copy)();
-                        self.space.commit(&[], flying.reservation, 0, true)?;
+                match self.take_off(jobs, blocks, flights.is_empty()) {
+                    TakeOff::Flying(flight) => flights.push_back(flight),
+                    TakeOff::Nothing => {}
+                    TakeOff::NobodyReady | TakeOff::Later => break,
+                    TakeOff::NoSpace => {
+                        starved = true;
+                        left = 0;
+                        break;
                     }
-                    return Err(error);
                 }
+                left -= 1;
             }
-            match failed {
-                // After a chunk that was moved the next step finds out by itself.
-                Some(CleanError::NoSpace) | None => {}
-                Some(error) => return Err(error),
+            if let Some(landed) = landed.take() {
+                total = total.and(self.publish(jobs, landed));
+            }
+            if left > 0 {
+                self.look_ahead(jobs, most, blocks);
+            }
+            let Some(flight) = flights.pop_front() else { break };
+            landed = self.land(jobs, flight);
+            // After a failure the caller decides how it goes on.
+            if landed.as_ref().is_none_or(|landed| landed.progress.failure.is_some() || landed.progress.zone_ended) {
+                left = 0;
             }
         }
-        Ok(Verdict::GoOn(total))
+        (total, starved)
+    }
+
+    /// Looks up what one of those that will take off next begins with.
+    fn look_ahead(&self, jobs: &mut [Job], flights: usize, blocks: u32) {
+        let mut next = jobs.iter_mut().filter(|job| job.may_go_on()).take(flights + 1);
+        if let Some(job) = next.find(|job| job.pending.is_empty()) {
+            // Whoever needs it is told what is wrong.
+            let _ = self.look_up(job, blocks);
+        }
     }
 
     /// Sees to it that extents wait for their turn, unless the next stretch of the victim has none that live.
-    fn look_up(&self, job: &mut Job) -> Result<()> {
+    fn look_up(&self, job: &mut Job, blocks: u32) -> Result<()> {
         if job.pending.is_empty() && job.cursor.is_some() {
             let from = job.cursor.unwrap_or(job.info.capacity);
-            let run = self.space.live(job.info.id, from, self.config.chunk_blocks)?;
+            let run = self.space.live(job.info.id, from, blocks)?;
             job.advance_to(from, run.next)?;
             let extents = run.extents.into_iter().filter(|e| e.blocks > 0);
             job.pending.extend(extents.map(trusted));
@@ -425,19 +438,39 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         Ok(())
     }
 
-    /// Begins to copy what comes next; `None`: there was nothing in this stretch.
-    fn take_off(&self, job: &mut Job) -> Result<Option<Flight<'_>>> {
-        self.look_up(job)?;
+    /// Begins to copy what comes next, of the first victim of which nothing flies. `alone`: nothing flies at all.
+    fn take_off(&self, jobs: &mut [Job], blocks: u32, alone: bool) -> TakeOff<'_> {
+        loop {
+            let Some(index) = jobs.iter().position(Job::is_ready) else { return TakeOff::NobodyReady };
+            let job = &mut jobs[index];
+            match self.begin(job, index, blocks) {
+                Ok(TakeOff::Nothing) if job.is_exhausted() => {}
+                Ok(TakeOff::Later) if alone => {
+                    job.end_as(Err(CleanError::Internal("heads are held by chunks that do not fly".into())));
+                    return TakeOff::Nothing;
+                }
+                Ok(take_off) => return take_off,
+                Err(CleanError::NoSpace) => return TakeOff::NoSpace,
+                Err(error) => {
+                    job.end_as(Err(error));
+                    return TakeOff::Nothing;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, job: &mut Job, index: usize, blocks: u32) -> Result<TakeOff<'_>> {
+        self.look_up(job, blocks)?;
         if job.pending.is_empty() {
-            return Ok(None);
+            return Ok(TakeOff::Nothing);
         }
         let device = job.info.id.device;
         let per_block = self.blocks_per_block(device)?;
         let most = if job.for_host > 0 { job.for_host.min(self.config.max_extents) } else { self.config.max_extents };
         let waiting: u64 = job.pending.iter().take(most).map(|extent| u64::from(extent.blocks)).sum();
-        let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(self.config.chunk_blocks);
-        let (carrier, reservation) = self.reserve(job.info.id, wanted, job.for_host > 0)?;
-        let chunk = take_chunk(job, wanted.min(reservation.blocks), most, per_block);
+        let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(blocks);
+        let Some((carrier, reservation)) = self.reserve(job.info.id, wanted, job.for_host > 0)? else { return Ok(TakeOff::Later) };
+        let chunk = job.take_chunk(wanted.min(reservation.blocks), most, per_block);
         let source = |e: &LiveExtent| SourceRange { device: e.device, lba: e.lba, blocks: Blocks(u64::from(e.blocks) * per_block) };
         let load = Load {
             sources: chunk.extents.iter().map(source).collect(),
@@ -445,8 +478,9 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             checksums: chunk.extents.iter().flat_map(|e| e.checksums.iter().copied()).collect(),
             carrier,
         };
+        job.flies = true;
         let begun = Instant::now();
-        Ok(Some(Flight { copy: self.mover.start(load), chunk, carrier, reservation, begun }))
+        Ok(TakeOff::Flying(Flight { job: index, copy: self.mover.start(load), chunk, carrier, reservation, begun }))
     }
 
     fn blocks_per_block(&self, device: DeviceId) -> Result<u64> {
@@ -456,8 +490,8 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
     }
 
-    /// Space in a zone of the right kind: one that receives device copies receives nothing else (I9).
-    fn reserve(&self, victim: SegmentId, blocks: u32, for_host: bool) -> Result<(Carrier, Reservation)> {
+    /// Space in a zone of the right kind: one that receives device copies receives nothing else (I9). `None`: what flies holds the heads.
+    fn reserve(&self, victim: SegmentId, blocks: u32, for_host: bool) -> Result<Option<(Carrier, Reservation)>> {
         let near = victim.device;
         let mut carrier = if for_host { Carrier::Host } else { self.mover.carrier(near, near)? };
         loop {
@@ -465,13 +499,13 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
                 Carrier::Device => Stream::RelocatedByDevice,
                 Carrier::Host => Stream::RelocatedByHost,
             };
-            let reservation = self.reserve_some(stream, victim, blocks)?;
+            let Some(reservation) = self.reserve_some(stream, victim, blocks)? else { return Ok(None) };
             if carrier == Carrier::Host || reservation.device == near {
-                return Ok((carrier, reservation));
+                return Ok(Some((carrier, reservation)));
             }
             // The zone lies on another device: does the device's road lead there, too?
             match self.mover.carrier(near, reservation.device) {
-                Ok(Carrier::Device) => return Ok((carrier, reservation)),
+                Ok(Carrier::Device) => return Ok(Some((carrier, reservation))),
                 Ok(Carrier::Host) => carrier = Carrier::Host,
                 Err(error) => {
                     self.space.commit(&[], reservation, 0, false)?;
@@ -482,18 +516,24 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
     }
 
-    fn reserve_some(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation> {
-        let reservation = self.space.reserve(stream, victim, blocks)?;
+    fn reserve_some(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Option<Reservation>> {
+        let Some(reservation) = self.space.reserve(stream, victim, blocks)? else { return Ok(None) };
         if reservation.blocks == 0 {
             self.space.commit(&[], reservation, 0, false)?;
             return Err(CleanError::NoSpace);
         }
-        Ok(reservation)
+        Ok(Some(reservation))
     }
 
-    /// Waits for the copy of a chunk. What was not copied waits for another turn.
-    fn land(&self, job: &mut Job, flight: Flight<'_>) -> Result<Landed> {
-        let Flight { chunk, carrier, reservation, begun, copy } = flight;
+    /// Waits for the copy of a chunk. What was not copied waits for another turn. `None`: its victim has ended with an error.
+    fn land(&self, jobs: &mut [Job], flight: Flight<'_>) -> Option<Landed> {
+        let job = &mut jobs[flight.job];
+        job.flies = false;
+        self.try_land(job, flight).map_err(|error| job.end_as(Err(error))).ok()
+    }
+
+    fn try_land(&self, job: &mut Job, flight: Flight<'_>) -> Result<Landed> {
+        let Flight { job: index, chunk, carrier, reservation, begun, copy } = flight;
         let target_lba = reservation.lba;
         let count = chunk.extents.len();
         let landed = copy().map_err(CleanError::from).and_then(|r| mover::sane(r, count));
@@ -533,39 +573,49 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
         let offloaded = offloaded_blocks(&result, copied);
         let progress = Progress { offloaded, by_host: copied - offloaded, zone_ended: result.end_zone, failure, ..Progress::default() };
-        Ok(Landed { moves, reservation, progress, unread })
+        Ok(Landed { job: index, moves, reservation, progress, unread })
     }
 
     /// Publishes what was copied.
-    fn publish(&self, job: &mut Job, landed: Landed) -> Result<Verdict> {
-        let Committed { moved, lost } = self.space.publish(&landed.moves, landed.reservation)?;
+    fn publish(&self, jobs: &mut [Job], landed: Landed) -> Progress {
+        let job = &mut jobs[landed.job];
+        let Committed { moved, lost } = match self.space.publish(&landed.moves, landed.reservation) {
+            Ok(committed) => committed,
+            Err(error) => {
+                job.end_as(Err(error));
+                return Progress::default();
+            }
+        };
         let (victim, zone_ended) = (job.info.id, landed.progress.zone_ended);
         self.tracer.emit(|| Event::Commit { victim, moved, lost, zone_ended });
-        Ok(self.judge(job, Progress { moved, lost, ..landed.progress }, landed.unread))
+        let progress = Progress { moved, lost, ..landed.progress };
+        job.count(&progress);
+        self.judge(job, &progress, landed.unread);
+        progress
     }
 
     /// Decides how a victim goes on after a copy. Which road comes next is the engine's business; what counts here is that failures
     /// end. `unread`: with a media error, the extent that nobody can read.
-    fn judge(&self, job: &mut Job, progress: Progress, unread: Option<LiveExtent>) -> Verdict {
+    fn judge(&self, job: &mut Job, progress: &Progress, unread: Option<LiveExtent>) {
         let Some(kind) = progress.failure else {
             job.failures_in_a_row = 0;
-            return Verdict::GoOn(progress);
+            return;
         };
         if kind == FailureKind::SourceMedia {
             let report = |e: LiveExtent| Unmovable { victim: job.info.id, lba: e.lba, blocks: e.blocks, reason: kind.reason() };
             job.report.unmovable.extend(unread.map(report));
-            return Verdict::End(VictimEnd::Unmovable, progress);
+            job.end_as(Ok(VictimEnd::Unmovable));
+            return;
         }
         job.failures_in_a_row = if progress.moved + progress.lost > 0 { 1 } else { job.failures_in_a_row + 1 };
         if job.failures_in_a_row >= self.config.max_failures {
-            return Verdict::End(VictimEnd::GaveUp, progress);
+            job.end_as(Ok(VictimEnd::GaveUp));
         }
-        Verdict::GoOn(progress)
     }
 }
 
 impl<S: LogSpace, M: Mover> Drop for Relocator<S, M> {
-    /// A victim left behind would stay pinned for ever.
+    /// Victims left behind would stay pinned for ever.
     fn drop(&mut self) {
         self.abandon();
     }
@@ -573,54 +623,6 @@ impl<S: LogSpace, M: Mover> Drop for Relocator<S, M> {
 
 fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Checksums that are not one per block cannot verify anything.
-fn trusted(mut extent: LiveExtent) -> LiveExtent {
-    if extent.checksums.len() != extent.blocks as usize {
-        extent.checksums.clear();
-    }
-    extent
-}
-
-/// Takes at most `room` blocks from the front of what is pending. Extents with checksums and extents without do not share a request,
-/// because it could not be verified by them.
-fn take_chunk(job: &mut Job, room: u32, max_extents: usize, per_block: u64) -> Chunk {
-    let mut chunk = Chunk { extents: Vec::new(), blocks: 0 };
-    while chunk.blocks < room && chunk.extents.len() < max_extents {
-        let Some(mut next) = job.pending.pop_front() else { break };
-        if chunk.extents.first().is_some_and(|first: &LiveExtent| first.checksums.is_empty() != next.checksums.is_empty()) {
-            job.pending.push_front(next);
-            break;
-        }
-        let left = room - chunk.blocks;
-        if next.blocks > left {
-            let rest = next.split_off(left, per_block);
-            job.pending.push_front(rest);
-        }
-        chunk.blocks += next.blocks;
-        chunk.extents.push(next);
-    }
-    chunk
-}
-
-/// The moves of the extents that were copied, and the extents that were not.
-fn split_done(mut extents: Vec<LiveExtent>, done: usize, target: Lba, per_block: u64) -> (Vec<Move>, Vec<LiveExtent>) {
-    let rest = extents.split_off(done.min(extents.len()));
-    let mut to = target;
-    let moves = extents
-        .into_iter()
-        .map(|from| {
-            let at = to;
-            to = to + Blocks(u64::from(from.blocks) * per_block);
-            Move { from, to: at }
-        })
-        .collect();
-    (moves, rest)
-}
-
-fn offloaded_blocks(result: &CopyResult, copied: u32) -> u32 {
-    u32::try_from(result.offloaded / crate::BLOCK_BYTES).unwrap_or(u32::MAX).min(copied)
 }
 
 #[cfg(test)]

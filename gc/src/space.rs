@@ -110,6 +110,16 @@ pub trait LogSpace: Send + Sync {
     /// Was this segment, which was emptied and released, given back since? Until then it awaits a checkpoint.
     fn is_given_back(&self, emptied: SegmentId) -> bool;
 
+    /// Does no user wait for the devices? Then a chunk may be a large one.
+    fn is_calm(&self) -> bool {
+        false
+    }
+
+    /// Does somebody wait for what the cleaner holds during a step, or for what has to come between two? Then a step of several chunks begins no more.
+    fn is_awaited(&self) -> bool {
+        false
+    }
+
     /// Live blocks of a pinned data victim, from block `from` of the zone on, about `max` blocks of them.
     ///
     /// # Errors
@@ -123,11 +133,12 @@ pub trait LogSpace: Send + Sync {
     /// Metadata that cannot be read.
     fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>>;
 
-    /// Space for up to `blocks` blocks in a relocation zone of `stream` for what lives in `victim`, preferably on its device.
+    /// Space for up to `blocks` blocks in a relocation zone of `stream` for what lives in `victim`, preferably on its device. `None`: reservations that were
+    /// not [copied](LogSpace::copied) into yet hold all zones that there may be for it. A reservation has its zone to itself (I1).
     ///
     /// # Errors
     /// No zone is left for cleaning.
-    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation>;
+    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Option<Reservation>>;
 
     /// The copy into a reservation is over. `used` blocks of it hold copies; with `end_zone` the zone is ended (invariant I9), otherwise the unused
     /// rest is available to the next reservation. Until [`LogSpace::publish`] the zone is not dead, whatever lives in it: it is neither reset
@@ -172,13 +183,19 @@ macro_rules! forward {
             fn is_given_back(&self, emptied: SegmentId) -> bool {
                 (**self).is_given_back(emptied)
             }
+            fn is_calm(&self) -> bool {
+                (**self).is_calm()
+            }
+            fn is_awaited(&self) -> bool {
+                (**self).is_awaited()
+            }
             fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
                 (**self).live(victim, from, max)
             }
             fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> Result<Option<u32>> {
                 (**self).evacuate_metadata(victim, from, max)
             }
-            fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Reservation> {
+            fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Option<Reservation>> {
                 (**self).reserve(stream, victim, blocks)
             }
             fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {

@@ -9,6 +9,7 @@ use crate::format::batch;
 use crate::format::segment::Role;
 use crate::ids::{FileBlock, Ino};
 use crate::volume::Volume;
+use crate::volume::held::Hold;
 use crate::volume::state::State;
 use copy_backend::{CopyEngine, VerifyMode};
 use gc::cleaner::CleanerConfig;
@@ -25,8 +26,9 @@ const METADATA_WEIGHT: u32 = 2;
 /// Relocations that are published before others may have the lock: a fraction of a millisecond.
 const PUBLISHED_AT_ONCE: usize = 32;
 
-/// Chunks in one step of cleaning that a person asked for: the device copies while the one before is published.
-const CHUNKS_BY_HAND: u32 = 8;
+/// Chunks in one step of cleaning that a person asked for: the device copies while the one before is published. Whoever waits for the cleaner has a step
+/// end before.
+const CHUNKS_BY_HAND: u32 = 32;
 
 /// The cleaner of a volume.
 pub(super) type Cleaner = gc::cleaner::Cleaner<Space, Arc<CopyEngine>>;
@@ -140,20 +142,31 @@ impl LogSpace for Space {
         Ok(LiveRun { extents: extents.collect(), next: data.next })
     }
 
+    fn is_calm(&self) -> bool {
+        self.volume().is_ok_and(|volume| volume.is_calm())
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.volume().is_ok_and(|volume| volume.is_cleaner_awaited())
+    }
+
     fn evacuate_metadata(&self, victim: SegmentId, from: u32, max: u32) -> gc::Result<Option<u32>> {
         let volume = self.volume()?;
         volume.evacuate(base(victim), from, max).map_err(failed)
     }
 
-    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> gc::Result<Reservation> {
+    fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> gc::Result<Option<Reservation>> {
         let volume = self.volume()?;
         let class = volume.state.lock().heat_of_victim(base(victim)).class;
         let role = match stream {
             Stream::RelocatedByHost => Role::RelocatedByHost,
             _ => Role::RelocatedByDevice,
         };
-        let (id, addr, blocks) = volume.hold_space(role, class, victim.device, blocks).ok_or(CleanError::NoSpace)?;
-        Ok(Reservation { id, device: addr.device(), lba: volume.members.lba(addr), blocks })
+        match volume.hold_for_relocation(role, class, victim.device, blocks) {
+            Hold::Space(id, addr, blocks) => Ok(Some(Reservation { id, device: addr.device(), lba: volume.members.lba(addr), blocks })),
+            Hold::Own => Ok(None),
+            Hold::NoZone => Err(CleanError::NoSpace),
+        }
     }
 
     fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool) {
@@ -332,7 +345,9 @@ impl Volume {
 
     /// Works with the cleaner; whoever waits for it goes first then.
     pub(super) fn with_cleaner<T>(&self, work: impl FnOnce(&mut Cleaner) -> T) -> Option<T> {
+        let waits = self.calm.await_cleaner();
         let mut cleaner = self.cleaner.lock();
+        drop(waits);
         let done = cleaner.as_mut().map(work);
         MutexGuard::unlock_fair(cleaner);
         done

@@ -266,7 +266,7 @@ impl Volume {
         let Some(near) = self.copies_to(device)? else { return Ok(Arrived::default()) };
         let wanted: u64 = parts.iter().map(|part| part.blocks).sum();
         let room = self.admit_copy(dst, first, wanted)?;
-        let held = self.hold_space(Role::CopiedByDevice, 0, near, room.blocks() as u32);
+        let held = self.hold_space(Role::CopiedByDevice, near, room.blocks() as u32);
         // What is held is not counted twice.
         drop(room);
         let Some((id, addr, granted)) = held else { return Ok(Arrived::default()) };

@@ -8,6 +8,7 @@ pub mod assemble;
 pub mod attr;
 mod background;
 mod blame;
+mod calm;
 mod checkpoint;
 mod clean;
 mod commit;
@@ -97,6 +98,8 @@ pub struct Volume {
     cache_budget: usize,
     pub(crate) counters: Counters,
     cleaner: Mutex<Option<clean::Cleaner>>,
+    /// Whether users leave the devices alone.
+    calm: calm::Calm,
     /// What the cleaner decides, copies and resets.
     tracer: gc::trace::Tracer,
     /// How long writers worked and waited for room.

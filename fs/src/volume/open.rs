@@ -187,6 +187,7 @@ impl Volume {
             cache_budget,
             counters: Counters::default(),
             cleaner: Mutex::new(None),
+            calm: super::calm::Calm::default(),
             tracer,
             pauses: gc::stats::Pauses::default(),
             toll,

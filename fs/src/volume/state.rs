@@ -7,6 +7,7 @@ use crate::core::key::{Class, Key};
 use crate::core::tree::Tree;
 use crate::core::zones::ZoneTable;
 use crate::format::record::Delta;
+use crate::format::segment::Role;
 use crate::ids::Ino;
 use crate::volume::damage::Lost;
 use crate::volume::lifetime::Orphan;
@@ -130,6 +131,8 @@ pub struct Held {
     pub addr: Addr,
     /// Blocks granted.
     pub blocks: u32,
+    /// The head of relocation that it is of; none: a copy that users asked for.
+    pub relocation: Option<(Role, u8)>,
 }
 
 impl State {

@@ -109,11 +109,35 @@ impl ZoneTable {
         let is_open = |role, class| slot_of(role, class).is_some_and(|slot| heads[slot].is_some());
         let open = std::array::from_fn(|class| is_open(role, class as u8));
         let wanted = if wanted > 0 && is_open(other, wanted) { 0 } else { wanted };
-        // Where there is one, and it is to spare: users keep a zone's worth of room.
+        choose(open, wanted, self.active_classes, self.has_zone_to_spare(device, role))
+    }
+
+    /// The class of the head that takes what is relocated to a device beside copies into heads of `taken` classes; none: one of those has to end first. What is
+    /// copied side by side takes the places of classes that are not in use: there are as many heads as there may be classes, and what they have begun and
+    /// not filled is foreseen and filled first, whoever began it.
+    pub fn class_beside(&self, device: DeviceId, role: Role, wanted: u8, taken: impl Fn(u8) -> bool) -> Option<u8> {
+        let first = self.class_of_copies(device, role, wanted);
+        if !taken(first) {
+            return Some(first);
+        }
+        let heads = &self.devices.get(usize::from(device.0))?.heads;
+        let is_open = |role, class| slot_of(role, class).is_some_and(|slot| heads[slot].is_some());
+        let own = wanted.min(self.active_classes - 1);
+        let stale = self.active_classes..MAX_CLASSES as u8;
+        if let Some(open) = stale.chain([own]).find(|class| is_open(role, *class) && !taken(*class)) {
+            return Some(open);
+        }
+        let other = other_kind(role).filter(|_| self.has_zone_to_spare(device, role))?;
+        let may_open = |class: &u8| !taken(*class) && !is_open(role, *class) && (*class == 0 || !is_open(other, *class));
+        [own].into_iter().chain(self.active_classes..self.classes).find(may_open)
+    }
+
+    /// Is there a zone for a head more of relocation, besides what users may count on?
+    fn has_zone_to_spare(&self, device: DeviceId, role: Role) -> bool {
+        // Users keep a zone's worth of room.
         let to_spare = self.writable_or_less() >= 2 * i64::from(self.smallest_capacity());
         let floor = self.floor(role).max(self.users_floor());
-        let more = to_spare && self.empty_zones() > floor && self.devices[usize::from(device.0)].empty_count > 0;
-        choose(open, wanted, self.active_classes, more)
+        to_spare && self.empty_zones() > floor && self.devices[usize::from(device.0)].empty_count > 0
     }
 
     /// So many blocks that are expected to be written again after `interval` were put into the zone.

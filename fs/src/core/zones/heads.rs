@@ -195,6 +195,11 @@ impl ZoneTable {
         self.allocate_at(device, role, class, max)
     }
 
+    /// The same for relocation into the head that [`ZoneTable::class_beside`] said.
+    pub fn allocate_in(&mut self, device: DeviceId, role: Role, class: u8, max: u32) -> Option<(Addr, u32)> {
+        self.allocate_at(device, role, class, max)
+    }
+
     fn allocate_at(&mut self, device: DeviceId, role: Role, class: u8, max: u32) -> Option<(Addr, u32)> {
         let slot = slot_of(role, class)?;
         let next = match self.devices[usize::from(device.0)].heads[slot] {

@@ -23,9 +23,9 @@ fn a_copy_that_holds_its_head_does_not_clean() {
     fill(&volume, from, 5000, 3);
     volume.sync().expect("synced");
     // A head into which data could be relocated is open.
-    let (head, ..) = volume.hold_space(Role::RelocatedByDevice, 0, DeviceId(0), 8).expect("there is room");
+    let (head, ..) = volume.hold_space(Role::RelocatedByDevice, DeviceId(0), 8).expect("there is room");
     volume.let_go_space(head, 8, false);
-    let (held, addr, blocks) = volume.hold_space(Role::CopiedByDevice, 0, DeviceId(0), 16).expect("there is room");
+    let (held, addr, blocks) = volume.hold_space(Role::CopiedByDevice, DeviceId(0), 16).expect("there is room");
     {
         let mut state = volume.state.lock();
         while !state.zones.cleaning_reserve_is_gone() {
