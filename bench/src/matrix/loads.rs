@@ -148,7 +148,8 @@ impl Load {
                 const {
                     &[
                         figure("write 4 KiB and fsync, 1 thread", "1/s", NONE, Some(1.0)),
-                        figure("write 4 KiB and fsync, 16 threads", "1/s", NONE, Some(2.0)),
+                        figure("write 4 KiB and fsync, 16 threads, a file each", "1/s", NONE, Some(2.0)),
+                        figure("write 4 KiB and fsync, 16 threads, one file", "1/s", NONE, Some(2.0)),
                     ]
                 }
             }
@@ -226,7 +227,7 @@ impl Load {
             Load::Stream => stream(root, scale.stream, false),
             Load::StreamDirect => stream(root, scale.stream, true),
             Load::Random => random(root, scale),
-            Load::Sync => [1, 16].into_iter().map(|threads| synced(root, threads, scale)).collect(),
+            Load::Sync => [(1, 1), (16, 16), (16, 1)].into_iter().map(|(threads, files)| synced(root, threads, files, scale)).collect(),
             Load::OneDirectory => files(root, scale.files, scale.files),
             Load::ManyDirectories => files(root, scale.files, 100),
             Load::SourceTree => scale.tree.unpack_and_walk(root),
@@ -274,11 +275,11 @@ fn stream(root: &Path, size: u64, direct: bool) -> Result<Vec<f64>> {
     Ok(vec![written, rate(mib, started)])
 }
 
-/// Operations per second as fio tells.
-fn fio(file: &Path, arguments: &[String]) -> Result<f64> {
+/// Operations per second as fio tells, of a load on the files that `places` names.
+fn fio(places: &[String], arguments: &[String]) -> Result<f64> {
     let mut command = Command::new("fio");
     command.args(["--name=load", "--output-format=json", "--bs=4k", "--randseed=1", "--thread", "--group_reporting"]);
-    command.arg(format!("--filename={}", file.display())).args(arguments);
+    command.args(places).args(arguments);
     let text = harness::run(&mut command, LIMIT)?.ok()?.stdout;
     // Notes may come before it.
     let json = text.find('{').map_or("", |begin| &text[begin..]);
@@ -305,7 +306,7 @@ fn random(root: &Path, scale: &Scale) -> Result<Vec<f64>> {
         cool(root)?;
         let engine = if depth == 1 { "psync" } else { "libaio" };
         rates.push(fio(
-            &path,
+            &[format!("--filename={}", path.display())],
             &[
                 format!("--rw={way}"),
                 format!("--iodepth={depth}"),
@@ -321,12 +322,20 @@ fn random(root: &Path, scale: &Scale) -> Result<Vec<f64>> {
     Ok(rates)
 }
 
-fn synced(root: &Path, threads: u32, scale: &Scale) -> Result<f64> {
+/// Each of so many threads writes a block and syncs, again and again, in one of so many files. The kernel lets one fsync at a time into a file of FUSE, so that
+/// in one file they cannot be taken together.
+fn synced(root: &Path, threads: u32, files: u32, scale: &Scale) -> Result<f64> {
     let size = 16 * MIB;
-    let path = root.join(format!("synced-{threads}"));
-    crate::sequential::write(&path, size, &Pattern(3).bytes(0, MIB as usize))?;
+    let path = |n| root.join(format!("synced-{threads}-{files}.{n}"));
+    for n in 0..files {
+        crate::sequential::write(&path(n), size, &Pattern(3).bytes(0, MIB as usize))?;
+    }
+    let shared = format!("--filename={}", path(0).display());
+    // A name for each thread; a file name has no `$` in it that is not ours.
+    let own = [format!("--directory={}", root.display()), format!("--filename_format=synced-{threads}-{files}.$jobnum")];
+    let places: &[String] = if files == 1 { &[shared] } else { &own };
     fio(
-        &path,
+        places,
         &[
             "--rw=randwrite".into(),
             "--ioengine=psync".into(),

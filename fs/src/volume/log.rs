@@ -107,7 +107,7 @@ impl LogWriter {
                 next_zone: self.next_zone,
                 previous: self.previous,
             };
-            let mut buf = AlignedBuf::zeroed(blocks as usize * BLOCK);
+            let mut buf = AlignedBuf::recycled(blocks as usize * BLOCK);
             self.previous = log::encode(&fragment, &self.secret, piece, &mut buf);
             self.sequence += 1;
             writes.push(RunWrite { addr: self.addr, data: vec![BufSlice::whole(buf)] });

@@ -186,7 +186,7 @@ impl Members {
     pub fn write_heads(&self, heads: Vec<Vec<RunWrite>>, class: IoClass) -> Vec<Result<()>> {
         let count = heads.iter().map(Vec::len).sum();
         let mut results: Vec<Result<()>> = (0..count).map(|_| Ok(())).collect();
-        let mut zones: BTreeMap<Addr, VecDeque<(Vec<usize>, RunWrite)>> = BTreeMap::new();
+        let mut zones: BTreeMap<Addr, VecDeque<Joined>> = BTreeMap::new();
         let mut lanes: Vec<VecDeque<Addr>> = heads.iter().map(|_| VecDeque::new()).collect();
         let lane_of_run = heads.into_iter().enumerate().flat_map(|(lane, runs)| runs.into_iter().map(move |run| (lane, run)));
         for (i, (lane, run)) in lane_of_run.enumerate() {
@@ -206,8 +206,8 @@ impl Members {
                 let mut owners = Vec::new();
                 let mine = |zone: &Addr| usize::from(zone.device().0) == d && now.contains(zone);
                 for (zone, queue) in zones.iter_mut().filter(|(zone, _)| mine(zone)) {
-                    if let Some((indices, run)) = queue.pop_front() {
-                        self.written.fetch_add(run.bytes() as u64, Ordering::Relaxed);
+                    if let Some(Joined { indices, run, blocks }) = queue.pop_front() {
+                        self.written.fetch_add(u64::from(blocks) * BLOCK as u64, Ordering::Relaxed);
                         batch.push(Io::Write { lba: self.lba(run.addr), data: run.data });
                         owners.push((*zone, indices));
                     }
@@ -225,7 +225,7 @@ impl Members {
                 for ((zone, indices), outcome) in owners.into_iter().zip(done) {
                     if let Err(error) = outcome {
                         let rest = zones.get_mut(&zone).map(std::mem::take).unwrap_or_default();
-                        for i in indices.into_iter().chain(rest.into_iter().flat_map(|(i, _)| i)) {
+                        for i in indices.into_iter().chain(rest.into_iter().flat_map(|joined| joined.indices)) {
                             results[i] = Err(error.clone().into());
                         }
                     }
@@ -312,34 +312,39 @@ fn gather(result: &mut Option<Result<AlignedBuf>>, blocks: u32, at: u32, piece: 
     }
 }
 
+/// Runs that are written by one call.
+struct Joined {
+    /// Which runs they were.
+    indices: Vec<usize>,
+    run: RunWrite,
+    /// Its length, which is asked for with each slice.
+    blocks: u32,
+}
+
 /// Adds a run behind the last one of its zone, joined to it where they are adjacent and small enough, split where it is too large.
-fn enqueue(queue: &mut VecDeque<(Vec<usize>, RunWrite)>, index: usize, run: RunWrite, limit: u32) {
+fn enqueue(queue: &mut VecDeque<Joined>, index: usize, run: RunWrite, limit: u32) {
     let mut addr = run.addr;
     let mut rest: VecDeque<BufSlice> = run.data.into();
     while let Some(slice) = rest.pop_front() {
-        let (indices, room) = match queue.back_mut() {
-            Some((indices, last)) if last.addr.plus(last.blocks()) == addr && last.blocks() < limit && last.data.len() < 1000 => {
-                let room = limit - last.blocks();
-                (indices, room)
-            }
-            _ => {
-                queue.push_back((Vec::new(), RunWrite { addr, data: Vec::new() }));
-                (&mut queue.back_mut().expect("just pushed").0, limit)
-            }
-        };
+        let fits = |last: &&mut Joined| last.run.addr.plus(last.blocks) == addr && last.blocks < limit && last.run.data.len() < 1000;
+        if queue.back_mut().filter(fits).is_none() {
+            queue.push_back(Joined { indices: Vec::new(), run: RunWrite { addr, data: Vec::new() }, blocks: 0 });
+        }
+        let Joined { indices, run: last, blocks } = queue.back_mut().expect("there is one");
         if indices.last() != Some(&index) {
             indices.push(index);
         }
-        let bytes = slice.len().min(room as usize * BLOCK);
+        let bytes = slice.len().min((limit - *blocks) as usize * BLOCK);
         if bytes < slice.len() {
             rest.push_front(slice.sub(bytes..slice.len()));
         }
-        let last = &mut queue.back_mut().expect("there is one").1;
         let piece = slice.sub(0..bytes);
         match last.data.last().and_then(|end| end.joined(&piece)) {
             Some(joined) => *last.data.last_mut().expect("there is one") = joined,
             None => last.data.push(piece),
         }
-        addr = addr.plus((bytes / BLOCK) as u32);
+        let added = (bytes / BLOCK) as u32;
+        *blocks += added;
+        addr = addr.plus(added);
     }
 }

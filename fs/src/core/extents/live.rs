@@ -99,7 +99,12 @@ pub fn extent_parts(
     if at >= to.0 {
         return Ok((found, None));
     }
-    if let Some(run) = run_before(&map, view, at)?.filter(|run| run.end().0 > at) {
+    // One that begins here is looked for first: in a file that is written at random that is mostly all there is to it.
+    let first = match view.get(&map.key(at))? {
+        Some(value) => Some(map.decode(at, value)?),
+        None => run_before(&map, view, at)?.filter(|run| run.end().0 > at),
+    };
+    if let Some(run) = first {
         found.push(Extents::part(&run, at, run.end().0.min(to.0)));
         at = run.end().0;
     }

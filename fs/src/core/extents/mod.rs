@@ -24,7 +24,7 @@ use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
 use runs::{
-    Edit, Extents, MAX_UNWRITTEN, RunMap, Summaries, in_one_zone, is_one_put, parts, parts_of_run, replace, run_before, touch_removal,
+    Edit, Extents, MAX_UNWRITTEN, OnePut, RunMap, Summaries, in_one_zone, one_put, parts, parts_of_run, replace, run_before, touch_removal,
 };
 
 /// The zone table as extents see it: how many blocks of each zone are live (I4). Runs stay within one zone.
@@ -180,13 +180,30 @@ fn range(block: FileBlock, blocks: u64) -> Option<(u64, u64)> {
     (block.0 < to).then_some((block.0, to))
 }
 
-fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, addr: Addr, checksums: &[u32]) -> Planned<Vec<Step>> {
+/// A mapping that makes sense.
+fn check_mapping(block: FileBlock, addr: Addr, checksums: &[u32]) -> Planned<()> {
     let blocks = checksums.len() as u64;
     let in_file = block.0.checked_add(blocks).is_some_and(|end| end <= MAX_FILE_BLOCKS);
     if blocks == 0 || addr.is_none() || !in_file || !in_one_zone(addr, blocks) {
         return Err(damaged("mapping"));
     }
-    let blocks = blocks as u32;
+    Ok(())
+}
+
+/// The value of a group of checksums in which these, from `block` on and all in it, are set.
+fn with_sums(view: &dyn ItemView, group: &Key, block: FileBlock, sums: &[u32]) -> Planned<Vec<u8>> {
+    let slot = (block.0 % CHECKSUM_GROUP) as usize;
+    let mut value = view.get(group)?.unwrap_or_default().to_vec();
+    value.resize(value.len().max((slot + sums.len()) * 4).min(CHECKSUM_GROUP as usize * 4), 0);
+    for (n, sum) in sums.iter().enumerate() {
+        value[(slot + n) * 4..][..4].copy_from_slice(&sum.to_le_bytes());
+    }
+    Ok(value)
+}
+
+fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, addr: Addr, checksums: &[u32]) -> Planned<Vec<Step>> {
+    check_mapping(block, addr, checksums)?;
+    let blocks = checksums.len() as u32;
     let mut steps = vec![Step::place(Extent { block, blocks, addr })];
     let mut at = block.0;
     let mut rest = checksums;
@@ -194,12 +211,7 @@ fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, addr: Addr, checks
         let slot = (at % CHECKSUM_GROUP) as usize;
         let (here, later) = rest.split_at(rest.len().min(CHECKSUM_GROUP as usize - slot));
         let key = Key::checksum(ino, FileBlock(at));
-        let mut value = view.get(&key)?.unwrap_or_default().to_vec();
-        value.resize(value.len().max((slot + here.len()) * 4).min(CHECKSUM_GROUP as usize * 4), 0);
-        for (n, sum) in here.iter().enumerate() {
-            value[(slot + n) * 4..][..4].copy_from_slice(&sum.to_le_bytes());
-        }
-        steps.push(Step::Sums { key, value: Some(value) });
+        steps.push(Step::Sums { key, value: Some(with_sums(view, &key, FileBlock(at), here)?) });
         at += here.len() as u64;
         rest = later;
     }
@@ -254,7 +266,10 @@ pub fn prepare(tree: &dyn ItemTree, delta: &Delta) -> Planned<()> {
     refuse_derived(delta)?;
     match (delta, file_of(delta)) {
         (Delta::Put { key, .. } | Delta::Remove { key }, _) => Ok(tree.touch(key)?),
-        (_, Some(ino)) => touch_all(tree, ino, &steps(tree, delta)?),
+        (_, Some(ino)) => match Rewrite::of(tree, delta)? {
+            Some(rewrite) => rewrite.touch(tree),
+            None => touch_all(tree, ino, &steps(tree, delta)?),
+        },
         _ => Ok(()),
     }
 }
@@ -271,12 +286,68 @@ pub fn apply(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, delta: &Delta
             tree.remove(key)?;
         }
         (_, Some(ino)) => {
+            if let Some(rewrite) = Rewrite::of(tree, delta)? {
+                return rewrite.carry_out(tree, counts);
+            }
             let steps = steps(tree, delta)?;
             return carry_out_all(tree, counts, ino, steps);
         }
         _ => {}
     }
     Ok(Change::default())
+}
+
+/// The mapping of a piece of a file that was mapped as the same piece before, or not at all, and stands alone there: three items, each set by one put. Writing
+/// at random is little else than this, and half the time of a commit was spent on finding out what the general way needs for it.
+struct Rewrite<'a> {
+    extent: OnePut<Extent>,
+    new: Extent,
+    owner: OnePut<Summary>,
+    summary: Summary,
+    /// The group that has all of the checksums.
+    sums: Key,
+    checksums: &'a [u32],
+}
+
+impl<'a> Rewrite<'a> {
+    /// `None`: it takes more.
+    fn of(tree: &dyn ItemTree, delta: &'a Delta) -> Planned<Option<Self>> {
+        let Delta::Map { ino, block, addr, checksums } = delta else { return Ok(None) };
+        let (ino, block, addr) = (*ino, *block, *addr);
+        if block.0 % CHECKSUM_GROUP + checksums.len() as u64 > CHECKSUM_GROUP {
+            return Ok(None);
+        }
+        check_mapping(block, addr, checksums)?;
+        let blocks = checksums.len() as u32;
+        let (new, summary) = (Extent { block, blocks, addr }, Summary { addr, blocks, ino, block });
+        let Some(extent) = one_put(&Extents(ino), tree, &new)? else { return Ok(None) };
+        let Some(owner) = one_put(&Summaries, tree, &summary)? else { return Ok(None) };
+        Ok(Some(Self { extent, new, owner, summary, sums: Key::checksum(ino, block), checksums }))
+    }
+
+    /// Sees to what the general way would look at as well: a delta that is applied before this one may be joined with it then.
+    fn touch(&self, tree: &dyn ItemTree) -> Planned<()> {
+        if self.extent.ends_leaf {
+            tree.first_at_or_after(&Extents(self.summary.ino).key(self.new.block.0))?;
+        }
+        if self.owner.ends_leaf {
+            tree.first_at_or_after(&Summaries.key(self.summary.addr.0))?;
+        }
+        Ok(tree.touch(&self.sums)?)
+    }
+
+    fn carry_out(self, tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts) -> Planned<Change> {
+        let sums = with_sums(tree, &self.sums, self.new.block, self.checksums)?;
+        let mut change = Change::default();
+        tree.put(&Extents(self.summary.ino).key(self.new.block.0), &self.new.encode())?;
+        count(&self.new, 1, counts, &mut change);
+        if let Some(old) = &self.extent.old {
+            count(old, -1, counts, &mut change);
+        }
+        tree.put(&self.sums, &sums)?;
+        tree.put(&Summaries.key(self.summary.addr.0), &self.summary.encode())?;
+        Ok(change)
+    }
 }
 
 /// [`prepare`] for [`apply_content`].
@@ -395,7 +466,8 @@ fn relocate_whole(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &
     let (old, new) = (Extent { block, blocks, addr: from }, Extent { block, blocks, addr: to });
     let summary = Summary { addr: to, blocks, ino, block };
     let extents = Extents(ino);
-    if !is_one_put(&extents, tree, Some(&old), &new)? || !is_one_put(&Summaries, tree, None, &summary)? {
+    let moves = one_put(&extents, tree, &new)?.is_some_and(|put| put.old == Some(old));
+    if !moves || one_put(&Summaries, tree, &summary)?.is_none_or(|put| put.old.is_some()) {
         return Ok(false);
     }
     tree.put(&extents.key(block.0), &new.encode())?;

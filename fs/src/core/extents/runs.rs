@@ -273,32 +273,41 @@ pub(super) fn replace<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u6
     Ok(Edit { replaced, removals, puts, beyond })
 }
 
-/// Is `new` put in place of `old` alone (or of nothing), without a neighbour that it would be joined with, in a leaf that is all it takes? Then it is set by one
-/// [`ItemTree::put`], which cannot fail any more.
-pub(super) fn is_one_put<M: RunMap>(map: &M, tree: &dyn ItemTree, old: Option<&M::Run>, new: &M::Run) -> Planned<bool> {
+/// A run that is set by one [`ItemTree::put`], which cannot fail any more.
+pub(super) struct OnePut<R> {
+    /// What it replaces: a run with the same bounds.
+    pub(super) old: Option<R>,
+    /// It is the last one in its leaf. What [`replace`] reads has been read but for the leaf behind.
+    pub(super) ends_leaf: bool,
+}
+
+/// Is `new` put in place of a run with the same bounds or of nothing, without a neighbour that it would be joined with, in a leaf that is all it takes?
+/// `None`: it takes more.
+pub(super) fn one_put<M: RunMap>(map: &M, tree: &dyn ItemTree, new: &M::Run) -> Planned<Option<OnePut<M::Run>>> {
     let (from, to) = M::bounds(new);
-    let Some(Beside { before: (key, value), at, behind }) = tree.beside(&map.key(from))? else { return Ok(false) };
-    let there = at.map(|value| map.decode(from, value)).transpose()?;
-    if there.as_ref() != old || old.is_some_and(|old| M::bounds(old) != (from, to)) {
-        return Ok(false);
+    let Some(Beside { before: (key, value), at, behind }) = tree.beside(&map.key(from))? else { return Ok(None) };
+    let old = at.map(|value| map.decode(from, value)).transpose()?;
+    if old.is_some_and(|old| M::bounds(&old) != (from, to)) {
+        return Ok(None);
     }
     if let Some(start) = map.position(&key) {
         let before = map.decode(start, value)?;
         if M::bounds(&before).1 > from || M::join(&before, new).is_some() {
-            return Ok(false);
+            return Ok(None);
         }
     }
-    match behind {
+    let alone = match behind {
         Behind::Item(key, value) => match map.position(&key) {
-            Some(start) if start < to => Ok(false),
+            Some(start) if start < to => false,
             // What lies further behind is not looked at: damage there is its own.
-            Some(start) if start > to => Ok(true),
-            Some(start) => Ok(M::join(new, &map.decode(start, value)?).is_none()),
-            None => Ok(true),
+            Some(start) if start > to => true,
+            Some(start) => M::join(new, &map.decode(start, value)?).is_none(),
+            None => true,
         },
-        Behind::NothingBefore(key) => Ok(key > map.key(to)),
-        Behind::Nothing => Ok(true),
-    }
+        Behind::NothingBefore(key) => key > map.key(to),
+        Behind::Nothing => true,
+    };
+    Ok(alone.then_some(OnePut { old, ends_leaf: !matches!(behind, Behind::Item(..)) }))
 }
 
 fn append<M: RunMap>(runs: &mut Vec<M::Run>, run: M::Run) {

@@ -136,6 +136,10 @@ enum Op {
         block: u64,
         blocks: u32,
     },
+    /// One of the extents that there are is mapped elsewhere as a whole.
+    Rewrite {
+        nth: usize,
+    },
     Unmap {
         ino: u64,
         block: u64,
@@ -163,6 +167,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => place().prop_map(|(ino, block, blocks)| Op::Map { ino, block, blocks }),
         2 => place().prop_map(|(ino, block, blocks)| Op::Map { ino, block, blocks: blocks % 3 + 1 }),
+        3 => (0..100usize).prop_map(|nth| Op::Rewrite { nth }),
         2 => place().prop_map(|(ino, block, blocks)| Op::Unmap { ino, block, blocks: blocks.into() }),
         1 => (1..=FILES, 0..SPAN).prop_map(|(ino, block)| Op::Unmap { ino, block, blocks: u64::MAX }),
         2 => place().prop_map(|(ino, block, blocks)| Op::Preallocate { ino, block, blocks: blocks.into() }),
@@ -205,6 +210,12 @@ impl World {
                     blocks -= granted;
                 }
                 deltas
+            }
+            Op::Rewrite { nth } => {
+                let extents: Vec<(&Key, &Vec<u8>)> = self.tree.items.iter().filter(|(key, _)| key.class == Class::Extent).collect();
+                let Some((key, value)) = extents.get(nth % extents.len().max(1)) else { return Vec::new() };
+                let extent = Extent::decode(FileBlock(key.b), value).expect("sound");
+                self.deltas(&Op::Map { ino: key.a, block: key.b, blocks: extent.blocks })
             }
             Op::Unmap { ino, block, blocks } => {
                 self.model.retain(|(i, b), _| *i != ino || *b < block || *b >= block.saturating_add(blocks));
