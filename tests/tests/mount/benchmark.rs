@@ -125,7 +125,7 @@ fn loads_run_on_ferryfs_beside_the_ceiling_and_what_is_not_there_is_a_gap() {
     run(&mut command, LIMIT).unwrap().ok().unwrap();
     let results: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     let lines = results[0]["lines"].as_array().unwrap();
-    assert_eq!(lines.len(), 4 + 2 + 2 + 2);
+    assert_eq!(lines.len(), 4 + 2 + 2 + 3);
     for line in lines {
         for cell in line["cells"].as_array().unwrap() {
             if line["figure"].as_str().unwrap().contains("fsync") {
