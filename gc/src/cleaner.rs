@@ -393,8 +393,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         let worth = |s: &SegmentInfo| u64::from(s.capacity - s.live.min(s.capacity)) * 1000 >= u64::from(s.capacity) * u64::from(permille);
         let segments = self.space().segments();
         self.forgive(&segments);
-        let chosen =
-            |s: &SegmentInfo| s.live > 0 && s.live < s.capacity && !self.emptied.contains_key(&s.id) && !self.excluded.contains_key(&s.id);
+        // One that has ended badly is still among the victims until that is told: begun again before, it would end twice.
+        let is_known = |id: &SegmentId| {
+            self.emptied.contains_key(id) || self.excluded.contains_key(id) || self.victims.iter().any(|victim| victim.id == *id)
+        };
+        let chosen = |s: &SegmentInfo| s.live > 0 && s.live < s.capacity && !is_known(&s.id);
         segments.into_iter().filter(|s| chosen(s) && worth(s)).collect()
     }
 

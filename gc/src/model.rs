@@ -209,6 +209,12 @@ impl Model {
 }
 
 impl Inner {
+    /// The last live block of a zone.
+    pub fn live_in(&self, zone: usize) -> u32 {
+        let blocks = zone as u32 * self.capacity..(zone as u32 + 1) * self.capacity;
+        blocks.rev().find(|at| self.owners[*at as usize].is_some()).expect("it has one")
+    }
+
     fn free(&self) -> u32 {
         self.zones.iter().filter(|z| z.state == State::Empty).count() as u32
     }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// So long nobody must have written or copied. Reads last a moment longer than they do by themselves ([`copy_backend::Foreground`]).
+/// So long nobody must have written, committed or copied. Reads last a moment longer than they do by themselves ([`copy_backend::Foreground`]).
 const CALM_AFTER: Duration = Duration::from_millis(20);
 
 /// What is known of users.
@@ -14,13 +14,15 @@ const CALM_AFTER: Duration = Duration::from_millis(20);
 pub(super) struct Calm {
     /// Those who wait for the cleaner, or for a head that it may hold.
     awaiting: AtomicU32,
-    /// What users had written and copied when it was last looked at, and since when that has not changed.
+    /// Commits under way, which users or the devices of users are waiting for.
+    committing: AtomicU32,
+    /// What users had written, committed and copied when it was last looked at, and since when that has not changed.
     seen: Mutex<(u64, Instant)>,
 }
 
 impl Default for Calm {
     fn default() -> Self {
-        Self { awaiting: AtomicU32::new(0), seen: Mutex::new((0, Instant::now())) }
+        Self { awaiting: AtomicU32::new(0), committing: AtomicU32::new(0), seen: Mutex::new((0, Instant::now())) }
     }
 }
 
@@ -41,6 +43,12 @@ impl Calm {
         Awaiting(&self.awaiting)
     }
 
+    /// A commit begins, and lasts until this is dropped.
+    pub fn begin_commit(&self) -> Awaiting<'_> {
+        self.committing.fetch_add(1, Ordering::Relaxed);
+        Awaiting(&self.committing)
+    }
+
     fn is_awaited(&self) -> bool {
         self.awaiting.load(Ordering::Relaxed) > 0
     }
@@ -48,7 +56,7 @@ impl Calm {
     /// Has nothing happened for a while? `done` grows with everything that users do.
     fn is_calm(&self, done: u64) -> bool {
         let mut seen = self.seen.lock();
-        if seen.0 != done {
+        if seen.0 != done || self.committing.load(Ordering::Relaxed) > 0 {
             *seen = (done, Instant::now());
         }
         seen.1.elapsed() >= CALM_AFTER
@@ -59,7 +67,11 @@ impl Volume {
     /// Does no user wait for the devices? Never without threads: what a simulation does depends on no clock.
     pub(super) fn is_calm(&self) -> bool {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let done = count(&self.counters.user_written).wrapping_add(count(&self.counters.copy_calls));
+        let counters = &self.counters;
+        let done = [&counters.user_written, &counters.log_appends, &counters.copy_calls, &counters.copy_bytes]
+            .into_iter()
+            .map(count)
+            .fold(0, u64::wrapping_add);
         self.has_threads() && self.calm.is_calm(done) && !self.engine.foreground().is_active()
     }
 

@@ -126,6 +126,7 @@ impl Volume {
             return Ok(());
         }
         self.check_writable()?;
+        let _under_way = self.calm.begin_commit();
         if appended < target && !self.append_batch()? {
             drop(guard);
             return self.checkpoint();

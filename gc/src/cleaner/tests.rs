@@ -204,6 +204,28 @@ fn an_unreadable_victim_is_left_alone_until_much_of_it_has_died() {
 }
 
 #[test]
+fn a_victim_that_ends_badly_beside_others_is_not_begun_again_before_that_is_told() {
+    for calm in [false, true] {
+        for broken in 0..3 {
+            let model = half_dead(3);
+            let bad = model.with(|m| {
+                (m.calm, m.relocation_heads) = (calm, 3);
+                let bad = m.live_in(broken);
+                m.bad.insert(bad);
+                bad
+            });
+            let mut cleaner = cleaner(&model, Policy::Greedy, 32, 16);
+            let report = cleaner.until_clean(|| model.room(), || Ok(model.checkpoint())).expect("clean");
+            // What a copy that failed left in a zone may be worth cleaning, too.
+            assert_eq!((report.victims - report.emptied, report.unmovable), (1, 1), "block {bad}");
+            assert_eq!(cleaner.stats().unmovable_count, 1);
+            assert_eq!(model.pinned(), 0);
+            model.self_check();
+        }
+    }
+}
+
+#[test]
 fn failing_copies_do_not_spin_and_are_tried_again_later() {
     let model = half_dead(3);
     model.with(|m| m.faults.extend(std::iter::repeat_n(Fault::Fail(FailureKind::Transient, 0, false), 12)));

@@ -4,7 +4,7 @@
 //! with a ring of its own and one entry in it to begin with. So an entry is offered to the kernel only while its thread waits: what is asked meanwhile goes to
 //! another thread or lies in the queue of the kernel. A request that is handed to another thread (`lanes`) takes its entry with it, and the thread of the ring
 //! offers another one; both are offered again when they are answered. From then on the thread may be given a request while it answers one, though another one
-//! sleeps: so it waits for nothing itself any more, and hands over whatever does.
+//! sleeps: so it hands over whatever is made to be (fsync, copies, orders) from then on. A write that stands in line for room is not, and keeps others waiting.
 //!
 //! Threads are not bound to their processors: what they start (spare threads, copiers) would be bound, too.
 //!

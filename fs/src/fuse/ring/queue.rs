@@ -340,7 +340,7 @@ impl Queue {
         let payload = if brought { unsafe { memory.payload(told.payload_sz as usize) } } else { Some(&[][..]) };
         // What cannot be read is answered with EIO by the end of its reply.
         let reply = |unique| Reply::over_ring(self.connection.clone(), awaiting, unique);
-        // An entry that is offered may be given a request at any moment, though another thread of the processor sleeps; so who has several waits for nothing.
+        // An entry that is offered may be given a request at any moment, though another thread of the processor sleeps; so who has several hands over what `lanes` is for.
         let foreign = self.entries.iter().filter(|entry| entry.state != State::Gone && self.awake.contains(&entry.queue));
         owes_answers(self.at_home().count() + foreign.count() > 1);
         match payload.ok_or(wire::Malformed).and_then(|payload| Request::in_parts(&heads, payload)) {
