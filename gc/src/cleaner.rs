@@ -153,8 +153,8 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     /// The victims as they were when they were chosen, in that order. Several only by hand.
     victims: Vec<SegmentInfo>,
     checkpoints: u64,
-    /// A campaign chose the victims.
-    by_hand: bool,
+    /// For whom the last victim was chosen.
+    chosen_for: Caller,
     /// Logical time at the last poll.
     seen: Option<Seq>,
     stats: GcStats,
@@ -177,7 +177,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             emptied: BTreeMap::new(),
             victims: Vec::new(),
             checkpoints: 0,
-            by_hand: false,
+            chosen_for: Caller::Background,
             seen: None,
             stats: GcStats::default(),
             pauses: Pauses::default(),
@@ -303,9 +303,14 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
 
     /// Gives victims back, if there are any; cleaning can go on with others at the next poll.
     pub fn abandon(&mut self) {
-        for report in self.relocator.abandon() {
+        let reports = self.relocator.abandon();
+        self.note_abandoned(&reports);
+    }
+
+    fn note_abandoned(&mut self, reports: &[VictimReport]) {
+        for report in reports {
             self.victims.retain(|victim| victim.id != report.id);
-            self.stats.add_end(&report);
+            self.stats.add_end(report);
         }
     }
 
@@ -330,6 +335,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             self.pace(situation, room, None);
             return Ok(Work::Nothing);
         }
+        self.make_way(situation.caller);
         if self.victims.is_empty() && !self.choose(situation) {
             self.pace(situation, room, None);
             return Ok(Work::NoVictim);
@@ -345,8 +351,17 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     /// A quiet system holds no victim: it would stay pinned, and could not be freed even if all of it died. Nothing is lost, what was
     /// moved stays moved. A victim that a person asked for is theirs to end.
     fn let_go(&mut self, caller: Caller) {
-        if caller == Caller::Background && !self.by_hand {
+        if caller == Caller::Background && self.chosen_for != Caller::Manual {
             self.abandon();
+        }
+    }
+
+    /// Who has no room to write is not bound by what was begun for others and of which nothing was moved: by hand that may be 128 MiB, of zones that are
+    /// hardly dead. What was moved of a victim in part would have been moved in vain for as long as the rest of it stays.
+    fn make_way(&mut self, caller: Caller) {
+        if caller == Caller::Blocked && self.chosen_for != Caller::Blocked {
+            let reports = self.relocator.abandon_untouched();
+            self.note_abandoned(&reports);
         }
     }
 
@@ -466,7 +481,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.tracer.emit(|| Event::Decision { seq, victim, stream, live, capacity, policy, candidates, writable: room.writable });
         self.stats.add_victim(policy, live, capacity);
         self.victims.push(info);
-        self.by_hand = caller == Caller::Manual;
+        self.chosen_for = caller;
     }
 
     /// How much to do at once: who pays or waits does one chunk.

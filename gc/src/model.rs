@@ -87,6 +87,8 @@ pub struct Inner {
     pub events: Vec<Happened>,
     flying: usize,
     pub most_flying: usize,
+    /// Calls after which one panics.
+    pub panics_after: Option<u32>,
 }
 
 /// The filesystem and its engine.
@@ -125,6 +127,7 @@ impl Model {
             events: Vec::new(),
             flying: 0,
             most_flying: 0,
+            panics_after: None,
         })))
     }
 
@@ -213,6 +216,13 @@ impl Inner {
     pub fn live_in(&self, zone: usize) -> u32 {
         let blocks = zone as u32 * self.capacity..(zone as u32 + 1) * self.capacity;
         blocks.rev().find(|at| self.owners[*at as usize].is_some()).expect("it has one")
+    }
+
+    fn may_panic(&mut self, what: &str) {
+        self.panics_after = match self.panics_after {
+            Some(0) => panic!("{what} panics, as was asked for"),
+            left => left.map(|left| left - 1),
+        };
     }
 
     fn free(&self) -> u32 {
@@ -357,7 +367,8 @@ impl LogSpace for Model {
     }
 
     fn live(&self, victim: SegmentId, from: u32, max: u32) -> Result<LiveRun> {
-        let s = self.0.lock();
+        let mut s = self.0.lock();
+        s.may_panic("looking up");
         let zone = s.victim(victim)?;
         assert!(s.zones[zone].pinned);
         let mut run = LiveRun::default();
@@ -432,6 +443,10 @@ impl LogSpace for Model {
         let mut s = self.0.lock();
         let at = s.unpublished.iter().position(|(id, ..)| *id == reservation.id).expect("copied");
         let (_, _, used) = s.unpublished.swap_remove(at);
+        if moves.is_empty() {
+            return Ok(Committed::default());
+        }
+        s.may_panic("publishing");
         assert_eq!(used, moves.iter().map(|m| m.from.blocks).sum::<u32>());
         if let Some(first) = moves.first() {
             let zone = s.block_at(first.from.lba) / s.capacity;
@@ -463,6 +478,15 @@ fn crc(value: Option<u64>) -> u32 {
     value.unwrap_or(u64::MAX) as u32
 }
 
+/// A copy in flight, until this is dropped.
+struct Flying<'a>(&'a Model);
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().flying -= 1;
+    }
+}
+
 impl Mover for Model {
     fn carrier(&self, _from: DeviceId, _to: DeviceId) -> copy_backend::Result<Carrier> {
         let s = self.0.lock();
@@ -471,6 +495,7 @@ impl Mover for Model {
 
     fn carry(&self, load: Load) -> copy_backend::Result<CopyResult> {
         let mut s = self.0.lock();
+        s.may_panic("copying");
         let blocks: u64 = load.sources.iter().map(|x| x.blocks.0 / u64::from(s.per_block)).sum();
         s.requests.push((load.carrier, load.sources.len()));
         let (mut failure, mut unreadable) = (None, None);
@@ -539,13 +564,15 @@ impl Mover for Model {
 
     fn start(&self, load: Load) -> Carrying<'_> {
         let mut s = self.0.lock();
+        s.may_panic("beginning");
         let zone = s.block_at(load.sources[0].lba) / s.capacity;
         s.events.push(Happened::Begun(zone));
         s.flying += 1;
         s.most_flying = s.most_flying.max(s.flying);
         drop(s);
+        let flying = Flying(self);
         Box::new(move || {
-            self.0.lock().flying -= 1;
+            drop(flying);
             self.carry(load)
         })
     }

@@ -16,13 +16,14 @@ mod job;
 use crate::error::{CleanError, Result};
 use crate::mover::{self, Carrier, Load, Mover};
 use crate::segment::{SegmentId, SegmentInfo, Stream};
-use crate::space::{Committed, LiveExtent, LogSpace, Reservation};
+use crate::space::{Committed, LiveExtent, LogSpace};
 use crate::trace::{Event, Tracer};
-use copy_backend::{CopyError, FailureKind, SourceRange, Target};
-use flight::{Flight, Landed, TakeOff, offloaded_blocks, split_done};
+use copy_backend::{CopyError, FailureKind, SourceRange};
+use flight::{Flight, Held, Landed, TakeOff, offloaded_blocks, split_done};
 use job::{Job, trusted};
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 use zns::{Blocks, DeviceId, Lba};
 
@@ -311,8 +312,18 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
 
     /// Stops cleaning the victims, if there are any, and releases them. What was moved stays moved.
     pub fn abandon(&mut self) -> Vec<VictimReport> {
-        let jobs = std::mem::take(&mut self.jobs);
-        let abandoned = jobs.into_iter().filter_map(|mut job| {
+        self.abandon_some(|_| true)
+    }
+
+    /// The same for those of which nothing was moved.
+    pub fn abandon_untouched(&mut self) -> Vec<VictimReport> {
+        self.abandon_some(Job::is_untouched)
+    }
+
+    fn abandon_some(&mut self, which: impl Fn(&Job) -> bool) -> Vec<VictimReport> {
+        let (gone, kept) = std::mem::take(&mut self.jobs).into_iter().partition::<Vec<_>, _>(which);
+        self.jobs = kept;
+        let abandoned = gone.into_iter().filter_map(|mut job| {
             job.end_as(Ok(VictimEnd::Abandoned));
             self.end(job).outcome.ok()
         });
@@ -369,12 +380,17 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         (blocks, if calm { flights.max(1) as usize } else { 1 })
     }
 
-    /// What was done, and whether that ended because no zone is left.
+    /// What was done, and whether that ended because no zone is left. After a panic nobody knows what was taken of the victims and not put back: they are
+    /// released, and whoever comes next is told that they ended badly.
     fn relocate(&mut self, stride: Stride) -> (Progress, bool) {
         let mut jobs = std::mem::take(&mut self.jobs);
-        let done = self.fly(&mut jobs, stride);
+        let done = catch_unwind(AssertUnwindSafe(|| self.fly(&mut jobs, stride)));
         self.jobs = jobs;
-        done
+        done.unwrap_or_else(|panic| {
+            self.jobs.iter_mut().for_each(|job| job.end_as(Err(CleanError::Internal("a step panicked".into()))));
+            self.let_ended_go();
+            resume_unwind(panic)
+        })
     }
 
     fn fly(&self, jobs: &mut [Job], stride: Stride) -> (Progress, bool) {
@@ -439,7 +455,7 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     }
 
     /// Begins to copy what comes next, of the first victim of which nothing flies. `alone`: nothing flies at all.
-    fn take_off(&self, jobs: &mut [Job], blocks: u32, alone: bool) -> TakeOff<'_> {
+    fn take_off(&self, jobs: &mut [Job], blocks: u32, alone: bool) -> TakeOff<'_, S> {
         loop {
             let Some(index) = jobs.iter().position(Job::is_ready) else { return TakeOff::NobodyReady };
             let job = &mut jobs[index];
@@ -459,7 +475,7 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
     }
 
-    fn begin(&self, job: &mut Job, index: usize, blocks: u32) -> Result<TakeOff<'_>> {
+    fn begin(&self, job: &mut Job, index: usize, blocks: u32) -> Result<TakeOff<'_, S>> {
         self.look_up(job, blocks)?;
         if job.pending.is_empty() {
             return Ok(TakeOff::Nothing);
@@ -469,18 +485,19 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         let most = if job.for_host > 0 { job.for_host.min(self.config.max_extents) } else { self.config.max_extents };
         let waiting: u64 = job.pending.iter().take(most).map(|extent| u64::from(extent.blocks)).sum();
         let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).min(blocks);
-        let Some((carrier, reservation)) = self.reserve(job.info.id, wanted, job.for_host > 0)? else { return Ok(TakeOff::Later) };
-        let chunk = job.take_chunk(wanted.min(reservation.blocks), most, per_block);
+        let Some((carrier, mut held)) = self.reserve(job.info.id, wanted, job.for_host > 0)? else { return Ok(TakeOff::Later) };
+        let chunk = job.take_chunk(wanted.min(held.blocks), most, per_block);
         let source = |e: &LiveExtent| SourceRange { device: e.device, lba: e.lba, blocks: Blocks(u64::from(e.blocks) * per_block) };
         let load = Load {
             sources: chunk.extents.iter().map(source).collect(),
-            target: Target { device: reservation.device, lba: reservation.lba },
+            target: held.target,
             checksums: chunk.extents.iter().flat_map(|e| e.checksums.iter().copied()).collect(),
             carrier,
         };
         job.flies = true;
+        held.set_written(true);
         let begun = Instant::now();
-        Ok(TakeOff::Flying(Flight { job: index, copy: self.mover.start(load), chunk, carrier, reservation, begun }))
+        Ok(TakeOff::Flying(Flight { copy: self.mover.start(load), held, job: index, chunk, carrier, begun }))
     }
 
     fn blocks_per_block(&self, device: DeviceId) -> Result<u64> {
@@ -491,7 +508,7 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
     }
 
     /// Space in a zone of the right kind: one that receives device copies receives nothing else (I9). `None`: what flies holds the heads.
-    fn reserve(&self, victim: SegmentId, blocks: u32, for_host: bool) -> Result<Option<(Carrier, Reservation)>> {
+    fn reserve(&self, victim: SegmentId, blocks: u32, for_host: bool) -> Result<Option<(Carrier, Held<'_, S>)>> {
         let near = victim.device;
         let mut carrier = if for_host { Carrier::Host } else { self.mover.carrier(near, near)? };
         loop {
@@ -499,58 +516,47 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
                 Carrier::Device => Stream::RelocatedByDevice,
                 Carrier::Host => Stream::RelocatedByHost,
             };
-            let Some(reservation) = self.reserve_some(stream, victim, blocks)? else { return Ok(None) };
-            if carrier == Carrier::Host || reservation.device == near {
-                return Ok(Some((carrier, reservation)));
+            let Some(held) = self.reserve_some(stream, victim, blocks)? else { return Ok(None) };
+            let device = held.target.device;
+            // If the zone lies on another device: does the device's road lead there, too?
+            if carrier == Carrier::Host || device == near || self.mover.carrier(near, device)? == Carrier::Device {
+                return Ok(Some((carrier, held)));
             }
-            // The zone lies on another device: does the device's road lead there, too?
-            match self.mover.carrier(near, reservation.device) {
-                Ok(Carrier::Device) => return Ok(Some((carrier, reservation))),
-                Ok(Carrier::Host) => carrier = Carrier::Host,
-                Err(error) => {
-                    self.space.commit(&[], reservation, 0, false)?;
-                    return Err(error.into());
-                }
-            }
-            self.space.commit(&[], reservation, 0, false)?;
+            carrier = Carrier::Host;
         }
     }
 
-    fn reserve_some(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Option<Reservation>> {
+    fn reserve_some(&self, stream: Stream, victim: SegmentId, blocks: u32) -> Result<Option<Held<'_, S>>> {
         let Some(reservation) = self.space.reserve(stream, victim, blocks)? else { return Ok(None) };
-        if reservation.blocks == 0 {
-            self.space.commit(&[], reservation, 0, false)?;
-            return Err(CleanError::NoSpace);
-        }
-        Ok(Some(reservation))
+        let held = Held::new(&self.space, reservation);
+        if held.blocks == 0 { Err(CleanError::NoSpace) } else { Ok(Some(held)) }
     }
 
     /// Waits for the copy of a chunk. What was not copied waits for another turn. `None`: its victim has ended with an error.
-    fn land(&self, jobs: &mut [Job], flight: Flight<'_>) -> Option<Landed> {
+    fn land<'a>(&'a self, jobs: &mut [Job], flight: Flight<'a, S>) -> Option<Landed<'a, S>> {
         let job = &mut jobs[flight.job];
         job.flies = false;
         self.try_land(job, flight).map_err(|error| job.end_as(Err(error))).ok()
     }
 
-    fn try_land(&self, job: &mut Job, flight: Flight<'_>) -> Result<Landed> {
-        let Flight { job: index, chunk, carrier, reservation, begun, copy } = flight;
-        let target_lba = reservation.lba;
+    fn try_land<'a>(&'a self, job: &mut Job, flight: Flight<'a, S>) -> Result<Landed<'a, S>> {
+        let Flight { copy, mut held, job: index, chunk, carrier, begun } = flight;
+        let target = held.target;
         let count = chunk.extents.len();
         let landed = copy().map_err(CleanError::from).and_then(|r| mover::sane(r, count));
-        let (result, target_per_block) = match landed.and_then(|result| Ok((result, self.blocks_per_block(reservation.device)?))) {
+        let (result, target_per_block) = match landed.and_then(|result| Ok((result, self.blocks_per_block(target.device)?))) {
             Ok(landed) => landed,
             Err(error) => {
                 // A request that was refused has not touched the zone; after anything else nobody knows what lies in it (I9).
-                let untouched = matches!(error, CleanError::Copy(CopyError::NoOffload { .. } | CopyError::Invalid(_)));
-                self.space.commit(&[], reservation, 0, !untouched)?;
+                held.set_written(!matches!(error, CleanError::Copy(CopyError::NoOffload { .. } | CopyError::Invalid(_))));
                 return Err(error);
             }
         };
         let victim = job.info.id;
         self.tracer.emit(|| Event::Copy {
             victim,
-            target_lba: target_lba.0,
-            target_device: reservation.device.0,
+            target_lba: target.lba.0,
+            target_device: target.device.0,
             extents: u32::try_from(count).unwrap_or(u32::MAX),
             blocks: chunk.blocks,
             road: result.road,
@@ -558,14 +564,14 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
             us: micros(begun),
             failure: result.failure.map(FailureKind::reason),
         });
-        let (moves, rest) = split_done(chunk.extents, result.sources_done, target_lba, target_per_block);
+        let (moves, rest) = split_done(chunk.extents, result.sources_done, target.lba, target_per_block);
         // What a device failed on is the host's, and nothing else is.
         job.for_host = match carrier {
             Carrier::Device => result.for_host.min(rest.len()),
             Carrier::Host => job.for_host.saturating_sub(moves.len()),
         };
         let copied: u32 = moves.iter().map(|m| m.from.blocks).sum();
-        self.space.copied(&reservation, copied, result.end_zone);
+        held.copied(copied, result.end_zone);
         let failure = (!rest.is_empty()).then(|| result.failure.unwrap_or(FailureKind::Transient));
         let unread = result.unreadable.unwrap_or(result.sources_done).checked_sub(result.sources_done).and_then(|i| rest.get(i)).cloned();
         for extent in rest.into_iter().rev() {
@@ -573,13 +579,13 @@ impl<S: LogSpace, M: Mover> Relocator<S, M> {
         }
         let offloaded = offloaded_blocks(&result, copied);
         let progress = Progress { offloaded, by_host: copied - offloaded, zone_ended: result.end_zone, failure, ..Progress::default() };
-        Ok(Landed { job: index, moves, reservation, progress, unread })
+        Ok(Landed { job: index, moves, held, progress, unread })
     }
 
     /// Publishes what was copied.
-    fn publish(&self, jobs: &mut [Job], landed: Landed) -> Progress {
+    fn publish(&self, jobs: &mut [Job], landed: Landed<'_, S>) -> Progress {
         let job = &mut jobs[landed.job];
-        let Committed { moved, lost } = match self.space.publish(&landed.moves, landed.reservation) {
+        let Committed { moved, lost } = match landed.held.publish(&landed.moves) {
             Ok(committed) => committed,
             Err(error) => {
                 job.end_as(Err(error));

@@ -146,7 +146,7 @@ pub trait LogSpace: Send + Sync {
     fn copied(&self, reservation: &Reservation, used: u32, end_zone: bool);
 
     /// Publishes moves by compare-and-swap on the old address, per run of blocks, and consumes the reservation, which was
-    /// [copied](LogSpace::copied) into.
+    /// [copied](LogSpace::copied) into: whatever comes of it, a panic too. Without moves it is given up.
     ///
     /// # Errors
     /// Metadata that cannot be read; nothing is lost then, the victim stays as it was.

@@ -321,3 +321,36 @@ fn who_has_no_room_gets_the_victim_that_gives_most() {
     };
     assert_eq!((victim(Caller::Manual), victim(Caller::Blocked)), (0, 1));
 }
+
+#[test]
+fn what_was_begun_for_others_does_not_bind_who_has_no_room() {
+    for begun_for in [Caller::Manual, Caller::Background] {
+        let model = Model::new(12, 16, 1, 2);
+        // Of the first zones a block dies, of the last one most do.
+        for block in (0..64).chain([0, 16, 32]).chain(48..60).chain(70..83) {
+            assert!(model.write(block));
+        }
+        let mut cleaner = cleaner(&model, Policy::Fifo, 12, 16);
+        assert!(cleaner.start_some(0, Room::of(1000), begun_for, 3) && cleaner.victims.len() == 3, "{:?}", cleaner.victims.len());
+        let first = cleaner.victim().expect("one is being cleaned").id;
+        assert_eq!(first.zone.0, 0);
+        let Work::Victim(report) = cleaner.poll(&situation(&model, Caller::Blocked)).expect("it works").work else {
+            panic!("the few blocks that live there are one chunk")
+        };
+        assert_eq!((report.id.zone.0, report.end, model.pinned()), (3, VictimEnd::Emptied, 0));
+        model.self_check();
+    }
+}
+
+#[test]
+fn what_was_moved_in_part_is_gone_on_with() {
+    let model = half_dead(4);
+    let mut cleaner = cleaner(&model, Policy::Greedy, 32, 16);
+    let config = RelocatorConfig { chunk_blocks: 2, ..RelocatorConfig::default() };
+    cleaner.relocator = Relocator::new(model.clone(), model.clone(), config, Tracer::off());
+    assert!(cleaner.start_some(0, Room::of(1000), Caller::Manual, 3));
+    let first = cleaner.victim().expect("one is being cleaned").id;
+    assert!(matches!(cleaner.relocator.step(), Ok(Step::Progress(Progress { moved: 2, .. }))));
+    assert!(matches!(cleaner.poll(&situation(&model, Caller::Blocked)).expect("it works").work, Work::Chunk(_)));
+    assert_eq!((cleaner.victims.len(), cleaner.victims[0].id, model.pinned()), (1, first, 1));
+}

@@ -2,36 +2,87 @@
 
 use super::Progress;
 use super::job::Chunk;
+use crate::error::Result;
 use crate::mover::{Carrier, Carrying};
-use crate::space::{LiveExtent, Move, Reservation};
-use copy_backend::CopyResult;
+use crate::space::{Committed, LiveExtent, LogSpace, Move, Reservation};
+use copy_backend::{CopyResult, Target};
 use std::time::Instant;
 use zns::{Blocks, Lba};
 
-/// A chunk on its way.
-pub(super) struct Flight<'a> {
+/// Space for a chunk. Whatever ends the chunk early, an error or a panic, nobody waits for its head for ever: dropped, it is given back.
+pub(super) struct Held<'a, S: LogSpace> {
+    pub target: Target,
+    pub blocks: u32,
+    space: &'a S,
+    reservation: Option<Reservation>,
+    /// It may have been written to, so nobody knows what lies in it (I9).
+    written: bool,
+    copied: bool,
+}
+
+impl<'a, S: LogSpace> Held<'a, S> {
+    pub fn new(space: &'a S, reservation: Reservation) -> Self {
+        let target = Target { device: reservation.device, lba: reservation.lba };
+        Self { target, blocks: reservation.blocks, space, reservation: Some(reservation), written: false, copied: false }
+    }
+
+    /// From here on it may have been written to, or it is known that it was not.
+    pub fn set_written(&mut self, written: bool) {
+        self.written = written;
+    }
+
+    /// The copy into it is over ([`LogSpace::copied`]).
+    pub fn copied(&mut self, used: u32, end_zone: bool) {
+        if let Some(reservation) = &self.reservation {
+            self.copied = true;
+            self.space.copied(reservation, used, end_zone);
+        }
+    }
+
+    /// Publishes what was copied into it.
+    ///
+    /// # Errors
+    /// As [`LogSpace::publish`].
+    pub fn publish(mut self, moves: &[Move]) -> Result<Committed> {
+        self.reservation.take().map_or(Ok(Committed::default()), |reservation| self.space.publish(moves, reservation))
+    }
+}
+
+impl<S: LogSpace> Drop for Held<'_, S> {
+    fn drop(&mut self) {
+        let Some(reservation) = self.reservation.take() else { return };
+        if !self.copied {
+            self.space.copied(&reservation, 0, self.written);
+        }
+        // Of nothing nothing can fail that anyone needs.
+        let _ = self.space.publish(&[], reservation);
+    }
+}
+
+/// A chunk on its way. What flies is waited for before its space is given back: so it comes first.
+pub(super) struct Flight<'a, S: LogSpace> {
+    pub copy: Carrying<'a>,
+    pub held: Held<'a, S>,
     /// Whose: its place among the victims.
     pub job: usize,
     pub chunk: Chunk,
     pub carrier: Carrier,
-    pub reservation: Reservation,
     pub begun: Instant,
-    pub copy: Carrying<'a>,
 }
 
 /// A chunk that was copied, whole or in part, and is not published.
-pub(super) struct Landed {
+pub(super) struct Landed<'a, S: LogSpace> {
     pub job: usize,
     pub moves: Vec<Move>,
-    pub reservation: Reservation,
+    pub held: Held<'a, S>,
     pub progress: Progress,
     /// With a media error, the extent that nobody can read.
     pub unread: Option<LiveExtent>,
 }
 
 /// What came of an attempt to begin a chunk.
-pub(super) enum TakeOff<'a> {
-    Flying(Flight<'a>),
+pub(super) enum TakeOff<'a, S: LogSpace> {
+    Flying(Flight<'a, S>),
     /// The next stretch of a victim has nothing that lives.
     Nothing,
     /// No victim has anything that could take off now.

@@ -61,6 +61,11 @@ impl Job {
         self.may_go_on() && !self.flies
     }
 
+    /// Was nothing of it moved yet?
+    pub fn is_untouched(&self) -> bool {
+        self.report.moved + self.report.lost + self.report.evacuated == 0
+    }
+
     /// It ends so, unless it has ended before.
     pub fn end_as(&mut self, end: Result<VictimEnd>) {
         self.end.get_or_insert(end);

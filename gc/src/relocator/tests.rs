@@ -428,3 +428,45 @@ proptest! {
         prop_assert_eq!(model.pinned(), 0);
     }
 }
+
+#[test]
+fn a_panic_keeps_no_victim_and_no_space() {
+    let (mut panics, mut told) = (0, 0);
+    for after in 0.. {
+        let model = Model::new(24, CAPACITY, 1, 2);
+        (0..3 * u64::from(CAPACITY)).for_each(|b| assert!(model.write(b)));
+        model.with(|m| (m.calm, m.relocation_heads) = (true, 3));
+        let mut relocator = relocator(&model, 3);
+        let victims = model.segments();
+        victims.iter().for_each(|victim| relocator.start(*victim).expect("a victim"));
+        model.with(|m| m.panics_after = Some(after));
+        let stride = Stride { chunks: 8, large: true, flights: 3 };
+        let step = catch_unwind(AssertUnwindSafe(|| while !matches!(relocator.steps(stride), Ok(Step::Idle)) {}));
+        model.with(|m| m.panics_after = None);
+        model.self_check();
+        assert_eq!(model.pinned(), 0, "after {after} calls");
+        if step.is_ok() {
+            break;
+        }
+        panics += 1;
+        // Whose end it was is told, and then everything goes on.
+        loop {
+            match relocator.steps(stride) {
+                Ok(Step::Idle) => break,
+                Err(error) => {
+                    assert!(matches!(error, CleanError::Internal(_)), "{error}");
+                    assert!(relocator.take_failed().is_some());
+                    told += 1;
+                }
+                Ok(step) => assert!(matches!(step, Step::VictimDone(_)), "{step:?}"),
+            }
+        }
+        for victim in model.segments().into_iter().filter(|victim| victims.iter().any(|one| one.id == victim.id)) {
+            relocator.start(victim).expect("a victim");
+        }
+        while !matches!(relocator.steps(stride).expect("no panic"), Step::Idle) {}
+        model.self_check();
+        assert!(victims.iter().all(|victim| model.live(victim.id) == 0));
+    }
+    assert!(panics > 20 && told > panics, "{panics} panics, {told} victims");
+}
