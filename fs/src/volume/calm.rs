@@ -14,15 +14,15 @@ const CALM_AFTER: Duration = Duration::from_millis(20);
 pub(super) struct Calm {
     /// Those who wait for the cleaner, or for a head that it may hold.
     awaiting: AtomicU32,
-    /// Commits under way, which users or the devices of users are waiting for.
-    committing: AtomicU32,
+    /// Commits and copies under way, which users or the devices of users are waiting for.
+    working: AtomicU32,
     /// What users had written, committed and copied when it was last looked at, and since when that has not changed.
     seen: Mutex<(u64, Instant)>,
 }
 
 impl Default for Calm {
     fn default() -> Self {
-        Self { awaiting: AtomicU32::new(0), committing: AtomicU32::new(0), seen: Mutex::new((0, Instant::now())) }
+        Self { awaiting: AtomicU32::new(0), working: AtomicU32::new(0), seen: Mutex::new((0, Instant::now())) }
     }
 }
 
@@ -45,8 +45,13 @@ impl Calm {
 
     /// A commit begins, and lasts until this is dropped.
     pub fn begin_commit(&self) -> Awaiting<'_> {
-        self.committing.fetch_add(1, Ordering::Relaxed);
-        Awaiting(&self.committing)
+        self.working.fetch_add(1, Ordering::Relaxed);
+        Awaiting(&self.working)
+    }
+
+    /// A copy that users asked for begins, and lasts until this is dropped: also while it waits for a head that the cleaner has.
+    pub fn begin_copy(&self) -> Awaiting<'_> {
+        self.begin_commit()
     }
 
     fn is_awaited(&self) -> bool {
@@ -56,7 +61,7 @@ impl Calm {
     /// Has nothing happened for a while? `done` grows with everything that users do.
     fn is_calm(&self, done: u64) -> bool {
         let mut seen = self.seen.lock();
-        if seen.0 != done || self.committing.load(Ordering::Relaxed) > 0 {
+        if seen.0 != done || self.working.load(Ordering::Relaxed) > 0 {
             *seen = (done, Instant::now());
         }
         seen.1.elapsed() >= CALM_AFTER
@@ -93,6 +98,22 @@ mod tests {
         *calm.seen.lock() = (1, long_ago);
         assert!(calm.is_calm(1));
         assert!(!calm.is_calm(2) && !calm.is_calm(2));
+    }
+
+    #[test]
+    fn it_is_not_calm_while_a_commit_or_a_copy_lasts() {
+        for begin in [Calm::begin_commit, Calm::begin_copy] {
+            let calm = Calm::default();
+            let long_ago = Instant::now().checked_sub(CALM_AFTER).expect("a clock that has run for a moment");
+            *calm.seen.lock() = (1, long_ago);
+            let works = begin(&calm);
+            assert!(!calm.is_calm(1));
+            *calm.seen.lock() = (1, long_ago);
+            assert!(!calm.is_calm(1));
+            drop(works);
+            *calm.seen.lock() = (1, long_ago);
+            assert!(calm.is_calm(1));
+        }
     }
 
     #[test]

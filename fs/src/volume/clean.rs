@@ -181,16 +181,27 @@ impl LogSpace for Space {
 
     fn publish(&self, moves: &[Move], reservation: Reservation) -> gc::Result<Committed> {
         let volume = self.volume()?;
-        let published = volume.publish(moves, reservation.device);
         let addr = volume.members.addr(reservation.device, reservation.lba);
-        let mut state = volume.state.lock();
-        state.zones.end_write(addr);
+        let _written = BeingWritten { volume: &volume, addr };
+        let published = volume.publish(moves, reservation.device);
         if let (Ok(Committed { moved, .. }), Some(first)) = (&published, moves.first()) {
+            let mut state = volume.state.lock();
             let heat = state.heat_of_victim(volume.members.addr(first.from.device, first.from.lba));
             state.note_put(addr, *moved, heat.interval);
         }
-        drop(state);
         published.map_err(failed)
+    }
+}
+
+/// A zone into which something was copied counts as one that is being written until this is dropped: after a panic, too.
+struct BeingWritten<'a> {
+    volume: &'a Volume,
+    addr: Addr,
+}
+
+impl Drop for BeingWritten<'_> {
+    fn drop(&mut self) {
+        self.volume.state.lock().zones.end_write(self.addr);
     }
 }
 
@@ -374,10 +385,13 @@ impl Volume {
                 self.checkpoint_for_cleaning()?;
             }
             let chunks = self.chunks_by_hand();
+            // Others who clean by hand wait for their turn here, and not for the cleaner: that would end this step after a chunk.
+            let turn = self.turns.lock();
             let step = self.with_cleaner(|cleaner| {
                 cleaner.set_chunks_by_hand(chunks);
                 campaign.step(cleaner, self.room())
             });
+            MutexGuard::unlock_fair(turn);
             let Some(step) = step else { break };
             match step {
                 Ok(gc::campaign::CampaignStep::More) => {}
@@ -397,5 +411,40 @@ impl Volume {
             zones_freed: count(&self.counters.zones_reclaimed) - freed,
             ..campaign.report().clone()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::WriteOptions;
+    use crate::volume::rig::{formatted, make};
+    use std::time::Duration;
+    use zns::sim::{SimConfig, SimDrive};
+
+    /// Two who clean by hand take turns, and neither ends the other's step by waiting.
+    #[test]
+    fn who_cleans_by_hand_beside_another_waits_for_a_turn_and_not_for_the_cleaner() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let file = make(&volume, "a");
+        for step in [1, 2] {
+            for at in (0..2048).step_by(step) {
+                volume.write(file, at * BLOCK as u64, &[step as u8; BLOCK], &WriteOptions::default()).expect("written");
+            }
+            volume.sync().expect("synced");
+        }
+        let turn = volume.turns.lock();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| volume.gc(true));
+            let awaited = volume.with_cleaner(|_| {
+                (0..20).any(|_| {
+                    std::thread::sleep(Duration::from_millis(5));
+                    volume.is_cleaner_awaited()
+                })
+            });
+            assert_eq!(awaited, Some(false));
+            drop(turn);
+            assert!(other.join().expect("no panic").expect("cleaned").emptied > 0);
+        });
     }
 }

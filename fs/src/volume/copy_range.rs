@@ -117,6 +117,7 @@ impl Volume {
     pub fn copy_file_range(&self, src: Ino, src_offset: u64, dst: Ino, dst_offset: u64, len: u64) -> Result<u64> {
         self.check_writable()?;
         self.counters.copy_calls.fetch_add(1, Ordering::Relaxed);
+        let _copying = self.calm.begin_copy();
         for _ in 0..ATTEMPTS {
             match self.copy_once(src, src_offset, dst, dst_offset, len) {
                 // The call itself pins its source: emptied zones of it come back only when it lets go.

@@ -193,6 +193,33 @@ mod tests {
         });
     }
 
+    /// Copies of users count for as long as they last, however long, and while they wait for a head that the cleaner has.
+    #[test]
+    fn it_is_not_calm_while_a_copy_of_users_lasts() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(256, 1)));
+        let (from, to) = (make(&volume, "from"), make(&volume, "to"));
+        volume.write(from, 0, &[7; 1 << 20], &WriteOptions::default()).expect("written");
+        volume.sync().expect("synced");
+        volume.start_background().expect("threads");
+        let (own, _) = space(&volume, Role::RelocatedByDevice);
+        std::thread::scope(|scope| {
+            let copy = scope.spawn(|| volume.copy_file_range(from, 0, to, 0, 1 << 20));
+            while !volume.is_cleaner_awaited() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            for _ in 0..20 {
+                assert!(!volume.is_calm());
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            volume.let_go_space(own, 16, false);
+            assert_eq!(copy.join().expect("no panic").expect("copied"), 1 << 20);
+        });
+        while !volume.is_calm() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        volume.shutdown().expect("ended");
+    }
+
     #[test]
     fn where_few_zones_may_be_active_one_chunk_flies() {
         let limited = SimConfig { max_active: 10, max_open: 10, ..SimConfig::zoned(256, 1) };

@@ -98,6 +98,8 @@ pub struct Volume {
     cache_budget: usize,
     pub(crate) counters: Counters,
     cleaner: Mutex<Option<clean::Cleaner>>,
+    /// The turn of those who clean by hand, a step each.
+    turns: Mutex<()>,
     /// Whether users leave the devices alone.
     calm: calm::Calm,
     /// What the cleaner decides, copies and resets.

@@ -188,6 +188,7 @@ impl Volume {
             counters: Counters::default(),
             cleaner: Mutex::new(None),
             calm: super::calm::Calm::default(),
+            turns: parking_lot::Mutex::new(()),
             tracer,
             pauses: gc::stats::Pauses::default(),
             toll,

@@ -103,12 +103,31 @@ impl ZoneTable {
 
     /// The room ahead of the users, for the cleaner. `dirty`: blocks that the next checkpoint will write. It takes them out of what users have;
     /// counted as they become dirty, and with what heads of metadata and relocation have taken and not filled, nothing jumps when a zone is
-    /// opened. Half of what heads of more classes than one hold is never for users: so much less is ahead of them, while those classes are in use.
+    /// opened. Half of what heads of more classes than one hold is never for users: so much less is ahead of them, by and by.
     pub fn room(&self, dirty: u64) -> gc::Room {
         let writable = self.writable_or_less();
         let taken: u64 = [Role::Metadata, Role::RelocatedByDevice, Role::RelocatedByHost].iter().map(|role| self.head_room(*role)).sum();
-        let held = i64::from(self.zones_of_classes(self.classes_in_use())) * i64::from(self.smallest_capacity()) / 2;
+        let held = self.most_held().min(self.held_quarters / 4) as i64;
         gc::Room { writable: writable - dirty as i64, ahead: writable + taken as i64 - dirty as i64 - held }
+    }
+
+    /// Half of what heads of relocation hold beyond one of each device: those of classes in use, or those that are open, whoever began them (cleaning by hand
+    /// does, where no class is in use).
+    fn most_held(&self) -> u64 {
+        let open = |d: &Device, class: u8| {
+            [Role::RelocatedByDevice, Role::RelocatedByHost]
+                .iter()
+                .any(|role| slot_of(*role, class).is_some_and(|slot| d.heads[slot].is_some()))
+        };
+        let further = |d: &Device| (1..MAX_CLASSES as u8).filter(|class| open(d, *class)).count() as u32;
+        let open: u32 = self.devices.iter().map(further).sum();
+        u64::from(open.max(self.zones_of_classes(self.classes_in_use()))) * u64::from(self.smallest_capacity()) / 2
+    }
+
+    /// What is counted out grows with what users write, a block for four, however large zones are: so cleaning need not do more than a quarter more
+    /// meanwhile, and nobody finds it urgent from one moment to the next because a class came into use.
+    pub(super) fn hold_more(&mut self, user_blocks: u64) {
+        self.held_quarters = (self.held_quarters + user_blocks).min(4 * self.most_held());
     }
 
     /// Can `blocks` more blocks of users be placed, besides those that are promised? Who holds a grant asks again: a checkpoint may have

@@ -111,6 +111,8 @@ pub struct ZoneTable {
     /// Cleaning may take one zone of the checkpoint reserve.
     last_resort: bool,
     granted: u64,
+    /// Quarters of blocks that are counted out of the room of users: see [`ZoneTable::room`].
+    held_quarters: u64,
     clock: u64,
     log_held: u32,
     to_finish: Vec<Addr>,
@@ -166,6 +168,7 @@ impl ZoneTable {
             promised: 0,
             last_resort: false,
             granted: 0,
+            held_quarters: 0,
             clock: 0,
             log_held: 0,
             to_finish: Vec::new(),
@@ -232,6 +235,7 @@ impl ZoneTable {
     /// Users wrote `blocks` more.
     pub fn advance_clock(&mut self, blocks: u64) {
         self.clock += blocks;
+        self.hold_more(blocks);
     }
 
     /// Restores the entries of page `page` (a mount).

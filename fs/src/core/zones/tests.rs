@@ -231,3 +231,50 @@ fn a_class_opens_no_zone_where_its_device_has_none_and_goes_where_there_is_room(
     assert_eq!(zones.device_for(role, Some(near)), Some(near));
     assert_eq!(zones.allocate_on(near, role, zones.classes() - 1, 10), Some((head.plus(1), 10)));
 }
+
+/// With zones that are large beside the marks, half of two of them would be more than lies between quiet and forced.
+#[test]
+fn what_further_heads_hold_is_counted_out_by_and_by() {
+    const LARGE: u32 = 65_536;
+    let large = Member { zone_blocks: u64::from(LARGE), zone_capacity: LARGE, ..member(200) };
+    for by_hand in [false, true] {
+        let mut zones = ZoneTable::new(&[large], reserves_for(200, LARGE), u32::MAX);
+        zones.set_classes(Some(3));
+        let pacer = gc::Pacer::new(zones.pace());
+        if by_hand {
+            // Heads of classes that are not in use, as cleaning by hand leaves them.
+            for class in [1, 2] {
+                zones.allocate_in(DeviceId(0), Role::RelocatedByDevice, class, 1).expect("there is room");
+            }
+        }
+        while zones.room(0).ahead > pacer.config().high + i64::from(LARGE) / 2 {
+            zones.allocate(Role::User, 1000).expect("users have room");
+        }
+        if !by_hand {
+            zones.set_active_classes(3, 0);
+        }
+        assert_eq!(zones.classes_in_use(), if by_hand { 1 } else { 3 });
+        let (mut before, mut total) = (zones.room(0).ahead, 0);
+        let first = before;
+        assert_eq!(pacer.pressure(before), gc::Pressure::Quiet);
+        loop {
+            zones.advance_clock(64);
+            let now = zones.room(0).ahead;
+            assert!(before - now <= 16, "{} blocks at once", before - now);
+            total += 64;
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        // By and by it is all of it.
+        assert_eq!(first - before, i64::from(LARGE));
+        assert!((4 * LARGE..4 * LARGE + 128).contains(&total));
+        // When they are no more, at once.
+        zones.set_active_classes(1, 0);
+        zones.end_all_heads();
+        let (ended, held) = (zones.room(0).ahead, zones.held_quarters);
+        zones.advance_clock(1);
+        assert_eq!((zones.room(0).ahead, zones.held_quarters), (ended, 0), "of {held}");
+    }
+}
