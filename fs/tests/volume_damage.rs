@@ -340,7 +340,9 @@ fn damage_each(config: SimConfig) {
                 }
             };
             assert_ne!(*kind, Kind::Root, "{what}");
+            let met_by_mount = !volume.is_writable();
             let lost = read_all(&volume, &known, &what);
+            assert_eq!(!volume.is_writable(), met_by_mount, "{what}: who reads makes nothing read-only");
             if matches!(kind, Kind::SegmentPage) {
                 assert!(lost.is_empty() && volume.read_only_reason().is_some(), "{what}: {lost:?}");
             }

@@ -12,8 +12,8 @@ use super::served::{Served, WriteOptions};
 use super::translate::entry;
 use super::wire::{
     CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_DATA_ONLY, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn, LseekOut,
-    OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut,
-    op,
+    OPEN_DIRECT_IO, OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID,
+    WriteIn, WriteOut, op,
 };
 use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
@@ -33,12 +33,15 @@ impl<S: Served> Adaptor<S> {
         // Without ATOMIC_O_TRUNC the kernel empties a file itself.
         let flags = request.take::<OpenIn>()?.flags & !libc::O_TRUNC;
         let opened = self.call("open", node, |s| {
+            let mut in_order = false;
             if writes(flags) {
-                check_open(&s.getattr(node)?, flags)?;
+                let attr = s.getattr(node)?;
+                check_open(&attr, flags)?;
+                in_order = comes_in_order(&attr, flags);
             }
-            s.open(node)
+            s.open(node).map(|()| in_order)
         });
-        answer_value(reply, opened.map(|()| self.opened()))
+        answer_value(reply, opened.map(|in_order| self.opened(in_order)))
     }
 
     /// Makes a file and opens it.
@@ -62,7 +65,7 @@ impl<S: Served> Adaptor<S> {
     fn answer_created(&self, reply: Reply, created: Outcome<EntryOut>) -> Taken {
         match created {
             Ok(entry) => {
-                let opened = self.opened();
+                let opened = self.opened(false);
                 reply.send(&[entry.as_bytes(), opened.as_bytes()]);
             }
             Err(errno) => reply.error(errno),
@@ -71,10 +74,11 @@ impl<S: Served> Adaptor<S> {
     }
 
     /// The kernel keeps what it has of the file: nobody changes it but through this kernel. And closing a file is nothing to tell us of: what was written
-    /// was accepted for good, and what goes wrong with it later only fsync can report.
-    fn opened(&self) -> OpenOut {
+    /// was accepted for good, and what goes wrong with it later only fsync can report. `in_order`: see [`comes_in_order`].
+    fn opened(&self, in_order: bool) -> OpenOut {
         let keep = if self.served.may_keep_pages() { OPEN_KEEP_CACHE } else { 0 };
-        OpenOut { fh: self.handle(), open_flags: keep | OPEN_NO_FLUSH, backing_id: 0 }
+        let direct = if in_order { OPEN_DIRECT_IO } else { 0 };
+        OpenOut { fh: self.handle(), open_flags: keep | direct | OPEN_NO_FLUSH, backing_id: 0 }
     }
 
     pub(super) fn opendir(&self, reply: Reply) -> Taken {
@@ -324,6 +328,12 @@ fn writes(flags: i32) -> bool {
 /// May a file with these flags be opened for writing? What is append-only, by those who append.
 fn check_open(attr: &Attr, flags: i32) -> Result<()> {
     if flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0 { check_grows(attr) } else { check_loose(attr) }
+}
+
+/// Must pieces of a large write come one after the other? Those of O_DIRECT come in any order (ASYNC_DIO), and of an append-only file only what is at the
+/// end is an append. Then the kernel is told to go past its pages in any case, which it does piece by piece, but for asynchronous calls.
+fn comes_in_order(attr: &Attr, flags: i32) -> bool {
+    flags & libc::O_DIRECT != 0 && check_loose(attr).is_err()
 }
 
 /// A listing that begins is an access of the directory.

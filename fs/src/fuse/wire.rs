@@ -97,6 +97,8 @@ pub mod set {
     pub const KILL_SUIDGID: u32 = 1 << 11;
 }
 
+/// What is read and written passes the kernel's pages, a call's pieces one after the other (FOPEN_DIRECT_IO).
+pub const OPEN_DIRECT_IO: u32 = 1;
 /// The kernel keeps what it has of the file (FOPEN_KEEP_CACHE).
 pub const OPEN_KEEP_CACHE: u32 = 1 << 1;
 /// Set-id bits go with what is truncated (FUSE_OPEN_KILL_SUIDGID).

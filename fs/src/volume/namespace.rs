@@ -225,6 +225,7 @@ mod tests {
         let dir = volume.mkdir(Ino::ROOT, b"dir", 0o755, &caller).expect("made").ino;
         let big = make(&volume, "big");
         volume.write(big, 0, &vec![7; 4 << 20], &WriteOptions::default()).expect("written");
+        volume.setxattr(big, b"user.goes", &[1; 300], 0).expect("set");
         for n in 0..1000 {
             make(&volume, &format!("{n:04}"));
         }
@@ -259,6 +260,18 @@ mod tests {
             let to = if n % 2 == 0 { dir } else { Ino::ROOT };
             volume.rename(Ino::ROOT, old.as_bytes(), to, new.as_bytes(), plain).unwrap_or_else(|error| panic!("{n}: {error}"));
         }
+        // What an inode says of itself changes, too.
+        let now = Some(crate::volume::SetTime::Now);
+        for set in [
+            SetAttr { mode: Some(0o600), ..SetAttr::default() },
+            SetAttr { uid: Some(7), gid: Some(8), ..SetAttr::default() },
+            SetAttr { atime: now, mtime: now, ..SetAttr::default() },
+        ] {
+            for ino in [big, dir] {
+                volume.setattr(ino, &set).unwrap_or_else(|error| panic!("{set:?}: {error}"));
+            }
+        }
+        volume.removexattr(big, b"user.goes").expect("removed");
         let exchange = RenameFlags { exchange: true, ..plain };
         volume.rename(dir, b"9899", Ino::ROOT, b"0000.old", exchange).expect("exchanged");
         volume.rename(dir, b"9897", Ino::ROOT, b"0001.old", plain).expect("replaced by a shorter one");

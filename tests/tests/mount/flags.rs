@@ -142,6 +142,35 @@ fn what_is_append_only_grows() {
     mounted.finish();
 }
 
+/// The kernel cuts a large call into pieces, which come in any order unless it is told otherwise.
+#[test]
+fn what_is_append_only_grows_by_large_direct_calls() {
+    use std::os::unix::fs::OpenOptionsExt;
+    const BYTES: usize = 8 << 20;
+    let Some(mounted) = mount() else {
+        return;
+    };
+    let file = mounted.path("f");
+    fs::write(&file, b"").unwrap();
+    set(&file, IFlags::APPEND);
+    // A mapping that begins a page.
+    let pattern = harness::Pattern(3).bytes(0, BYTES + 4096);
+    let aligned = pattern.as_ptr().align_offset(4096);
+    let bytes = &pattern[aligned..][..BYTES];
+    for round in 1..=10 {
+        let mut appended = OpenOptions::new().append(true).custom_flags(libc::O_DIRECT).open(&file).unwrap();
+        appended.write_all(bytes).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        drop(appended);
+        assert_eq!(fs::metadata(&file).unwrap().len(), (round * BYTES) as u64);
+    }
+    // Other ways to it, and its pages, agree.
+    append(&file).unwrap();
+    let whole = fs::read(&file).unwrap();
+    assert!(whole.len() == 10 * BYTES + 4 && whole[..10 * BYTES].chunks(BYTES).all(|part| part == bytes) && whole.ends_with(b"more"));
+    set(&file, IFlags::empty());
+    mounted.finish();
+}
+
 #[test]
 fn setting_flags_moves_the_time_of_change_at_once() {
     use std::os::unix::fs::MetadataExt;
