@@ -24,6 +24,9 @@ pub struct BenchArguments {
     /// With gc: the tables of write amplification of the papers by simulation, into BENCHMARKS.md
     #[arg(long)]
     paper: bool,
+    /// With fs and scale: what was measured goes into BENCHMARKS.md even if options after `--` narrow it, and the part says which
+    #[arg(long)]
+    publish: bool,
     /// More options for the benchmark, after `--`
     #[arg(last = true)]
     more: Vec<String>,
@@ -69,7 +72,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
             continue;
         }
         if name == "scale" {
-            at_scale(&programs, &out, arguments)?;
+            into_benchmarks(&programs, &out, arguments, &[], &Kept { name: "scale", part: "scale", heading: SCALE })?;
             continue;
         }
         let mut command: Command = programs.command("ferryfs-bench")?;
@@ -98,52 +101,58 @@ fn beside_others(programs: &Programs, out: &Path, arguments: &BenchArguments) ->
         packages::need("sqlite3", "sqlite3", "a load"),
         packages::need("rsync", "rsync", "a load"),
     ])?;
-    let markdown = out.join("fs.md");
+    let chosen = |option: &str| arguments.more.iter().any(|word| word == option || word.starts_with(&format!("{option}=")));
+    let backings = format!("memory,{}", out.display());
+    let own: &[&str] = if chosen("--on") { &[] } else { &["--on", &backings] };
+    into_benchmarks(programs, out, arguments, own, &Kept { name: "fs", part: "speed", heading: SPEED })
+}
+
+/// A measurement of which what is whole goes into BENCHMARKS.md.
+struct Kept {
+    /// The command of `ferryfs-bench`.
+    name: &'static str,
+    /// The part of the file.
+    part: &'static str,
+    heading: &'static str,
+}
+
+/// Runs it, with options of its own and those that were given.
+fn into_benchmarks(programs: &Programs, out: &Path, arguments: &BenchArguments, own: &[&str], kept: &Kept) -> Result<()> {
+    let Kept { name, part, heading } = kept;
+    let markdown = out.join(format!("{name}.md"));
     let mut command: Command = programs.command("ferryfs-bench")?;
-    command.arg("fs").arg("--json").arg(out.join("fs.json")).arg("--svg").arg(out).arg("--markdown").arg(&markdown);
+    command.arg(name).arg("--json").arg(out.join(format!("{name}.json"))).arg("--svg").arg(out).arg("--markdown").arg(&markdown);
     if arguments.quick {
         command.arg("--quick");
     }
-    let chosen = |option: &str| arguments.more.iter().any(|word| word == option || word.starts_with(&format!("{option}=")));
-    if !chosen("--on") {
-        command.arg("--on").arg(format!("memory,{}", out.display()));
-    }
-    let status = command.args(&arguments.more).status()?;
+    let status = command.args(own).args(&arguments.more).status()?;
     interrupt::check()?;
-    ensure!(status.success(), "ferryfs-bench fs ended with {status}");
-    if !arguments.quick && arguments.more.is_empty() {
+    ensure!(status.success(), "ferryfs-bench {name} ended with {status}");
+    if !arguments.quick && (arguments.more.is_empty() || arguments.publish) {
         let table = std::fs::read_to_string(&markdown)?;
-        benchmarks::put(&build::root().join("BENCHMARKS.md"), "speed", &format!("{SPEED}{table}"))?;
+        let title = heading.replace(COMMAND, &published(name, &arguments.more));
+        benchmarks::put(&build::root().join("BENCHMARKS.md"), part, &format!("{title}{table}"))?;
     }
     Ok(())
+}
+
+/// Stands in a heading for the command that made the part.
+const COMMAND: &str = "COMMAND";
+
+/// That command.
+fn published(name: &str, more: &[String]) -> String {
+    let options = if more.is_empty() { String::new() } else { format!(" --publish -- {}", more.join(" ")) };
+    format!("cargo xtask bench {name}{options}")
 }
 
 const SPEED: &str = "# Measured: speed beside other filesystems\n\n\
-    Made by `cargo xtask bench fs`, which writes this part. Rates are medians; ratios are those of FerryFS on an image to the ceiling (a naive filesystem in memory behind the\n\
-    same FUSE adaptor) and to ext4 on a loop device over the same backing, taken within each round: their median, lowest and highest. The goal beside fuse2fs, to be ahead on\n\
+    Made by `COMMAND`, which writes this part. Rates are medians; ratios are those of FerryFS on an image to the ceiling (a naive filesystem in memory behind the\n\
+    same FUSE adaptor) and to ext4 on a loop device over the same backing, taken within each round: their median, lowest and highest. The last column (of medians) says how much of ext4's rate the ceiling has: where that is below the goal, no daemon behind this adaptor reaches it. The goal beside fuse2fs, to be ahead on\n\
     every row, is checked in the text that the command prints. Each load runs on a filesystem that was made for it. A copy by copy_file_range on an image is carried out by our\n\
     own process (simulated).\n\n";
 
-/// Many files, entries, extents and zones, on sparse images in memory. What is whole goes into BENCHMARKS.md.
-fn at_scale(programs: &Programs, out: &Path, arguments: &BenchArguments) -> Result<()> {
-    let markdown = out.join("scale.md");
-    let mut command: Command = programs.command("ferryfs-bench")?;
-    command.arg("scale").arg("--json").arg(out.join("scale.json")).arg("--svg").arg(out).arg("--markdown").arg(&markdown);
-    if arguments.quick {
-        command.arg("--quick");
-    }
-    let status = command.args(&arguments.more).status()?;
-    interrupt::check()?;
-    ensure!(status.success(), "ferryfs-bench scale ended with {status}");
-    if !arguments.quick && arguments.more.is_empty() {
-        let table = std::fs::read_to_string(&markdown)?;
-        benchmarks::put(&build::root().join("BENCHMARKS.md"), "scale", &format!("{SCALE}{table}"))?;
-    }
-    Ok(())
-}
-
 const SCALE: &str = "# Measured: many files, entries, extents and zones\n\n\
-    Made by `cargo xtask bench scale`, which writes this part, and pictures of each cost against size into `bench/out`. Images are sparse, and play drives without taking their time\n\
+    Made by `COMMAND`, which writes this part, and pictures of each cost against size into `bench/out`. Images are sparse, and play drives without taking their time\n\
     (simulated). Resident memory may reach cache_size + 64 MiB + 64 bytes for each zone. What grows is stopped at powers of ten: the daemon is killed with all that nobody had\n\
     waited for, mounted, unmounted, mounted cold, looked at 2000 times by chance, unmounted and checked. Drives are medians of five rounds; the rest is one run.\n\n";
 
@@ -222,4 +231,17 @@ fn in_guest(machine: Machine, programs: &Programs, out: &Path, name: &str, devic
     print!("{}", run.outcome.stdout);
     ensure!(run.outcome.success(), "ferryfs-bench {name}: {}\n{}", run.outcome, run.console_tail());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_says_what_made_it() {
+        assert_eq!(published("scale", &[]), "cargo xtask bench scale");
+        let more = ["--on".to_owned(), "memory".to_owned()];
+        assert_eq!(published("fs", &more), "cargo xtask bench fs --publish -- --on memory");
+        assert!([SPEED, SCALE].iter().all(|heading| heading.matches(COMMAND).count() == 1));
+    }
 }

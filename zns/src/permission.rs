@@ -34,15 +34,33 @@ fn missing(path: &Path, write: bool) -> String {
     if uid == 0 || access(path, wanted).is_ok() {
         return "the kernel refuses it, though the mode of its node would allow it (a container, a security module?)".to_owned();
     }
+    let mode = found.permissions().mode() & 0o7777;
+    let as_member = if group_may(mode, write) { ", or as a member of that group" } else { "" };
     format!(
-        "it belongs to user {} and group {} with mode {:04o}, and you are user {uid}: run as root, or as a member of that group",
+        "it belongs to user {} and group {} with mode {mode:04o}, and you are user {uid}: run as root{as_member}",
         found.uid(),
-        found.gid(),
-        found.permissions().mode() & 0o7777
+        found.gid()
     )
+}
+
+/// Does a mode let the group in?
+fn group_may(mode: u32, write: bool) -> bool {
+    let wanted = if write { 0o060 } else { 0o040 };
+    mode & wanted == wanted
 }
 
 fn is_read_only(device: &Metadata) -> bool {
     let (major, minor) = (rustix::fs::major(device.rdev()), rustix::fs::minor(device.rdev()));
     std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_named_where_it_may_what_is_wanted() {
+        assert!(group_may(0o660, true) && group_may(0o640, false));
+        assert!(!group_may(0o640, true) && !group_may(0o600, false) && !group_may(0o606, true));
+    }
 }

@@ -7,15 +7,18 @@ use anyhow::{Context, Result, ensure};
 use harness::Pattern;
 use harness::bytes::{GIB, KIB, MIB};
 use harness::content::Dice;
+use harness::interrupt;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use zns::AlignedBuf;
 
 const LIMIT: Duration = Duration::from_secs(600);
+/// What a system may take for one figure of many files: one that looks through all of them for each one would take hours.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is to be reached by FerryFS on an image: its rate over that of the ceiling, and over that of ext4.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -349,6 +352,19 @@ fn synced(root: &Path, threads: u32, files: u32, scale: &Scale) -> Result<f64> {
     )
 }
 
+/// Does something with each name, and no longer than is sensible.
+fn each(names: impl Iterator<Item = PathBuf>, doing: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let started = Instant::now();
+    for (n, name) in names.enumerate() {
+        doing(&name)?;
+        if n % 256 == 0 {
+            interrupt::check()?;
+            ensure!(started.elapsed() < PATIENCE, "given up after {n} files and {} s", PATIENCE.as_secs());
+        }
+    }
+    Ok(())
+}
+
 /// `count` empty files, so many in each directory.
 fn files(root: &Path, count: u32, in_each: u32) -> Result<Vec<f64>> {
     let base = root.join("files");
@@ -358,17 +374,13 @@ fn files(root: &Path, count: u32, in_each: u32) -> Result<Vec<f64>> {
     for directory in &directories {
         std::fs::create_dir(directory)?;
     }
-    let each = f64::from(count);
+    let rate = |started| rate(f64::from(count), started);
     let started = Instant::now();
-    for name in names() {
-        File::create_new(name)?;
-    }
-    let created = rate(each, started);
+    each(names(), |name| Ok(File::create_new(name).map(drop)?))?;
+    let created = rate(started);
     let started = Instant::now();
-    for name in names() {
-        rustix::fs::stat(&name)?;
-    }
-    let asked = rate(each, started);
+    each(names(), |name| Ok(rustix::fs::stat(name).map(drop)?))?;
+    let asked = rate(started);
     cool(root)?;
     let started = Instant::now();
     let mut found = 0;
@@ -378,13 +390,11 @@ fn files(root: &Path, count: u32, in_each: u32) -> Result<Vec<f64>> {
             found += 1;
         }
     }
-    let listed = rate(each, started);
+    let listed = rate(started);
     ensure!(found == count, "{found} of {count} files are listed");
     let started = Instant::now();
-    for name in names() {
-        std::fs::remove_file(name)?;
-    }
-    Ok(vec![created, asked, listed, rate(each, started)])
+    each(names(), |name| Ok(std::fs::remove_file(name)?))?;
+    Ok(vec![created, asked, listed, rate(started)])
 }
 
 fn sqlite(root: &Path, transactions: u32) -> Result<f64> {
