@@ -147,7 +147,8 @@ fn published(name: &str, more: &[String]) -> String {
 
 const SPEED: &str = "# Measured: speed beside other filesystems\n\n\
     Made by `COMMAND`, which writes this part. Rates are medians; ratios are those of FerryFS on an image to the ceiling (a naive filesystem in memory behind the\n\
-    same FUSE adaptor) and to ext4 on a loop device over the same backing, taken within each round: their median, lowest and highest. The last column (of medians) says how much of ext4's rate the ceiling has: where that is below the goal, no daemon behind this adaptor reaches it. The goal beside fuse2fs, to be ahead on\n\
+    same FUSE adaptor) and to ext4 on a loop device over the same backing, taken within each round: their median, lowest and highest. The last column (of medians) says how much of ext4's rate the\n\
+    ceiling has. It is a naive filesystem and no bound in the strict sense (FerryFS passes it where it writes streams), but FerryFS stands behind the same adaptor. The goal beside fuse2fs, to be ahead on\n\
     every row, is checked in the text that the command prints. Each load runs on a filesystem that was made for it. A copy by copy_file_range on an image is carried out by our\n\
     own process (simulated).\n\n";
 

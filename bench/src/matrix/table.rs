@@ -135,7 +135,7 @@ impl Table {
         text
     }
 
-    /// For BENCHMARKS.md: rates by their medians, and the ratios that have a goal; and how much of ext4's rate the ceiling has, beyond which nobody behind FUSE gets.
+    /// For BENCHMARKS.md: rates by their medians, and the ratios that have a goal; and how much of ext4's rate the ceiling has.
     pub fn markdown(&self) -> String {
         let systems = self.systems();
         let mut text = format!("### {}\n\n", self.head());
