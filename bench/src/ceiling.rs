@@ -537,9 +537,6 @@ impl Served for Ceiling {
     fn flush(&self, _ino: Ino) -> Result<()> {
         Ok(())
     }
-    fn fsync(&self, _ino: Ino, _data_only: bool) -> Result<()> {
-        self.sync()
-    }
     fn sync(&self) -> Result<()> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -469,7 +469,7 @@ impl Served for Clumsy {
         assert!(name != b"panic", "a panic that the test wants");
         Served::lookup(&self.0, parent, name)
     }
-    fn fsync(&self, _ino: fs::Ino, _data_only: bool) -> fs::Result<()> {
+    fn sync(&self) -> fs::Result<()> {
         panic!("a panic that the test wants")
     }
     fn write(&self, _ino: fs::Ino, _offset: u64, _data: &[u8], _options: &WriteOptions) -> fs::Result<usize> {
@@ -499,7 +499,6 @@ impl Served for Clumsy {
         forget(&self, ino: fs::Ino) -> ();
         statfs(&self) -> fs::Result<StatFs>;
         flush(&self, ino: fs::Ino) -> fs::Result<()>;
-        sync(&self) -> fs::Result<()>;
         fallocate(&self, ino: fs::Ino, mode: i32, offset: u64, len: u64) -> fs::Result<()>;
         seek(&self, ino: fs::Ino, offset: u64, whence: i32) -> fs::Result<u64>;
         copy_file_range(&self, from: fs::Ino, at: u64, to: fs::Ino, to_at: u64, len: u64) -> fs::Result<u64>;

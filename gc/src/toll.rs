@@ -57,6 +57,16 @@ impl Toll {
         self.pacer.pressure_of(room, shared.coming, shared.emptied)
     }
 
+    /// Is nothing asked of those who write while the filesystem counts so much room? Then debts are forgiven.
+    pub fn is_free(&self, room: Room) -> bool {
+        let mut shared = self.shared.lock();
+        let is_free = self.pacer.pressure_of(room, shared.coming, shared.emptied) != Pressure::Forced;
+        if is_free {
+            shared.debt = 0;
+        }
+        is_free
+    }
+
     /// A user is about to write `blocks` blocks: how many chunks of cleaning to do before that.
     pub fn owe(&self, room: Room, blocks: u64) -> u32 {
         let mut shared = self.shared.lock();
@@ -137,6 +147,18 @@ mod tests {
         assert_eq!((toll.owe(short, 1), toll.owe(short, 256), toll.pressure(short)), (1, 4, Pressure::Forced));
         let enough = Room { writable: 501, ..short };
         assert_eq!((toll.owe(enough, 1), toll.pressure(enough)), (0, Pressure::Quiet));
+    }
+
+    #[test]
+    fn it_is_free_exactly_where_nothing_is_owed() {
+        let toll = toll(500);
+        for (ahead, is_free) in [(901, true), (900, false), (2000, true)] {
+            toll.put_off(1);
+            assert_eq!(toll.is_free(Room::of(ahead)), is_free);
+            assert_eq!(toll.owe(Room::of(900), 1), u32::from(!is_free), "debts are forgiven where it is free");
+        }
+        toll.publish(100, false, None);
+        assert!(!toll.is_free(Room { writable: 500, ahead: 5000 }), "little is left to write, and nothing is empty");
     }
 
     #[test]

@@ -220,10 +220,6 @@ impl Served for OneFile {
     fn flush(&self, _ino: Ino) -> Result<()> {
         Ok(())
     }
-    fn fsync(&self, _ino: Ino, _data_only: bool) -> Result<()> {
-        self.flushed();
-        Ok(())
-    }
     fn sync(&self) -> Result<()> {
         self.flushed();
         Ok(())

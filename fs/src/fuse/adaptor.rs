@@ -9,8 +9,10 @@ use super::errno;
 use super::groups::{is_marked, is_outside};
 use super::handshake::Agreed;
 use super::lanes::Lanes;
+use super::rhythm::Rhythm;
 use super::ring::Transport;
 use super::served::Served;
+use super::syncs::Syncs;
 use super::translate::{attr_out, changes, entry, no_entry, rename_flags, statx_out};
 use super::wire::{
     self, BatchForgetIn, ForgetOne, GetxattrIn, GetxattrOut, LinkIn, Malformed, MkdirIn, MknodIn, Rename2In, RenameIn, Request, SetattrIn,
@@ -51,6 +53,8 @@ pub struct Adaptor<S> {
     pub(super) served: Arc<S>,
     pub(super) agreed: Agreed,
     pub(super) lanes: Lanes,
+    pub(super) syncs: Syncs,
+    pub(super) rhythm: Rhythm,
     pub(super) answers: Answers,
     next_handle: AtomicU64,
     panicked: AtomicBool,
@@ -95,6 +99,8 @@ impl<S: Served> Adaptor<S> {
             served,
             agreed,
             lanes: Lanes::default(),
+            syncs: Syncs::default(),
+            rhythm: Rhythm::default(),
             answers: Answers::default(),
             next_handle: AtomicU64::new(1),
             panicked: AtomicBool::new(false),

@@ -9,11 +9,12 @@ use super::fileattr;
 use super::groups::{is_marked, is_outside};
 use super::listing::Listing;
 use super::served::{Served, WriteOptions};
+use super::syncs::Waiting;
 use super::translate::entry;
 use super::wire::{
-    CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FSYNC_DATA_ONLY, FallocateIn, FsyncIn, IoctlIn, IoctlOut, LseekIn, LseekOut,
-    OPEN_DIRECT_IO, OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID,
-    WriteIn, WriteOut, op,
+    CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FallocateIn, IoctlIn, IoctlOut, LseekIn, LseekOut, OPEN_DIRECT_IO,
+    OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut,
+    op,
 };
 use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
@@ -119,13 +120,18 @@ impl<S: Served> Adaptor<S> {
         // to do. It waits where every fsync does.
         match written {
             Ok(written) if asked.flags & libc::O_DSYNC != 0 => {
-                let adaptor = self.clone();
-                self.lanes.run(move || {
-                    let _ = answer_value(reply, adaptor.call("write", node, |s| s.fsync(node, true)).map(|()| answer(written)));
-                });
+                self.await_durability(Waiting { what: "write", node, reply, written: Some(answer(written)) });
                 Ok(())
             }
-            written => answer_value(reply, written.map(answer)),
+            written => {
+                // Over a ring the answer goes to the kernel only when this thread comes to it.
+                let is_ahead = written.is_ok() && self.rhythm.wrote(node) && !reply.is_over_ring();
+                let taken = answer_value(reply, written.map(answer));
+                if is_ahead {
+                    self.lanes.run_if_free(|| self.syncs.get_ahead(node, |what, node| self.call(what, node, S::sync)));
+                }
+                taken
+            }
         }
     }
 
@@ -150,25 +156,36 @@ impl<S: Served> Adaptor<S> {
         Ok(())
     }
 
+    /// Whether the times of the file shall be durable, too, makes no difference: all is.
     pub(super) fn fsync(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
-        let node = node(request);
-        let data_only = request.take::<FsyncIn>()?.flags & FSYNC_DATA_ONLY != 0;
-        let adaptor = self.clone();
-        self.lanes.run(move || {
-            let _ = adaptor.answer_done("fsync", node, reply, |s| s.fsync(node, data_only));
-        });
+        self.rhythm.synced(node(request));
+        self.await_durability(Waiting { what: "fsync", node: node(request), reply, written: None });
         Ok(())
     }
 
     /// syncfs(2), and sync(1) for this filesystem. Linux asks mounts of type fuseblk only.
     pub(super) fn syncfs(self: &Arc<Self>, request: &mut Request<'_>, reply: Reply) -> Taken {
-        let node = node(request);
         self.answers.told_of_sync();
-        let adaptor = self.clone();
-        self.lanes.run(move || {
-            let _ = adaptor.answer_done("syncfs", node, reply, S::sync);
-        });
+        self.await_durability(Waiting { what: "syncfs", node: node(request), reply, written: None });
         Ok(())
+    }
+
+    /// Has somebody answered when all that was acknowledged before is durable.
+    fn await_durability(self: &Arc<Self>, waiting: Waiting) {
+        // An answer over a ring goes by way of the thread that took the request: it is kept for no others than those it waits with.
+        let once = waiting.reply.is_over_ring();
+        if self.syncs.join(waiting) {
+            let adaptor = self.clone();
+            self.lanes.run(move || adaptor.make_durable(once));
+        }
+    }
+
+    /// Sees to those who wait for that.
+    fn make_durable(self: &Arc<Self>, once: bool) {
+        if self.syncs.attend(once, |what, node| self.call(what, node, S::sync)) {
+            let adaptor = self.clone();
+            self.lanes.hand_over(move || adaptor.make_durable(false));
+        }
     }
 
     pub(super) fn readdir(&self, request: &mut Request<'_>, reply: Reply) -> Taken {
@@ -275,6 +292,7 @@ impl<S: Served> Adaptor<S> {
             s.ending();
             Ok(())
         });
+        self.syncs.drain();
         self.lanes.drain();
         let _ = self.call("destroy", Ino::ROOT, |s| {
             s.end();
@@ -289,6 +307,7 @@ impl<S: Served> Adaptor<S> {
             s.ending();
             Ok(())
         });
+        self.syncs.drain();
         self.lanes.drain();
     }
 }

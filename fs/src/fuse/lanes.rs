@@ -94,6 +94,14 @@ impl Lanes {
         }
     }
 
+    /// Runs `job`, which nobody awaits, here and now if another thread of the crew stays free, else not at all.
+    pub(super) fn run_if_free(&self, job: impl FnOnce()) {
+        let crew = OWN.with_borrow(Clone::clone).filter(|_| !OWES.get());
+        if let Some(_waiting) = crew.as_ref().and_then(|crew| crew.wait()) {
+            job();
+        }
+    }
+
     /// Runs `job` on a spare thread.
     pub(super) fn hand_over(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.shared.queue.lock();
@@ -201,8 +209,12 @@ mod tests {
                 owes_answers(false);
                 let other = crew.wait();
                 assert!(other.is_some() && !runs_here(&lanes), "the other one waits already");
+                lanes.run_if_free(|| panic!("the other one waits already"));
                 drop(other);
                 assert!(runs_here(&lanes));
+                let mut ran = false;
+                lanes.run_if_free(|| ran = true);
+                assert!(ran);
             });
             scope.spawn(|| {
                 Arc::new(Crew::new(1)).join();

@@ -73,8 +73,7 @@ pub trait Served: Send + Sync + 'static {
     fn write(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize>;
     /// A descriptor of the file is being closed: the last moment to report what went wrong with its writes.
     fn flush(&self, ino: Ino) -> Result<()>;
-    fn fsync(&self, ino: Ino, data_only: bool) -> Result<()>;
-    /// Everything, not just one file.
+    /// Everything that was acknowledged before is durable afterwards. That is also what an fsync of one file asks for: one call answers many.
     fn sync(&self) -> Result<()>;
     /// The end is near: nothing that takes long is to go on.
     fn ending(&self) {}

@@ -106,10 +106,6 @@ impl Served for Volume {
     fn flush(&self, _ino: Ino) -> Result<()> {
         Ok(())
     }
-    fn fsync(&self, _ino: Ino, _data_only: bool) -> Result<()> {
-        // The log is one for the whole volume (decision 3): what is durable is a prefix of it.
-        self.sync()
-    }
     fn sync(&self) -> Result<()> {
         self.sync()
     }

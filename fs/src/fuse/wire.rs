@@ -111,8 +111,6 @@ pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub const SETXATTR_ACL_KILL_SGID: u32 = 1;
 /// What is told without having been asked, where an answer has its error: the kernel is to ask for attributes again (FUSE_NOTIFY_INVAL_INODE).
 pub const NOTIFY_INVAL_INODE: i32 = 2;
-/// Contents only (FUSE_FSYNC_FDATASYNC).
-pub const FSYNC_DATA_ONLY: u32 = 1;
 
 /// The command of io_uring that offers an entry (FUSE_IO_URING_CMD_REGISTER).
 pub const RING_REGISTER: u32 = 1;
@@ -175,8 +173,6 @@ received! {
     WriteIn { fh: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: i32, padding: u32 }
     /// RELEASE, RELEASEDIR
     ReleaseIn { fh: u64, flags: i32, release_flags: u32, lock_owner: u64 }
-    /// FSYNC, FSYNCDIR
-    FsyncIn { fh: u64, flags: u32, padding: u32 }
     /// SETXATTR
     SetxattrIn { size: u32, flags: i32 }
     /// What SETXATTR has besides with SETXATTR_EXT.

@@ -7,17 +7,29 @@ use crate::error::Result;
 use crate::volume::checkpoint::CheckpointKind;
 use crate::volume::{GcMode, Volume};
 use gc::cleaner::Caller;
+use gc::{Pressure, Room};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How the threads are woken.
+/// What one of the threads is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// Something may have to be committed or freed.
+    Commit,
+    /// A checkpoint is due.
+    Checkpoint,
+    /// Something may have to be cleaned.
+    Clean,
+}
+
+/// How the threads are woken: each by a bell of its own, for writers ring often, and what concerns one thread is to wake no other.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
     flags: Mutex<Flags>,
-    changed: Condvar,
+    bells: [Condvar; 3],
 }
 
 #[derive(Debug, Default)]
@@ -25,40 +37,38 @@ struct Flags {
     /// The threads run.
     threads: bool,
     stop: bool,
-    /// Something may have to be committed.
-    commit: bool,
-    /// A checkpoint is due.
-    checkpoint: bool,
-    /// Something may have to be cleaned.
-    clean: bool,
+    /// For each [`Task`] whether there is something to do.
+    wanted: [bool; 3],
 }
 
 impl Wake {
-    fn set(&self, change: impl FnOnce(&mut Flags)) {
-        change(&mut self.flags.lock());
-        self.changed.notify_all();
+    /// There is something to do. A thread that was told so and has not come to it yet is not told again.
+    fn want(&self, task: Task) {
+        if !std::mem::replace(&mut self.flags.lock().wanted[task as usize], true) {
+            self.bells[task as usize].notify_one();
+        }
     }
-    /// Waits until `ready` takes its flag or the time is over; `false`: stop.
-    fn wait(&self, at_most: Duration, ready: impl Fn(&mut Flags) -> bool) -> bool {
-        let deadline = Instant::now() + at_most;
+
+    /// Waits until there is something to do, or the time is over; `false`: stop.
+    fn wait(&self, task: Task, at_most: Option<Duration>) -> bool {
+        let deadline = at_most.map(|at_most| Instant::now() + at_most);
+        let bell = &self.bells[task as usize];
         let mut flags = self.flags.lock();
-        while !flags.stop && !ready(&mut flags) {
-            if self.changed.wait_until(&mut flags, deadline).timed_out() {
-                break;
+        while !flags.stop && !std::mem::take(&mut flags.wanted[task as usize]) {
+            match deadline {
+                Some(deadline) if bell.wait_until(&mut flags, deadline).timed_out() => break,
+                Some(_) => {}
+                None => bell.wait(&mut flags),
             }
         }
         !flags.stop
     }
-}
 
-impl Wake {
-    /// Waits until a checkpoint is asked for; `false`: stop.
-    fn wait_for_checkpoint(&self) -> bool {
-        let mut flags = self.flags.lock();
-        while !flags.stop && !std::mem::take(&mut flags.checkpoint) {
-            self.changed.wait(&mut flags);
+    fn stop(&self) {
+        self.flags.lock().stop = true;
+        for bell in &self.bells {
+            bell.notify_all();
         }
-        !flags.stop
     }
 }
 
@@ -67,7 +77,7 @@ struct CheckpointsEnd(Arc<Wake>);
 
 impl Drop for CheckpointsEnd {
     fn drop(&mut self) {
-        self.0.set(|flags| flags.threads = false);
+        self.0.flags.lock().threads = false;
     }
 }
 
@@ -76,6 +86,8 @@ pub(super) struct Background(Vec<JoinHandle<()>>);
 
 /// Dirty file data of this part of its bound starts a commit in the background, so that writers seldom wait.
 const COMMIT_SHARE: u64 = 4;
+/// Blocks that users write before the cleaner looks again: a quarter of its chunk.
+const BLOCKS_TO_TELL: u64 = 64;
 /// A checkpoint is made after this long if anything changed, so that a crash mount has little to do.
 const CHECKPOINT_SECONDS: u64 = 30;
 /// Log after which a checkpoint is made.
@@ -95,7 +107,7 @@ impl Volume {
         let wake = self.wake.clone();
         let tend = move || {
             let mut last_checkpoint = Instant::now();
-            while wake.wait(Duration::from_millis(500), |flags| std::mem::take(&mut flags.commit)) {
+            while wake.wait(Task::Commit, Some(Duration::from_millis(500))) {
                 let Some(volume) = volume.upgrade() else { return };
                 volume.tend(&mut last_checkpoint);
             }
@@ -105,7 +117,7 @@ impl Volume {
         let wake = self.wake.clone();
         let checkpoint = move || {
             let _ends = CheckpointsEnd(wake.clone());
-            while wake.wait_for_checkpoint() {
+            while wake.wait(Task::Checkpoint, None) {
                 let Some(volume) = volume.upgrade() else { return };
                 match volume.checkpoint_for_cleaning() {
                     Ok(_) => volume.nudge_cleaner(),
@@ -122,7 +134,7 @@ impl Volume {
                 let mut seen = (0, Instant::now());
                 loop {
                     let pause = if more { Duration::ZERO } else { Duration::from_millis(200) };
-                    if !wake.wait(pause, |flags| std::mem::take(&mut flags.clean)) {
+                    if !wake.wait(Task::Clean, Some(pause)) {
                         return;
                     }
                     let Some(volume) = volume.upgrade() else { return };
@@ -132,13 +144,13 @@ impl Volume {
             threads.push(std::thread::Builder::new().name("ferryfs-clean".into()).spawn(clean)?);
         }
         *self.background.lock() = Some(Background(threads));
-        self.wake.set(|flags| flags.threads = true);
+        self.wake.flags.lock().threads = true;
         Ok(())
     }
 
     /// Wakes the thread that commits and frees.
     pub(crate) fn nudge(&self) {
-        self.wake.set(|flags| flags.commit = true);
+        self.wake.want(Task::Commit);
     }
 
     /// Are there threads to leave work to?
@@ -149,12 +161,26 @@ impl Volume {
 
     /// Has the thread make a checkpoint. If it is making one, it makes another.
     pub(crate) fn ask_for_checkpoint(&self) {
-        self.wake.set(|flags| flags.checkpoint = true);
+        self.wake.want(Task::Checkpoint);
     }
 
     /// Wakes the cleaner.
     pub(crate) fn nudge_cleaner(&self) {
-        self.wake.set(|flags| flags.clean = true);
+        self.wake.want(Task::Clean);
+    }
+
+    /// A commit has written so many blocks and left so much room: wakes the cleaner when there may be something for it to do. While it has not fallen behind it is not
+    /// woken for each small commit: it copies by chunks, and to look whether one is due takes as long as such a commit.
+    pub(super) fn tell_cleaner(&self, room: Room, blocks: u64) {
+        let is_due = match self.toll.pressure(room) {
+            Pressure::Quiet => return,
+            Pressure::Background => self.untold.fetch_add(blocks, Ordering::Relaxed) + blocks >= BLOCKS_TO_TELL,
+            Pressure::Forced => true,
+        };
+        if is_due {
+            self.untold.store(0, Ordering::Relaxed);
+            self.nudge_cleaner();
+        }
     }
 
     /// Dirty data has grown: begin to write it when there is enough. To be called without the lock.
@@ -222,7 +248,7 @@ impl Volume {
 
     /// Tells the threads, and whoever cleans by hand, to end.
     pub(crate) fn stop_threads(&self) {
-        self.wake.set(|flags| flags.stop = true);
+        self.wake.stop();
     }
 
     /// Have they been told?
@@ -265,10 +291,49 @@ impl Volume {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::error::FsError;
     use crate::volume::WriteOptions;
     use crate::volume::rig::{formatted, make};
     use zns::sim::{SimConfig, SimDrive};
+
+    #[test]
+    fn each_thread_is_woken_for_its_own_task_and_once() {
+        let wake = Wake::default();
+        let soon = Some(std::time::Duration::from_millis(1));
+        wake.want(Task::Commit);
+        wake.want(Task::Commit);
+        wake.want(Task::Clean);
+        let wanted = |task: Task| wake.flags.lock().wanted[task as usize];
+        assert!(wake.wait(Task::Checkpoint, soon), "the time is over");
+        assert!(wanted(Task::Commit) && wanted(Task::Clean), "others leave alone what is not theirs");
+        assert!(wake.wait(Task::Commit, None) && !wanted(Task::Commit));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wake.wait(Task::Commit, None));
+            wake.want(Task::Commit);
+            assert!(waiting.join().unwrap());
+            let wake = &wake;
+            let waiting = [Task::Commit, Task::Checkpoint].map(|task| scope.spawn(move || wake.wait(task, None)));
+            wake.stop();
+            assert!(waiting.into_iter().all(|thread| !thread.join().unwrap()));
+        });
+        assert!(!wake.wait(Task::Clean, None), "though something is to be done");
+    }
+
+    #[test]
+    fn the_cleaner_is_woken_when_there_may_be_something_for_it_to_do() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let pace = volume.state.lock().zones.pace();
+        let told = |ahead, blocks| {
+            volume.tell_cleaner(Room { writable: i64::MAX, ahead }, blocks);
+            std::mem::take(&mut volume.wake.flags.lock().wanted[Task::Clean as usize])
+        };
+        assert!(!told(pace.high, 1 << 20), "there is room");
+        let below = pace.high - 1;
+        assert!((1..BLOCKS_TO_TELL).all(|_| !told(below, 1)));
+        assert!(told(below, 1) && !told(below, 1) && told(below, BLOCKS_TO_TELL));
+        assert!(told(pace.low, 1) && told(pace.low, 1), "writers pay: it is to keep up");
+    }
 
     #[test]
     fn the_end_of_a_volume_that_failed_tells_whether_anything_is_lost() {

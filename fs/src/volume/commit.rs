@@ -313,6 +313,7 @@ impl Volume {
     pub(super) fn write_batch(&self, batch: Batch) -> Result<Landed> {
         let Batch { number, generation, data, places, log, log_bytes } = batch;
         let log_at: Vec<Addr> = log.iter().map(|w| w.addr).collect();
+        let blocks = data.iter().map(|run| u64::from(run.blocks)).sum::<u64>() + log_bytes / crate::BLOCK as u64;
         let run = |d: &DataRun| RunWrite { addr: d.addr, data: d.data.clone() };
         let mut heads: Vec<Vec<RunWrite>> = data.chunk_by(|a, b| a.head == b.head).map(|runs| runs.iter().map(run).collect()).collect();
         heads.push(log);
@@ -367,9 +368,7 @@ impl Volume {
         if dirty >= self.cleaning_dirty_limit && self.has_threads() && !self.made.is_under_way() {
             self.ask_for_checkpoint();
         }
-        if self.toll.pressure(room) != gc::Pressure::Quiet {
-            self.nudge_cleaner();
-        }
+        self.tell_cleaner(room, blocks);
         self.progress.notify_all();
         Ok(if moved { Landed::Elsewhere } else { Landed::AsCut })
     }

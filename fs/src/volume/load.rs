@@ -215,23 +215,34 @@ impl Volume {
     pub(super) fn bound_metadata(&self) -> Result<()> {
         self.check_writable()?;
         for _ in 0..64 {
-            let (checkpoint, commit) = {
-                let mut state = self.state.lock();
-                // What is made anew was never loaded: the cache grows by that, too.
-                state.tree.store_mut().shrink(self.cache_budget);
-                let dirty = state.tree.store().dirty_blocks() >= self.dirty_limit;
-                (dirty, state.pending.bytes >= super::MAX_PENDING_BYTES)
-            };
-            if checkpoint {
-                self.settle_dirty_metadata()?;
-            } else if commit {
-                self.commit_now(false)?;
-            } else {
-                return Ok(());
+            let bound = self.metadata_bound(&mut self.state.lock());
+            match bound {
+                Some(Bound::Dirty) => self.settle_dirty_metadata()?,
+                Some(Bound::Unlogged) => self.commit_now(false)?,
+                None => return Ok(()),
             }
         }
         Ok(())
     }
+
+    /// Which bound on metadata in memory is reached.
+    pub(super) fn metadata_bound(&self, state: &mut State) -> Option<Bound> {
+        // What is made anew was never loaded: the cache grows by that, too.
+        state.tree.store_mut().shrink(self.cache_budget);
+        if state.tree.store().dirty_blocks() >= self.dirty_limit {
+            return Some(Bound::Dirty);
+        }
+        (state.pending.bytes >= super::MAX_PENDING_BYTES).then_some(Bound::Unlogged)
+    }
+}
+
+/// A bound on metadata in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Of what the next checkpoint writes: one must be made.
+    Dirty,
+    /// Of what is in no batch yet.
+    Unlogged,
 }
 
 #[cfg(test)]

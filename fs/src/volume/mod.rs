@@ -60,7 +60,7 @@ use parking_lot::{Condvar, Mutex};
 use ring::RingCursor;
 use state::State;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Unlogged changes of metadata never take more than this many bytes of log, so that a commit stays short.
 pub(crate) const MAX_PENDING_BYTES: usize = 256 << 10;
@@ -108,6 +108,8 @@ pub struct Volume {
     pauses: gc::stats::Pauses,
     /// What they pay for it.
     toll: gc::Toll,
+    /// Blocks that they have written since the cleaner was told.
+    untold: AtomicU64,
     background: Mutex<Option<background::Background>>,
     wake: Arc<background::Wake>,
     writable: AtomicBool,

@@ -27,7 +27,7 @@ use gc::trace::Tracer;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use zns::{DeviceId, IoClass, Lba, ZoneInfo, ZoneState, ZonedDevice};
 
 impl Volume {
@@ -192,6 +192,7 @@ impl Volume {
             tracer,
             pauses: gc::stats::Pauses::default(),
             toll,
+            untold: AtomicU64::new(0),
             background: Mutex::new(None),
             wake: Arc::new(Wake::default()),
             writable,

@@ -64,16 +64,20 @@ impl Grant<'_> {
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
+
+    /// Ends it under the lock that the caller holds in any case.
+    pub fn end(&mut self, state: &mut State) {
+        state.zones.end_grant(std::mem::take(&mut self.blocks));
+        if !state.line.waiting.is_empty() {
+            self.volume.progress.notify_all();
+        }
+    }
 }
 
 impl Drop for Grant<'_> {
     fn drop(&mut self) {
-        let mut state = self.volume.state.lock();
-        state.zones.end_grant(self.blocks);
-        let others = !state.line.waiting.is_empty();
-        drop(state);
-        if others {
-            self.volume.progress.notify_all();
+        if self.blocks > 0 {
+            self.end(&mut self.volume.state.lock());
         }
     }
 }
@@ -176,10 +180,8 @@ impl Volume {
     pub(crate) fn wait_for_some(&self, least: u64, most: u64) -> Result<Grant<'_>> {
         let ticket = {
             let mut state = self.state.lock();
-            if state.line.waiting.is_empty()
-                && let Some(blocks) = grant(&mut state, least, most)
-            {
-                return Ok(Grant { volume: self, blocks });
+            if let Some(grant) = self.grant_at_once(&mut state, least, most) {
+                return Ok(grant);
             }
             state.line.join()
         };
@@ -190,6 +192,23 @@ impl Volume {
         self.state.lock().zones.set_last_resort(false);
         self.pauses.record(started.elapsed());
         outcome
+    }
+
+    /// Room for somebody who has not waited: none while others wait.
+    fn grant_at_once(&self, state: &mut State, least: u64, most: u64) -> Option<Grant<'_>> {
+        let blocks = state.line.waiting.is_empty().then(|| grant(state, least, most))??;
+        Some(Grant { volume: self, blocks })
+    }
+
+    /// Room for so many dirty blocks where nothing is in the way, all by one look at the state: nothing is owed for cleaning, what is dirty and not logged is
+    /// within its bounds, the next checkpoint has its reserve, and nobody waits for room.
+    pub(super) fn admit_at_once(&self, blocks: u64) -> Option<Grant<'_>> {
+        let mut state = self.state.lock();
+        let is_clear = self.metadata_bound(&mut state).is_none()
+            && !self.is_unlogged_at_bound(&state, blocks)
+            && !state.zones.cleaning_reserve_is_gone()
+            && self.toll.is_free(state.zones.room(state.tree.store().dirty_blocks()));
+        is_clear.then(|| self.grant_at_once(&mut state, blocks, blocks))?
     }
 
     fn stand_in_line(&self, place: &Place<'_>, least: u64, most: u64) -> Result<Grant<'_>> {

@@ -113,7 +113,7 @@ impl Volume {
         let end = at + data.len() as u64;
         let blocks = end.div_ceil(B) - at / B;
         loop {
-            let room = self.admit_data(blocks)?;
+            let mut room = self.admit_data(blocks)?;
             let payload = self.payload(ino, at, data)?;
             let mut dirty_bytes = 0;
             let attempt = self.change(|state| {
@@ -127,6 +127,9 @@ impl Volume {
                 }
                 inode.mtime = self.options.clock.now();
                 let placed = self.place(state, inode, end, &payload, Some(&room))?;
+                if let Attempt::Done(()) = placed {
+                    room.end(state);
+                }
                 dirty_bytes = state.pages.dirty_bytes();
                 Ok(placed.map(|()| true))
             })?;
@@ -223,17 +226,23 @@ impl Volume {
     /// Before data is taken in: cleaning is paid for, the volume is writable, unlogged data stays within its bound, and there is room for it,
     /// which is kept until the grant is dropped.
     pub(super) fn admit_data(&self, blocks: u64) -> Result<Grant<'_>> {
+        self.check_writable()?;
+        if let Some(grant) = self.admit_at_once(blocks) {
+            return Ok(grant);
+        }
         self.pay(blocks);
         self.admit(Cost::METADATA)?;
-        let too_much = {
-            let state = self.state.lock();
-            let unlogged = state.pages.bytes_since_cut().max(state.pages.dirty_bytes());
-            unlogged > 0 && unlogged + blocks * B > self.unlogged_limit
-        };
+        let too_much = self.is_unlogged_at_bound(&self.state.lock(), blocks);
         if too_much {
             self.commit_now(false)?;
         }
         self.wait_for_space(blocks)
+    }
+
+    /// Would so many dirty blocks more be too many?
+    pub(super) fn is_unlogged_at_bound(&self, state: &State, blocks: u64) -> bool {
+        let unlogged = state.pages.bytes_since_cut().max(state.pages.dirty_bytes());
+        unlogged > 0 && unlogged + blocks * B > self.unlogged_limit
     }
 }
 

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 use tests::mounted::programs;
 use tests::recorder::{Lie, Log, Recorder};
@@ -20,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const FILES: u64 = 6;
 const LEN: usize = 700_000;
 const ROUNDS: u64 = 160;
+const THREADS: u64 = 3;
 const SIZE: u64 = 96 << 20;
 
 /// What the daemon's backing is.
@@ -45,28 +47,55 @@ fn content(file: u64, version: u64) -> Vec<u8> {
     Pattern(file << 32 | version).bytes(0, LEN)
 }
 
-/// Writes file after file beside the old one, makes it durable in one way or another, and renames it over, as programs do.
+/// Writes file after file beside the old one, makes it durable in one way or another, and renames it over, as programs do; several threads at once, each with
+/// files of its own.
 fn work(root: &Path, recorder: &Recorder) -> std::io::Result<Vec<Promise>> {
-    let mut dice = Dice::new(7);
-    let mut versions = [0; FILES as usize];
-    let mut promises = vec![Promise { at: 0, versions }];
+    let known = Mutex::new(([0; FILES as usize], vec![Promise { at: 0, versions: [0; FILES as usize] }]));
+    std::thread::scope(|scope| {
+        let start = |thread| {
+            let known = &known;
+            scope.spawn(move || work_beside_others(root, recorder, thread, known))
+        };
+        let threads: Vec<_> = (0..THREADS).map(start).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })?;
+    let (_, mut promises) = known.into_inner().unwrap();
+    // What was promised once holds from then on.
+    promises.sort_by_key(|promise| promise.at);
+    for n in 1..promises.len() {
+        let before = promises[n - 1].versions;
+        promises[n].versions.iter_mut().zip(before).for_each(|(version, before)| *version = before.max(*version));
+    }
+    Ok(promises)
+}
+
+/// What has been renamed over, and what was acknowledged.
+type Known = Mutex<([u64; FILES as usize], Vec<Promise>)>;
+
+fn work_beside_others(root: &Path, recorder: &Recorder, thread: u64, known: &Known) -> std::io::Result<()> {
+    let mut dice = Dice::new(7 + thread);
     let directory = File::open(root)?;
-    for round in 1..=ROUNDS {
-        let n = dice.below(FILES);
-        let temporary = root.join("temporary");
+    let temporary = root.join(format!("temporary{thread}"));
+    for round in (1..=ROUNDS).filter(|round| round % THREADS == thread) {
+        let n = dice.below(FILES / THREADS) * THREADS + thread;
         let mut file = File::create(&temporary)?;
         file.write_all(&content(n, round))?;
         file.sync_data()?;
         std::fs::rename(&temporary, root.join(format!("f{n}")))?;
-        versions[n as usize] = round;
-        match round % 3 {
+        // Of what others do only that counts which was done before this thread asks.
+        let versions = {
+            let mut known = known.lock().unwrap();
+            known.0[n as usize] = round;
+            known.0
+        };
+        match dice.below(3) {
             0 => directory.sync_all()?,
             1 => file.sync_all()?,
             _ => continue,
         }
-        promises.push(Promise { at: recorder.len(), versions });
+        known.lock().unwrap().1.push(Promise { at: recorder.len(), versions });
     }
-    Ok(promises)
+    Ok(())
 }
 
 /// Formats and works on a volume whose backing is recorded, until the daemon is killed.

@@ -3,6 +3,7 @@
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tests::{Builder, Mounted};
@@ -26,6 +27,74 @@ fn synced() -> Option<Mounted> {
         return None;
     }
     Some(mounted)
+}
+
+/// Whoever asks while a flush is being awaited shares the next one with all others who do, and nobody is told that anything is durable before it is.
+#[test]
+fn threads_that_sync_at_once_share_flushes() {
+    const THREADS: u64 = 16;
+    const EACH: u64 = 6;
+    // A disk that seeks before it writes: all others have asked long before the first of them is answered.
+    let Some(mut mounted) = Builder::default().option("commit=3600").option("device_model=smr").mount() else {
+        return;
+    };
+    let flushes = |mounted: &Mounted| mounted.status().map(|status| status.number("io/flushes").unwrap());
+    let Some(before) = flushes(&mounted) else {
+        tests::skip::skip("needs FerryFS itself, and runs on a peer");
+        return;
+    };
+    let path = |thread: u64| mounted.path(format!("f{thread}"));
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let file = File::create(path(thread)).unwrap();
+            scope.spawn(move || {
+                for n in 1..=EACH {
+                    file.write_all_at(&[n as u8; 4096], n * 4096).unwrap();
+                    file.sync_data().unwrap();
+                }
+            });
+        }
+    });
+    let made = flushes(&mounted).unwrap() - before;
+    assert!(made >= EACH, "{made} flushes: a thread asks again only after its answer");
+    assert!(made <= THREADS * EACH / 4, "{made} flushes for {} fsyncs", THREADS * EACH);
+    mounted.crash();
+    for thread in 0..THREADS {
+        let found = fs::read(mounted.path(format!("f{thread}"))).unwrap();
+        assert!((0..=EACH).all(|n| found[n as usize * 4096..][..4096] == [n as u8; 4096]), "file {thread}");
+    }
+    mounted.finish();
+}
+
+/// A commit that is begun before it is asked for is the one that is asked for.
+#[test]
+fn writing_and_syncing_by_turns_costs_a_flush_a_turn() {
+    const TURNS: u64 = 200;
+    let Some(mut mounted) = Builder::default().option("commit=3600").mount() else {
+        return;
+    };
+    let counts = |mounted: &Mounted| mounted.status().map(|status| ["io/flushes", "log/appends"].map(|path| status.number(path).unwrap()));
+    let file = File::create(mounted.path("log")).unwrap();
+    file.write_all_at(&[0; 8192], 0).unwrap();
+    file.sync_data().unwrap();
+    let Some(before) = counts(&mounted) else {
+        tests::skip::skip("needs FerryFS itself, and runs on a peer");
+        return;
+    };
+    for n in 1..=TURNS {
+        file.write_all_at(&n.to_le_bytes(), n % 4 * 8).unwrap();
+        file.sync_data().unwrap();
+    }
+    let made = counts(&mounted).unwrap();
+    for (made, before) in made.into_iter().zip(before) {
+        assert!((TURNS..=TURNS + TURNS / 10).contains(&(made - before)), "{} in {TURNS} turns", made - before);
+    }
+    drop(file);
+    mounted.crash();
+    let found = fs::read(mounted.path("log")).unwrap();
+    let last: Vec<u64> = found[..32].chunks(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert_eq!(last, [TURNS, TURNS - 3, TURNS - 2, TURNS - 1]);
+    mounted.finish();
 }
 
 #[test]
