@@ -72,7 +72,11 @@ impl Checker<'_> {
                 return true;
             }
             if let Some(record) = window.get(key.a) {
-                // Pieces are full but for the last: a gap or a short piece leaves the sum short.
+                // Pieces are full but for the last: a gap or a short piece leaves the sum short, unless what is missing is known to be lost.
+                let missed = Key { b: record.target.div_ceil(PIECE as u64), ..key };
+                if missed.b < key.b && scan.is_lost(&missed, &Key { b: key.b - 1, ..key }) {
+                    record.target = key.b.saturating_mul(PIECE as u64);
+                }
                 let expected = (record.target == key.b.saturating_mul(PIECE as u64)).then_some(value.len() as u64);
                 record.target = record.target.saturating_add(expected.unwrap_or(0));
                 if expected.is_none() || value.len() > PIECE {

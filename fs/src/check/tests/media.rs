@@ -94,6 +94,28 @@ fn a_flipped_bit_in_metadata_is_one_finding_and_costs_nothing_else() {
     }
 }
 
+/// Long targets lie in pieces, and those of one link in two leaves: what is in the other one is not damaged because of that.
+#[test]
+fn a_link_target_of_which_a_piece_is_lost_is_no_finding_of_its_own() {
+    let mut rig = Rig::zoned();
+    let volume = rig.mount();
+    let file = make(&volume, Ino::ROOT, "file");
+    write(&volume, file, 0, &content(1, 5000));
+    for n in 0..40 {
+        volume.symlink(Ino::ROOT, format!("link {n}").as_bytes(), &[b'x'; 3000], &Caller::default()).expect("made");
+    }
+    volume.shutdown().expect("unmounted");
+    let mut nodes = 0;
+    for addr in live(&rig).metadata {
+        let report = flipped(&rig, addr, 700, 3).check();
+        if report.of(Severity::Error).any(|found| matches!(found, Finding::Node { .. })) && !report.to_string().contains("node map") {
+            assert_eq!(report.findings.len(), 1, "{report}");
+            nodes += 1;
+        }
+    }
+    assert!(nodes > 20, "{nodes}");
+}
+
 #[test]
 fn random_flips_never_go_unnoticed_where_it_counts_and_never_do_worse() {
     for config in [SimConfig::zoned(64, 1), SimConfig::conventional(64, 1)] {
