@@ -9,6 +9,7 @@ use crate::volume::{GcMode, Volume};
 use gc::cleaner::Caller;
 use gc::{Pressure, Room};
 use parking_lot::{Condvar, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -138,7 +139,7 @@ impl Volume {
                         return;
                     }
                     let Some(volume) = volume.upgrade() else { return };
-                    more = volume.clean_in_background(&mut seen);
+                    more = volume.clean_whatever_happens(&mut seen);
                 }
             };
             threads.push(std::thread::Builder::new().name("ferryfs-clean".into()).spawn(clean)?);
@@ -225,6 +226,14 @@ impl Volume {
             self.ask_for_checkpoint();
         }
         Ok(())
+    }
+
+    /// A panic ends a step of cleaning, which leaves nothing behind, but not the thread: without it everybody would clean for himself when he is short of room.
+    pub(super) fn clean_whatever_happens(&self, seen: &mut (u64, Instant)) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.clean_in_background(seen))).unwrap_or_else(|_| {
+            tracing::error!("a step of cleaning panicked: this is a bug; cleaning goes on");
+            false
+        })
     }
 
     /// One chunk of cleaning; whether to go on at once.

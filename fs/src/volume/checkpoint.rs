@@ -141,6 +141,7 @@ impl Volume {
     fn checkpoint_locked(&self, kind: CheckpointKind) -> Result<()> {
         self.check_writable()?;
         self.check_counts()?;
+        let _unbroken = self.unbroken("a checkpoint");
         self.made.begin();
         let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind));
         self.made.end();

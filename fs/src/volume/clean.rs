@@ -447,4 +447,38 @@ mod tests {
             assert!(other.join().expect("no panic").expect("cleaned").emptied > 0);
         });
     }
+
+    /// The thread in the background lives on, and what the panic interrupted is done by later steps.
+    #[test]
+    fn a_panic_in_a_step_of_cleaning_ends_neither_the_thread_nor_the_volume() {
+        let drive = SimDrive::new(SimConfig::zoned(64, 1));
+        let volume = formatted(&drive);
+        let file = make(&volume, "a");
+        // So full that there is something to do.
+        let blocks = volume.statfs().expect("counted").available * 3 / 4;
+        for step in [1, 2] {
+            for at in (0..blocks).step_by(step) {
+                volume.write(file, at * BLOCK as u64, &[step as u8; BLOCK], &WriteOptions::default()).expect("written");
+            }
+            volume.sync().expect("synced");
+        }
+        let long_ago = std::time::Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine has run for an hour");
+        let mut seen = (volume.counters.user_written.load(Ordering::Relaxed), long_ago);
+        let (mut steps, mut struck) = (0, 0);
+        drive.fail_at(drive.ops(), zns::sim::Fault::Panic);
+        while steps < 1000 && (volume.clean_whatever_happens(&mut seen) || struck < 3) {
+            steps += 1;
+            if drive.stats().faults > struck {
+                struck = drive.stats().faults;
+                drive.fail_at(drive.ops() + 2 * struck, zns::sim::Fault::Panic);
+            }
+        }
+        drive.set_faults(zns::sim::FaultPlan::default());
+        assert!(struck >= 3, "{struck} panics in {steps} steps");
+        assert!(volume.is_writable(), "{:?}", volume.read_only_reason());
+        assert!(volume.gc(true).is_ok());
+        for at in 0..blocks {
+            assert_eq!(volume.read(file, at * BLOCK as u64, BLOCK as u32).expect("read")[0], 1 + u8::from(at % 2 == 0), "block {at}");
+        }
+    }
 }

@@ -127,6 +127,7 @@ impl Volume {
         }
         self.check_writable()?;
         let _under_way = self.calm.begin_commit();
+        let _unbroken = self.unbroken("a commit");
         if appended < target && !self.append_batch()? {
             drop(guard);
             return self.checkpoint();

@@ -155,6 +155,7 @@ impl Volume {
     pub(super) fn try_change<T>(&self, class: IoClass, mut change: impl FnMut(&mut State) -> Planned<T>) -> std::result::Result<T, Unmet> {
         loop {
             let (missing, known) = {
+                let _unbroken = self.unbroken("a change of the metadata");
                 let mut state = self.state.lock();
                 match change(&mut state) {
                     Ok(answer) => return Ok(answer),

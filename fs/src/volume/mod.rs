@@ -41,6 +41,7 @@ pub(crate) mod room;
 pub mod scrub;
 pub mod state;
 pub mod status;
+mod unbroken;
 mod write;
 
 pub use attr::{Attr, Caller, DirEntry, RenameFlags, SetAttr, SetTime, StatFs, WriteOptions};

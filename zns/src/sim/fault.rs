@@ -30,6 +30,8 @@ pub enum Fault {
     ZoneReadOnly(ZoneId),
     /// The zone can neither be written nor read.
     ZoneOffline(ZoneId),
+    /// The code that drives the device panics, before anything is done.
+    Panic,
 }
 
 /// Probabilities per operation, from 0 to 1. All are 0 by default.
@@ -93,7 +95,7 @@ impl Fault {
             Self::ResetFailure => asking == A::Reset,
             Self::CopyRefused(_) => asking == A::CopyStart,
             Self::CopyPartial | Self::CopyWrong => asking == A::CopyRange,
-            Self::ZoneReadOnly(_) | Self::ZoneOffline(_) => true,
+            Self::ZoneReadOnly(_) | Self::ZoneOffline(_) | Self::Panic => true,
         }
     }
 }

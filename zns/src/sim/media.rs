@@ -186,6 +186,7 @@ impl State {
             match fault {
                 Fault::ZoneReadOnly(zone) => self.wear(zone.0, ZoneState::ReadOnly),
                 Fault::ZoneOffline(zone) => self.wear(zone.0, ZoneState::Offline),
+                Fault::Panic => panic!("a panic that the test wants"),
                 other => return Some(other),
             }
         }
