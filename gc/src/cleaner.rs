@@ -4,7 +4,7 @@
 //! does at most one chunk of work and tells what a checkpoint would bring; by hand it does as many as [`Cleaner::set_chunks_by_hand`]
 //! says, one behind the other. Whoever wants the cleaner's lock waits for that much.
 //!
-//! Zones that were emptied are given back by the next checkpoint only. So the cleaner counts them as coming, does not choose them
+//! Zones that were emptied are given back by the next checkpoint only, those of data perhaps by something cheaper. So the cleaner counts them as coming, does not choose them
 //! again, and asks for a checkpoint when enough have gathered or users have little left to write ([`crate::PacerConfig`]), or when someone
 //! cannot go on without: several victims per checkpoint share the metadata that it writes. Cleaning goes on while a checkpoint is made.
 //!
@@ -17,7 +17,7 @@ use crate::mover::Mover;
 use crate::pacer::{Pacer, PacerConfig, PacerInput, Pressure, Room, VictimShare};
 use crate::policy::{Policy, VictimPolicy};
 use crate::relocator::{Progress, Relocator, RelocatorConfig, Step, Stride, VictimEnd, VictimReport};
-use crate::segment::{SegmentId, SegmentInfo, Seq};
+use crate::segment::{SegmentId, SegmentInfo, Seq, Stream};
 use crate::space::LogSpace;
 use crate::stats::{GcStats, Pauses};
 use crate::toll::Toll;
@@ -27,6 +27,9 @@ use std::time::Duration;
 
 /// Nobody waits for zones that a person has cleaned: so many blocks of them together share a checkpoint (128 MiB), unless users run short.
 const BY_HAND_BLOCKS: u64 = 32_768;
+
+/// Zones of metadata are given back by checkpoints alone, which cost what is dirty: so many times as many of them as of data share one, unless users run short.
+const METADATA_BATCHES: usize = 4;
 
 /// How a cleaner behaves.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +122,8 @@ pub struct Outcome {
     pub emptied: u32,
     /// A checkpoint should be made now; the one that is being made, if any, is not enough.
     pub checkpoint: bool,
+    /// Whatever gives zones of data back will do instead.
+    pub by_log: bool,
     /// Whoever cannot go on may wait for the checkpoint that is being made.
     pub under_way: bool,
     /// How urgent cleaning is now.
@@ -138,7 +143,9 @@ struct Exclusion {
 /// A zone that was emptied and is not given back yet.
 struct Emptied {
     capacity: u32,
-    /// How many checkpoints had begun.
+    /// Only a checkpoint gives it back.
+    metadata: bool,
+    /// How many checkpoints had begun, or of a zone of data how many times that such were given back.
     begun: u64,
 }
 
@@ -162,6 +169,8 @@ pub struct Cleaner<S: LogSpace, M: Mover> {
     toll: Toll,
     /// Those of the filesystem, counted by it.
     made: Checkpoints,
+    /// The same for whatever gives zones of data back.
+    released: Checkpoints,
     tracer: Tracer,
 }
 
@@ -183,6 +192,7 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             pauses: Pauses::default(),
             toll: Toll::new(config.pacer, config.relocator.chunk_blocks),
             made: Checkpoints::default(),
+            released: Checkpoints::default(),
             tracer,
         }
     }
@@ -192,9 +202,10 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         Self { toll, ..self }
     }
 
-    /// With the count that the filesystem keeps of its checkpoints. Without one, only what is given back already is known to be.
-    pub fn with_checkpoints(self, made: Checkpoints) -> Self {
-        Self { made, ..self }
+    /// With the counts that the filesystem keeps of its checkpoints, and of whatever gives zones of data back, which checkpoints do as well. Without them, only
+    /// what is given back already is known to be.
+    pub fn with_checkpoints(self, made: Checkpoints, released: Checkpoints) -> Self {
+        Self { made, released, ..self }
     }
 
     /// The filesystem.
@@ -242,15 +253,14 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         u32::try_from(self.emptied.len()).unwrap_or(u32::MAX)
     }
 
-    /// Zones that a checkpoint would free and that none which has begun will.
-    fn fresh(&self) -> u32 {
-        let fresh = self.emptied.values().filter(|zone| !self.made.will_give_back(zone.begun)).count();
-        u32::try_from(fresh).unwrap_or(u32::MAX)
+    /// What counts how often zones of a kind were given back.
+    fn counts(&self, metadata: bool) -> &Checkpoints {
+        if metadata { &self.made } else { &self.released }
     }
 
-    /// The same in blocks.
-    fn fresh_blocks(&self) -> u64 {
-        self.emptied.values().filter(|zone| !self.made.will_give_back(zone.begun)).map(|zone| u64::from(zone.capacity)).sum()
+    /// Zones that a checkpoint would free and that nothing which has begun will.
+    fn fresh(&self) -> impl Iterator<Item = &Emptied> {
+        self.emptied.values().filter(|zone| !self.counts(zone.metadata).will_give_back(zone.begun))
     }
 
     /// Blocks that checkpoints will give back: emptied zones, and of victims in proportion to what was moved out of them.
@@ -274,21 +284,21 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.pacer.pressure_of(room, self.coming(), !self.emptied.is_empty())
     }
 
-    /// A checkpoint is durable, and its dead zones are free: `freed` of them. If nobody tells, nothing is lost: zones that were given back
+    /// A checkpoint is durable, or what else gives zones back, and those are free: `freed` of them. If nobody tells, nothing is lost: zones that were given back
     /// are found at the next poll.
     pub fn checkpointed(&mut self, freed: u32) {
         self.checkpoints += 1;
-        let made = self.made.clone();
-        self.emptied.retain(|_, zone| !made.is_past(zone.begun));
         self.forget_given_back();
         self.stats.zones_reclaimed += u64::from(freed);
         self.publish();
     }
 
-    /// Zones that a checkpoint has given back are counted by the filesystem from now on.
+    /// Zones that were given back are counted by the filesystem from now on. So are those that were not though they should have been, because somebody reads
+    /// them: they are given back the next time.
     fn forget_given_back(&mut self) {
-        let space = self.relocator.space();
-        self.emptied.retain(|id, _| !space.is_given_back(*id));
+        let (space, made, released) = (self.relocator.space(), &self.made, &self.released);
+        let is_past = |zone: &Emptied| if zone.metadata { made.is_past(zone.begun) } else { released.is_past(zone.begun) };
+        self.emptied.retain(|id, zone| !is_past(zone) && !space.is_given_back(*id));
     }
 
     fn share(&self) -> Option<VictimShare> {
@@ -382,15 +392,22 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     fn outcome(&mut self, work: Work, situation: &Situation) -> Outcome {
         let pressure = self.pressure(situation.room);
         let blocked = situation.caller == Caller::Blocked || matches!(work, Work::Starved | Work::NoVictim);
-        let fresh = self.fresh();
         let config = self.pacer.config();
-        let enough = fresh >= config.batch.max(1) && (situation.caller != Caller::Manual || self.fresh_blocks() >= BY_HAND_BLOCKS);
+        let (metadata, data): (Vec<&Emptied>, Vec<&Emptied>) = self.fresh().partition(|zone| zone.metadata);
+        let fresh = metadata.len() + data.len();
+        let batch = config.batch.max(1) as usize;
+        let enough = match situation.caller {
+            Caller::Manual => metadata.iter().chain(&data).map(|zone| u64::from(zone.capacity)).sum::<u64>() >= BY_HAND_BLOCKS,
+            // What is dear waits for more.
+            _ => data.len() >= batch || metadata.len() >= METADATA_BATCHES * batch,
+        };
         let due = enough || situation.room.writable <= config.runway;
+        let by_log = situation.caller != Caller::Manual && !data.is_empty();
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;
         let waits = blocked && !self.emptied.is_empty();
-        let under_way = waits && fresh == 0 && self.made.is_under_way();
+        let under_way = waits && fresh == 0 && (self.made.is_under_way() || self.released.is_under_way());
         let checkpoint = (fresh > 0 && due) || (waits && !under_way);
-        Outcome { work, emptied: self.emptied(), checkpoint, under_way, pressure, more }
+        Outcome { work, emptied: self.emptied(), checkpoint, by_log, under_way, pressure, more }
     }
 
     /// The least gain that is worth cleaning for this caller.
@@ -540,7 +557,9 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
         self.stats.add_end(&report);
         match report.end {
             VictimEnd::Emptied => {
-                self.emptied.insert(report.id, Emptied { capacity: report.capacity, begun: self.made.begun() });
+                let metadata = report.stream == Stream::Metadata;
+                let emptied = Emptied { capacity: report.capacity, metadata, begun: self.counts(metadata).begun() };
+                self.emptied.insert(report.id, emptied);
                 self.victims.retain(|victim| victim.id != report.id);
             }
             VictimEnd::Unmovable => self.exclude(Some(report.id), None),

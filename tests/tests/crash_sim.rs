@@ -62,6 +62,7 @@ fn assert_power_was_cut(coverage: &Coverage) {
     let wanted = [
         ("cuts at", "rest"),
         ("checks", "with a log to replay"),
+        ("checks", "with zones that the log gave back"),
         ("checks", "without"),
         ("drives did", "copies"),
         ("drives did", "resets"),

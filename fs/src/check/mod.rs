@@ -179,6 +179,7 @@ pub fn check(devices: Vec<Arc<dyn ZonedDevice>>, options: CheckOptions) -> Resul
         None => checker.add(Finding::NotReplayed { reason: "the segment table is damaged".into() }),
     }
     checker.report.replayed = volume.counters().replayed.load(Ordering::Relaxed);
+    checker.report.released = volume.counters().replayed_releases.load(Ordering::Relaxed);
     checker.all();
     let Checker { mut report, .. } = checker;
     report.clean = report.suppressed == 0 && report.findings.iter().all(|found| found.severity == Severity::Info);

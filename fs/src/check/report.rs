@@ -57,6 +57,8 @@ pub struct CheckReport {
     pub unmounted_cleanly: bool,
     /// Batches of the log that were rolled forward, in memory only.
     pub replayed: u64,
+    /// Zones that these gave back.
+    pub released: u64,
     /// Nothing is wrong: there are neither errors nor warnings.
     pub clean: bool,
     /// What was found, the first of it.

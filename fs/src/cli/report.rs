@@ -210,11 +210,12 @@ fn show_status(status: &Status) -> String {
     line(
         "log",
         format!(
-            "{} appends, {}; {} checkpoints, {}; {} replayed by the mount",
+            "{} appends, {}; {} checkpoints, {}; zones given back without one {} times; {} replayed by the mount",
             log.appends,
             show_size(log.bytes),
             log.checkpoints,
             show_size(log.checkpoint_bytes),
+            log.releases,
             log.replayed
         ),
     );

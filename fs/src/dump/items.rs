@@ -2,6 +2,7 @@
 
 use super::{hex, time};
 use crate::addr::Addr;
+use crate::core::extents::Relocation;
 use crate::core::key::{Class, Key};
 use crate::format::item::{Dirent, Extent, Inode, Intent, Summary};
 use crate::format::record::Delta;
@@ -92,5 +93,9 @@ pub fn delta(delta: &Delta) -> Value {
         }
         Delta::Preallocate { ino, block, blocks } => json!({ "preallocate": { "ino": ino, "block": block, "blocks": blocks } }),
         Delta::Unmap { ino, block, blocks } => json!({ "unmap": { "ino": ino, "block": block, "blocks": blocks } }),
+        Delta::Move(Relocation { ino, block, blocks, from, to }) => {
+            json!({ "move": { "ino": ino, "block": block, "blocks": blocks, "from": from, "to": to } })
+        }
+        Delta::Release { zone } => json!({ "release": { "zone": zone } }),
     }
 }

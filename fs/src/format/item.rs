@@ -211,7 +211,7 @@ impl Dirent {
 }
 
 /// Appends a number in groups of seven bits, the lowest first; all but the last have the top bit set (LEB128).
-fn push_varint(out: &mut Vec<u8>, mut n: u64) {
+pub(super) fn push_varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -220,7 +220,7 @@ fn push_varint(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// The inverse of [`push_varint`], and what follows it; `None` for a number that is cut short, too large or longer than it need be.
-fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut n = 0u64;
     for (i, &byte) in bytes.iter().enumerate().take(10) {
         let part = u64::from(byte & 0x7f);

@@ -2,6 +2,8 @@
 
 use crate::addr::Addr;
 use crate::core::Key;
+use crate::core::extents::Relocation;
+use crate::format::item::{push_varint, take_varint};
 use crate::ids::{FileBlock, Ino};
 
 /// One change.
@@ -48,6 +50,13 @@ pub enum Delta {
         /// Length.
         blocks: u64,
     },
+    /// What of a run of file blocks still lies where it was lies elsewhere now, with the same content, which was durable there before this was written.
+    Move(Relocation),
+    /// A zone holds nothing from here on. Once this is durable the zone may be reset and written to again.
+    Release {
+        /// Its first block.
+        zone: Addr,
+    },
 }
 
 const PUT: u8 = 1;
@@ -55,6 +64,8 @@ const REMOVE: u8 = 2;
 const MAP: u8 = 3;
 const PREALLOCATE: u8 = 4;
 const UNMAP: u8 = 5;
+const MOVE: u8 = 6;
+const RELEASE: u8 = 7;
 
 impl Delta {
     /// Bytes it takes in the log.
@@ -64,6 +75,8 @@ impl Delta {
             Self::Remove { .. } => Key::LEN,
             Self::Map { checksums, .. } => 28 + 4 * checksums.len(),
             Self::Preallocate { .. } | Self::Unmap { .. } => 24,
+            Self::Move(moved) => varint_len(moved.ino.0) + varint_len(moved.block.0) + varint_len(moved.blocks.into()) + 16,
+            Self::Release { .. } => 8,
         }
     }
 
@@ -96,6 +109,15 @@ impl Delta {
                 out.push(UNMAP);
                 push_words(out, &[ino.0, block.0, *blocks]);
             }
+            Self::Move(moved) => {
+                out.push(MOVE);
+                [moved.ino.0, moved.block.0, moved.blocks.into()].into_iter().for_each(|n| push_varint(out, n));
+                push_words(out, &[moved.from.0, moved.to.0]);
+            }
+            Self::Release { zone } => {
+                out.push(RELEASE);
+                push_words(out, &[zone.0]);
+            }
         }
     }
 
@@ -118,6 +140,11 @@ impl Delta {
             }
             PREALLOCATE => Self::Preallocate { ino: Ino(word(bytes)?), block: FileBlock(word(bytes)?), blocks: word(bytes)? },
             UNMAP => Self::Unmap { ino: Ino(word(bytes)?), block: FileBlock(word(bytes)?), blocks: word(bytes)? },
+            MOVE => {
+                let (ino, block, blocks) = (Ino(varint(bytes)?), FileBlock(varint(bytes)?), u32::try_from(varint(bytes)?).ok()?);
+                Self::Move(Relocation { ino, block, blocks, from: Addr(word(bytes)?), to: Addr(word(bytes)?) })
+            }
+            RELEASE => Self::Release { zone: Addr(word(bytes)?) },
             _ => return None,
         })
     }
@@ -135,6 +162,43 @@ fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
     Some(head)
 }
 
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let (n, rest) = take_varint(bytes)?;
+    *bytes = rest;
+    Some(n)
+}
+
+fn varint_len(n: u64) -> usize {
+    (u64::BITS - n.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
 fn word(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(take(bytes, 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_cleaning_logs_is_read_as_it_was_written(ino: u64, block: u64, blocks: u32, from: u64, to: u64) {
+            let deltas = [
+                Delta::Move(Relocation { ino: Ino(ino), block: FileBlock(block), blocks, from: Addr(from), to: Addr(to) }),
+                Delta::Release { zone: Addr(from) },
+            ];
+            for delta in deltas {
+                let mut bytes = Vec::new();
+                delta.encode(&mut bytes);
+                prop_assert_eq!(bytes.len(), delta.encoded_len());
+                for short in 0..bytes.len() {
+                    prop_assert_eq!(Delta::decode(&mut &bytes[..short]), None);
+                }
+                let mut rest = &bytes[..];
+                prop_assert_eq!(Delta::decode(&mut rest), Some(delta));
+                prop_assert!(rest.is_empty());
+            }
+        }
+    }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 enum Task {
     /// Something may have to be committed or freed.
     Commit,
-    /// A checkpoint is due.
+    /// A checkpoint is due, or zones are to be given back.
     Checkpoint,
     /// Something may have to be cleaned.
     Clean,
@@ -40,6 +40,8 @@ struct Flags {
     stop: bool,
     /// For each [`Task`] whether there is something to do.
     wanted: [bool; 3],
+    /// Of the thread that makes checkpoints: one of those who want something want a checkpoint, not only zones.
+    whole: bool,
 }
 
 impl Wake {
@@ -63,6 +65,11 @@ impl Wake {
             }
         }
         !flags.stop
+    }
+
+    /// Does it take a checkpoint, or will whatever gives zones back do? What is asked for from here on is another matter.
+    fn take_whole(&self) -> bool {
+        std::mem::take(&mut self.flags.lock().whole)
     }
 
     fn stop(&self) {
@@ -120,7 +127,8 @@ impl Volume {
             let _ends = CheckpointsEnd(wake.clone());
             while wake.wait(Task::Checkpoint, None) {
                 let Some(volume) = volume.upgrade() else { return };
-                match volume.checkpoint_for_cleaning() {
+                let made = if wake.take_whole() { volume.checkpoint_for_cleaning() } else { volume.release_for_cleaning() };
+                match made {
                     Ok(_) => volume.nudge_cleaner(),
                     Err(error) => tracing::warn!("a checkpoint in the background: {error}"),
                 }
@@ -162,6 +170,12 @@ impl Volume {
 
     /// Has the thread make a checkpoint. If it is making one, it makes another.
     pub(crate) fn ask_for_checkpoint(&self) {
+        self.wake.flags.lock().whole = true;
+        self.wake.want(Task::Checkpoint);
+    }
+
+    /// Has the same thread give emptied zones back, by the log if that will do. A checkpoint gives them back as well.
+    pub(crate) fn ask_for_zones(&self) {
         self.wake.want(Task::Checkpoint);
     }
 

@@ -143,8 +143,10 @@ impl Volume {
         self.check_counts()?;
         let _unbroken = self.unbroken("a checkpoint");
         self.made.begin();
+        self.released.begin();
         let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind));
         self.made.end();
+        self.released.end();
         if outcome.is_err() {
             // Under the lock, lest somebody who has just looked goes to sleep without having heard.
             let state = self.state.lock();
@@ -411,12 +413,13 @@ impl Volume {
     }
 
     /// Step 5.
-    fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
+    pub(super) fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
         let resettable: Vec<Addr> = {
             let mut state = self.state.lock();
             let resettable: Vec<Addr> = dead.iter().copied().filter(|addr| state.zones.is_resettable(*addr)).collect();
             // Until they are reset they are nobody's victims.
             resettable.iter().for_each(|addr| state.zones.begin_write(*addr));
+            state.moved.forget(&resettable);
             resettable
         };
         let freed = self.reset_zones(&resettable);

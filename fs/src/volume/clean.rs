@@ -241,13 +241,16 @@ impl Volume {
     /// Publishes relocations until one needs a block that is not resident. Gives how many, and which block.
     fn publish_some(&self, relocations: &[Relocation], done: &mut Committed) -> Result<(usize, Option<BlockId>)> {
         let mut state = self.state.lock();
-        let State { tree, zones, .. } = &mut *state;
+        let State { tree, zones, moved: log, .. } = &mut *state;
         let before = tree.store().dirty_blocks();
         let mut published = 0;
         let mut ended = Ok(None);
         for relocation in relocations {
             match extents::relocate(tree, zones, relocation) {
                 Ok(moved) => {
+                    if moved > 0 {
+                        log.add(*relocation);
+                    }
                     done.moved += moved;
                     done.lost += relocation.blocks.saturating_sub(moved);
                     published += 1;
@@ -351,7 +354,7 @@ impl Volume {
         let config = CleanerConfig::with_marks(self.options.policy, marks);
         Cleaner::new(Space(Arc::downgrade(self)), self.engine.clone(), config, tracer)
             .with_toll(self.toll.clone())
-            .with_checkpoints(self.made.clone())
+            .with_checkpoints(self.made.clone(), self.released.clone())
     }
 
     /// Works with the cleaner; whoever waits for it goes first then.
@@ -398,7 +401,11 @@ impl Volume {
                 // It takes the thread that makes checkpoints as long as cleaning a few victims.
                 Ok(gc::campaign::CampaignStep::Checkpoint) if self.has_threads() && !campaign.waits() => self.ask_for_checkpoint(),
                 Ok(gc::campaign::CampaignStep::Checkpoint) => {
-                    let freed = self.checkpoint_for_cleaning()?;
+                    // Many zones share a checkpoint; for one it would be dear.
+                    let mut freed = if until_clean { 0 } else { self.release_for_cleaning()? };
+                    if freed == 0 {
+                        freed = self.checkpoint_for_cleaning()?;
+                    }
                     campaign.checkpointed(freed);
                 }
                 Ok(gc::campaign::CampaignStep::Done) => break,

@@ -135,23 +135,34 @@ impl Volume {
         if !flush {
             return Ok(());
         }
+        if !self.flush_log()? {
+            drop(guard);
+            return self.checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Makes all batches that are written durable. `false`: only a checkpoint can.
+    pub(super) fn flush_log(&self) -> Result<bool> {
         let (upto, force) = {
             let state = self.state.lock();
             (state.appended, state.force_checkpoint)
         };
         if force {
-            drop(guard);
-            return self.checkpoint();
+            return Ok(false);
         }
         self.flush_devices()?;
         let mut state = self.state.lock();
         state.flushed = state.flushed.max(upto);
-        Ok(())
+        Ok(true)
     }
 
     /// Flushes; a failure makes the volume read-only (I11): nothing is known to be durable any more.
     pub(super) fn flush_devices(&self) -> Result<()> {
-        self.members.flush().inspect_err(|error| self.fail(format!("a flush of {} failed: {error}", self.members.unflushed())))
+        let number = self.state.lock().moved.begin_flush();
+        self.members.flush().inspect_err(|error| self.fail(format!("a flush of {} failed: {error}", self.members.unflushed())))?;
+        self.state.lock().moved.end_flush(number);
+        Ok(())
     }
 
     /// Cuts and writes one batch. `false`: the log is full. The caller holds the commit lock.
@@ -229,7 +240,7 @@ impl Volume {
             return Err(NoCut::NoZone);
         }
         let split = split_runs(&runs, &heats, &places);
-        let mut bytes = state.pending.bytes;
+        let mut bytes = state.pending.bytes + state.moved.bytes();
         for Piece { ino, block, addr, blocks, .. } in &split {
             let delta = Delta::Map { ino: *ino, block: *block, addr: *addr, checksums: vec![0; *blocks as usize] };
             bytes += delta.encoded_len();
@@ -264,6 +275,9 @@ impl Volume {
         let number = state.batch;
         state.batch += 1;
         let mut deltas: Vec<Delta> = state.pending.take().collect();
+        if log {
+            deltas.extend(state.moved.take());
+        }
         let mut data = Vec::with_capacity(split.len());
         let mut blocks_cut = 0;
         for Piece { ino, block, addr, blocks, place, interval } in split {
@@ -294,7 +308,7 @@ impl Volume {
         state.sync_promised();
         let mut writes = Vec::new();
         let mut log_bytes = 0;
-        if log && !deltas.is_empty() {
+        if log && (state.moved.is_sealing() || !deltas.is_empty()) {
             let mut body = Vec::new();
             deltas.iter().for_each(|delta| delta.encode(&mut body));
             let flushed = state.flushed;

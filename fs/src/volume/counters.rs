@@ -14,8 +14,12 @@ pub struct Counters {
     pub log_bytes: AtomicU64,
     pub checkpoints: AtomicU64,
     pub checkpoint_bytes: AtomicU64,
+    /// Times that zones were given back by a record in the log.
+    pub releases: AtomicU64,
     pub zones_reclaimed: AtomicU64,
     pub replayed: AtomicU64,
+    /// Releases of zones that the mount met in the log.
+    pub replayed_releases: AtomicU64,
     pub gc_meta_read: AtomicU64,
     pub gc_meta_written: AtomicU64,
     pub relocated: AtomicU64,

@@ -123,7 +123,9 @@ pub(super) fn content_of(delta: &Delta) -> Option<(Ino, Range<u64>, bool)> {
         Delta::Map { ino, block, checksums, .. } => Some((*ino, range(block.0, checksums.len() as u64), true)),
         Delta::Unmap { ino, block, blocks } => Some((*ino, range(block.0, *blocks), true)),
         Delta::Preallocate { ino, block, blocks } => Some((*ino, range(block.0, *blocks), false)),
-        Delta::Put { .. } | Delta::Remove { .. } => None,
+        // Where the content lies, and nothing of what it is.
+        Delta::Move(moved) => Some((moved.ino, range(moved.block.0, moved.blocks.into()), false)),
+        Delta::Put { .. } | Delta::Remove { .. } | Delta::Release { .. } => None,
     }
 }
 

@@ -25,6 +25,7 @@ mod load;
 pub mod log;
 pub mod members;
 pub(crate) mod mend;
+mod moved;
 mod namespace;
 pub mod open;
 pub mod options;
@@ -32,6 +33,7 @@ pub mod pages;
 mod placing;
 pub mod read;
 mod recovery;
+mod release;
 mod report;
 mod resize;
 #[cfg(test)]
@@ -90,6 +92,10 @@ pub struct Volume {
     dirty_limit: u64,
     /// Checkpoints that were begun and are over; the cleaner looks at it.
     made: gc::Checkpoints,
+    /// The same for what gives zones of data back: checkpoints, and records in the log.
+    released: gc::Checkpoints,
+    /// Bytes of log after which zones are given back by a checkpoint only.
+    log_limit: u64,
     /// Dirty metadata blocks at which cleaning waits for a checkpoint.
     cleaning_dirty_limit: u64,
     /// Bytes of file data that may be acknowledged and not on a device yet. Scattered blocks make up to three leaves each dirty, which must

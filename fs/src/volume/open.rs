@@ -16,9 +16,11 @@ use crate::volume::counters::Counters;
 use crate::volume::damage::Lost;
 use crate::volume::log::LogWriter;
 use crate::volume::members::Members;
+use crate::volume::moved::Moved;
 use crate::volume::options::MountOptions;
 use crate::volume::pages::DirtyPages;
 use crate::volume::recovery::Unappliable;
+use crate::volume::release::log_limit;
 use crate::volume::ring::RingCursor;
 use crate::volume::state::{Pending, State};
 use crate::volume::{MAX_UNLOGGED_BYTES, Volume};
@@ -141,6 +143,7 @@ impl Volume {
             zones,
             pages: DirtyPages::default(),
             pending: Pending::default(),
+            moved: Moved::default(),
             next_ino: superblock.next_ino,
             inodes: superblock.inodes,
             opens: HashMap::new(),
@@ -165,6 +168,7 @@ impl Volume {
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).
         let dirty_limit = u64::from(superblock.reserves.dirty_blocks).min(cache_budget as u64 / crate::BLOCK as u64 / 2) * 3 / 4;
         let unlogged_limit = MAX_UNLOGGED_BYTES.min(u64::from(superblock.reserves.dirty_blocks) / 2 * crate::BLOCK as u64);
+        let log_limit = log_limit(&superblock);
         let toll = gc::Toll::new(state.zones.pace(), gc::RelocatorConfig::default().chunk_blocks);
         let writable = AtomicBool::new(!options.read_only);
         Ok(Volume {
@@ -182,6 +186,8 @@ impl Volume {
             ring_mirrored: ring_is_mirrored(active_limit),
             dirty_limit,
             made: gc::Checkpoints::default(),
+            released: gc::Checkpoints::default(),
+            log_limit,
             cleaning_dirty_limit: dirty_limit * 3 / 4,
             unlogged_limit,
             cache_budget,

@@ -6,6 +6,7 @@
 
 use crate::BLOCK;
 use crate::addr::Addr;
+use crate::core::extents;
 use crate::core::halt::{BlockId, Planned};
 use crate::error::{FsError, Result};
 use crate::format::log::{self, Fragment};
@@ -41,6 +42,9 @@ struct Promised {
 impl Promised {
     fn note(&mut self, deltas: &[Delta]) {
         for delta in deltas {
+            if let Delta::Release { zone } = delta {
+                self.last.values_mut().for_each(|last| last.retain(|(addr, _)| addr.zone_base() != *zone));
+            }
             let Delta::Map { addr, checksums, .. } = delta else { continue };
             let last = self.last.entry(addr.device()).or_default();
             let ends = [0, checksums.len().saturating_sub(1)];
@@ -87,6 +91,7 @@ impl Volume {
         let mut applied = 0;
         let mut wrong_device = false;
         let mut promised = Promised::default();
+        let mut missing = Missing::default();
         for found in &chain {
             if found.fragment.first {
                 body.clear();
@@ -117,13 +122,7 @@ impl Volume {
                     break;
                 }
             };
-            if batch <= flushed {
-                promised.note(&deltas);
-                if damage.is_none() {
-                    damage = self.behind_a_write_pointer(&deltas, reports);
-                    wrong_device = damage.is_some() && self.members.count() > 1;
-                }
-            } else {
+            if batch > flushed {
                 match self.payload_is_there(&deltas, reports) {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -134,17 +133,22 @@ impl Volume {
                     }
                 }
             }
-            touched.extend(deltas.iter().filter_map(|delta| match delta {
-                Delta::Map { addr, .. } => Some(addr.zone_base()),
-                _ => None,
-            }));
-            self.apply_batch(batch, &deltas, unappliable)?;
+            promised.note(&deltas);
+            touched.extend(deltas.iter().filter_map(|delta| place_of(delta).map(|(addr, _)| addr.zone_base())));
+            let releases = deltas.iter().filter(|delta| matches!(delta, Delta::Release { .. })).count();
+            self.counters.replayed_releases.fetch_add(releases as u64, Ordering::Relaxed);
+            self.apply_batch(batch, &deltas, reports, &mut missing, unappliable)?;
             applied += 1;
         }
+        // What was given back may be a zone of the log since.
+        self.keep_chain(&chain);
         self.counters.replayed.store(applied, Ordering::Relaxed);
         if damage.is_none() {
-            damage = self.old_copy(&promised)?;
-            wrong_device = damage.is_some();
+            damage = match missing.pop_first() {
+                Some((_, at)) => Some(not_there(&self.members.device(at.device()).label(), at)),
+                None => self.old_copy(&promised)?,
+            };
+            wrong_device = damage.is_some() && self.members.count() > 1;
         }
         Ok(Replay { clean: self.identity.clean && applied == 0, damage, wrong_device, touched })
     }
@@ -284,9 +288,14 @@ impl Volume {
         let mut deltas = Vec::new();
         while !rest.is_empty() {
             let delta = Delta::decode(&mut rest).ok_or_else(|| corrupt("cannot be decoded"))?;
-            if let Delta::Map { addr, checksums, .. } = &delta
-                && !self.state.lock().zones.contains(*addr, checksums.len() as u32)
-            {
+            let inside = |addr: Addr, blocks: u32| self.state.lock().zones.contains(addr, blocks);
+            let sound = match &delta {
+                Delta::Map { addr, checksums, .. } => inside(*addr, checksums.len() as u32),
+                Delta::Move(moved) => moved.blocks > 0 && inside(moved.from, moved.blocks) && inside(moved.to, moved.blocks),
+                Delta::Release { zone } => zone.block() == 0 && inside(*zone, 1),
+                _ => true,
+            };
+            if !sound {
                 return Err(corrupt("names an address outside the volume"));
             }
             deltas.push(delta);
@@ -327,16 +336,27 @@ impl Volume {
         Ok(true)
     }
 
-    /// File data of a batch that was flushed lies where its device says that nothing was written.
-    fn behind_a_write_pointer(&self, deltas: &[Delta], reports: &[Vec<ZoneInfo>]) -> Option<String> {
-        deltas.iter().find_map(|delta| {
-            let Delta::Map { addr, checksums, .. } = delta else { return None };
-            let info = reports.get(usize::from(addr.device().0))?.get(addr.zone().0 as usize)?;
-            // Where a zone failed, the write pointer says nothing: its data is found to be lost when it is read.
-            let failed = matches!(info.state, ZoneState::ReadOnly | ZoneState::Offline);
-            let missing = addr.block() + checksums.len() as u32 > self.members.fs_blocks(addr.device(), info.written);
-            (missing && !failed).then(|| not_there(&self.members.device(addr.device()).label(), *addr))
-        })
+    /// Notes file data that a change puts where its device says that nothing was written. That is no loss if the log says later that the zone was given back.
+    fn look_behind_write_pointers(&self, delta: &Delta, reports: &[Vec<ZoneInfo>], missing: &mut Missing) {
+        if let Delta::Release { zone } = delta {
+            missing.remove(zone);
+        }
+        let Some((addr, blocks)) = place_of(delta) else { return };
+        let Some(info) = reports.get(usize::from(addr.device().0)).and_then(|zones| zones.get(addr.zone().0 as usize)) else { return };
+        // Where a zone failed, the write pointer says nothing: its data is found to be lost when it is read.
+        let failed = matches!(info.state, ZoneState::ReadOnly | ZoneState::Offline);
+        let is_written = addr.block() + blocks <= self.members.fs_blocks(addr.device(), info.written);
+        if !failed && !is_written && self.is_followed(delta) {
+            missing.entry(addr.zone_base()).or_insert(addr);
+        }
+    }
+
+    /// Does a change that names a place for file data put any there? A relocation that users' changes have overtaken moves nothing: the place that it
+    /// names may have been given back by a checkpoint before, or by a mount that ended before its own.
+    fn is_followed(&self, delta: &Delta) -> bool {
+        let Delta::Move(moved) = delta else { return true };
+        // What cannot be told is noted where the change is applied.
+        self.try_again(|state| extents::left_to_move(&state.tree, moved)).is_ok_and(|blocks| blocks > 0)
     }
 
     /// Of several devices, one that has none of the data that was written to it last, though it was flushed, is an old copy.
@@ -362,8 +382,16 @@ impl Volume {
         Ok(None)
     }
 
-    fn apply_batch(&self, batch: u64, deltas: &[Delta], unappliable: Unappliable) -> Result<()> {
+    fn apply_batch(
+        &self,
+        batch: u64,
+        deltas: &[Delta],
+        reports: &[Vec<ZoneInfo>],
+        missing: &mut Missing,
+        unappliable: Unappliable,
+    ) -> Result<()> {
         for delta in deltas {
+            self.look_behind_write_pointers(delta, reports, missing);
             match self.roll_forward(delta) {
                 Err(unmet) if unmet.is_damage() => match unappliable {
                     Unappliable::Skip => self.skip(delta, &unmet)?,
@@ -380,6 +408,11 @@ impl Volume {
     }
 
     fn roll_forward(&self, delta: &Delta) -> std::result::Result<(), Unmet> {
+        if let Delta::Release { zone } = delta {
+            let forgotten = self.forget_released(*zone);
+            self.state.lock().zones.note_released(*zone);
+            return forgotten;
+        }
         self.try_again(|state| {
             let interval = interval_of(state, delta)?;
             state.prepare(delta)?;
@@ -393,6 +426,17 @@ impl Volume {
             }
             Ok(())
         })
+    }
+
+    /// What a zone held is forgotten, for it may hold something else from here on.
+    fn forget_released(&self, zone: Addr) -> std::result::Result<(), Unmet> {
+        while self.try_again(|state| {
+            extents::prepare_forget_zone(&state.tree, zone, FORGET_STEP)?;
+            let more = extents::forget_zone(&mut state.tree, zone, FORGET_STEP)?;
+            state.settle_released();
+            Ok(more)
+        })? {}
+        Ok(())
     }
 
     /// The same where nothing is to be shown or written as it is now.
@@ -417,6 +461,13 @@ impl Volume {
             self.state.lock().tree.store().suspect(id, "a change in the log could not be applied to it");
         }
         let Some((ino, blocks, _)) = content_of(delta) else { return Ok(()) };
+        if let Delta::Move(_) = delta {
+            // It says nothing of the content: what was lost before stays so, and nothing else is if it can be had at its new place.
+            match self.try_again(|state| state.apply_content(delta)) {
+                Err(unmet) if unmet.is_damage() => self.lose(&unmet),
+                outcome => return outcome.map_err(|unmet| unmet.error),
+            }
+        }
         self.state.lock().lost.lose(ino, blocks.clone());
         if !matches!(delta, Delta::Map { .. }) {
             return Ok(());
@@ -444,16 +495,36 @@ fn interval_of(state: &State, delta: &Delta) -> Planned<Option<f64>> {
 /// The zone that a delta maps was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by
 /// the part it played before it was freed, of a log zone say: what it holds now is file data.
 fn note_written(state: &mut State, delta: &Delta) -> Planned<()> {
-    let Delta::Map { addr, checksums, .. } = delta else { return Ok(()) };
-    let end = addr.block() + checksums.len() as u32;
-    let entry = *state.zones.entry(*addr).ok_or(FsError::Internal("a zone outside the volume"))?;
-    let role = if entry.role.is_data() { entry.role } else { Role::User };
+    let (addr, blocks, filled_by, users) = match delta {
+        Delta::Map { addr, checksums, .. } => (*addr, checksums.len() as u32, Role::User, checksums.len() as u64),
+        // What has changed since it was moved may have left that place as well, and the zone may be another's.
+        Delta::Move(moved) if extents::left_to_move(&state.tree, moved)? > 0 => (moved.to, moved.blocks, Role::RelocatedByDevice, 0),
+        _ => return Ok(()),
+    };
+    let end = addr.block() + blocks;
+    let entry = *state.zones.entry(addr).ok_or(FsError::Internal("a zone outside the volume"))?;
+    let role = if entry.role.is_data() { entry.role } else { filled_by };
     let phase = if entry.phase == Phase::Empty { Phase::Open } else { entry.phase };
     let entry = SegmentEntry { role, phase, written: entry.written.max(end), written_at: state.zones.clock(), ..entry };
-    state.zones.set_entry(*addr, entry);
-    state.zones.advance_clock(checksums.len() as u64);
+    state.zones.set_entry(addr, entry);
+    state.zones.advance_clock(users);
     Ok(())
 }
+
+/// Where a delta says that file data lies.
+fn place_of(delta: &Delta) -> Option<(Addr, u32)> {
+    match delta {
+        Delta::Map { addr, checksums, .. } => Some((*addr, checksums.len() as u32)),
+        Delta::Move(moved) => Some((moved.to, moved.blocks)),
+        _ => None,
+    }
+}
+
+/// Of zones that were not given back later, a place of which the device says that nothing was written there.
+type Missing = BTreeMap<Addr, Addr>;
+
+/// Summaries removed under one hold of the lock.
+const FORGET_STEP: usize = 256;
 
 /// Blocks of a device that tell whether it is an old copy.
 const SAMPLES: usize = 4;

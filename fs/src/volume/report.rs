@@ -129,6 +129,7 @@ impl Volume {
                 bytes: get(&c.log_bytes),
                 checkpoints: get(&c.checkpoints),
                 checkpoint_bytes: get(&c.checkpoint_bytes),
+                releases: get(&c.releases),
                 replayed: get(&c.replayed),
             },
             cache: {

@@ -216,7 +216,7 @@ impl Volume {
         let mut effort: Option<Effort> = None;
         loop {
             self.check_writable()?;
-            let seen = self.counters.checkpoints.load(Ordering::SeqCst);
+            let seen = self.given_back();
             {
                 let mut state = self.state.lock();
                 if !state.line.is_first(place.ticket) {
@@ -261,7 +261,7 @@ impl Volume {
     /// A device that fails; [`FsError::ReadOnly`].
     pub(super) fn keep_checkpoints_possible(&self) -> Result<()> {
         for _ in 0..CHUNKS_FOR_METADATA {
-            let seen = self.counters.checkpoints.load(Ordering::SeqCst);
+            let seen = self.given_back();
             if !self.state.lock().zones.cleaning_reserve_is_gone() {
                 break;
             }
@@ -299,7 +299,7 @@ impl Volume {
         let failed = || self.counters.checkpoints_failed.load(Ordering::SeqCst);
         let failed_before = failed();
         let mut state = self.state.lock();
-        while self.is_writable() && self.counters.checkpoints.load(Ordering::SeqCst) == seen && state.zones.writable() < least {
+        while self.is_writable() && self.given_back() == seen && state.zones.writable() < least {
             if failed() != failed_before {
                 drop(state);
                 return self.checkpoint_for_cleaning().map(drop);
@@ -356,7 +356,7 @@ impl Volume {
             }
         };
         if outcome.checkpoint {
-            self.want_checkpoint()?;
+            self.want_zones(outcome.by_log)?;
         }
         let checkpoint = outcome.checkpoint || outcome.under_way;
         let worked = matches!(outcome.work, Work::Chunk(_) | Work::Victim(_));
@@ -377,6 +377,23 @@ impl Volume {
         self.checkpoint_for_cleaning().map(drop)
     }
 
+    /// Emptied zones are to be given back, which the log can do or takes a checkpoint: asks the thread, or does it where there is none.
+    fn want_zones(&self, by_log: bool) -> Result<()> {
+        match by_log {
+            false => self.want_checkpoint(),
+            true if self.has_threads() => {
+                self.ask_for_zones();
+                Ok(())
+            }
+            true => self.release_for_cleaning().map(drop),
+        }
+    }
+
+    /// How often zones were given back, or could have been.
+    fn given_back(&self) -> u64 {
+        self.counters.checkpoints.load(Ordering::SeqCst) + self.counters.releases.load(Ordering::SeqCst)
+    }
+
     /// A checkpoint that gives emptied zones back; how many.
     pub(super) fn checkpoint_for_cleaning(&self) -> Result<u32> {
         let before = self.counters.zones_reclaimed.load(Ordering::Relaxed);
@@ -390,13 +407,13 @@ impl Volume {
 /// What standing in line has cost so far. Cleaning comes to an end where it moves the same few free blocks around without gathering them.
 struct Effort {
     relocated: u64,
-    checkpoints: u64,
+    given_back: u64,
 }
 
 impl Effort {
     fn new(volume: &Volume) -> Self {
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Self { relocated: get(&volume.counters.relocated), checkpoints: get(&volume.counters.checkpoints) }
+        Self { relocated: get(&volume.counters.relocated), given_back: volume.given_back() }
     }
 
     /// Has everything been moved twice, or been written down more often than there are zones?
@@ -405,7 +422,7 @@ impl Effort {
         let members = &volume.identity.members;
         let blocks: u64 = members.iter().map(|m| u64::from(m.zones) * u64::from(m.zone_capacity)).sum();
         let zones: u64 = members.iter().map(|m| u64::from(m.zones)).sum();
-        now.relocated - self.relocated > 2 * blocks * BLOCK as u64 || now.checkpoints - self.checkpoints > 2 * zones + 64
+        now.relocated - self.relocated > 2 * blocks * BLOCK as u64 || now.given_back - self.given_back > 2 * zones + 64
     }
 }
 

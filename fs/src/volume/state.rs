@@ -12,6 +12,7 @@ use crate::ids::Ino;
 use crate::volume::damage::Lost;
 use crate::volume::lifetime::Orphan;
 use crate::volume::log::LogWriter;
+use crate::volume::moved::Moved;
 use crate::volume::pages::DirtyPages;
 use crate::volume::room::Line;
 use std::collections::{BTreeMap, HashMap};
@@ -84,6 +85,8 @@ pub struct State {
     pub pages: DirtyPages,
     /// Deltas not yet in the log.
     pub pending: Pending,
+    /// Relocations not yet in the log.
+    pub moved: Moved,
     /// First inode number never used.
     pub next_ino: u64,
     /// Inodes in use.

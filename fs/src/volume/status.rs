@@ -164,6 +164,9 @@ pub struct LogStatus {
     pub bytes: u64,
     pub checkpoints: u64,
     pub checkpoint_bytes: u64,
+    /// Times that zones were given back by the log, without a checkpoint.
+    #[serde(default)]
+    pub releases: u64,
     /// Log appends replayed by the mount.
     pub replayed: u64,
 }

@@ -120,7 +120,15 @@ fn above_the_high_mark_it_is_quiet() {
         let outcome = cleaner.poll(&Situation { idle: Duration::MAX, ..situation(&model, caller) }).expect("quiet");
         assert_eq!(
             outcome,
-            Outcome { work: Work::Nothing, emptied: 0, checkpoint: false, under_way: false, pressure: Pressure::Quiet, more: false }
+            Outcome {
+                work: Work::Nothing,
+                emptied: 0,
+                checkpoint: false,
+                by_log: false,
+                under_way: false,
+                pressure: Pressure::Quiet,
+                more: false
+            }
         );
     }
     assert_eq!(cleaner.stats().chunks, 0);
@@ -184,6 +192,19 @@ fn metadata_segments_are_cleaned_too_and_not_twice_before_the_checkpoint() {
     let report = cleaner.until_clean(|| model.room(), || Ok(model.checkpoint())).expect("clean");
     assert_eq!((report.victims, report.moved, report.zones_freed), (4, 0, 4));
     model.self_check();
+}
+
+#[test]
+fn zones_of_metadata_take_a_checkpoint_and_those_of_data_something_cheaper() {
+    for (first, by_log) in [(0, true), (METADATA, false)] {
+        let model = Model::new(32, 16, 1, RESERVE as usize);
+        (0..64).for_each(|b| assert!(model.write(first + b)));
+        (0..64).step_by(2).for_each(|b| model.delete(first + b));
+        let mut cleaner = cleaner(&model, Policy::Greedy, 32, 16);
+        let mut polls = (0..100).map(|_| cleaner.poll(&situation(&model, Caller::Blocked)).expect("work"));
+        let outcome = polls.find(|outcome| outcome.checkpoint).expect("a zone is emptied");
+        assert_eq!((outcome.emptied, outcome.by_log), (1, by_log));
+    }
 }
 
 #[test]

@@ -112,6 +112,7 @@ impl World {
         let options = CheckOptions { cache_size: 8 << 20, ..CheckOptions::default() };
         let report = fs::check::check(self.devices(), options).map_err(|error| format!("there is nothing to check: {error:?}"))?;
         self.coverage.note("checks", if report.replayed > 0 { "with a log to replay" } else { "without" });
+        self.coverage.add("checks", "with zones that the log gave back", u64::from(report.released > 0));
         // Garbage that a power cut left in the ring cannot be told from a damaged record.
         let surprises = self.scenario.drives.iter().any(|drive| drive.faults.write_pointer_surprise > 0.0);
         let excused = |found: &Found| match found.finding {

@@ -152,8 +152,10 @@ pub fn own_again(tree: &mut dyn ItemTree, summary: &Summary) -> Planned<()> {
 /// The file whose extents a delta changes; `None` for deltas about other items.
 pub fn file_of(delta: &Delta) -> Option<Ino> {
     match delta {
-        Delta::Map { ino, .. } | Delta::Preallocate { ino, .. } | Delta::Unmap { ino, .. } => Some(*ino),
-        Delta::Put { .. } | Delta::Remove { .. } => None,
+        Delta::Map { ino, .. } | Delta::Preallocate { ino, .. } | Delta::Unmap { ino, .. } | Delta::Move(Relocation { ino, .. }) => {
+            Some(*ino)
+        }
+        Delta::Put { .. } | Delta::Remove { .. } | Delta::Release { .. } => None,
     }
 }
 
@@ -170,7 +172,8 @@ fn steps(view: &dyn ItemView, delta: &Delta) -> Planned<Vec<Step>> {
             Some((from, to)) => fill_holes(view, *ino, from, to),
             None => Ok(Vec::new()),
         },
-        Delta::Put { .. } | Delta::Remove { .. } => Ok(Vec::new()),
+        Delta::Move(moved) => Ok(relocation_steps(view, moved)?.0),
+        Delta::Put { .. } | Delta::Remove { .. } | Delta::Release { .. } => Ok(Vec::new()),
     }
 }
 
@@ -431,6 +434,14 @@ fn relocation_steps(view: &dyn ItemView, moved: &Relocation) -> Planned<(Vec<Ste
     Ok((steps, blocks))
 }
 
+/// How many blocks of a relocation still lie where they were.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn left_to_move(view: &dyn ItemView, moved: &Relocation) -> Planned<u32> {
+    Ok(relocation_steps(view, moved)?.1)
+}
+
 /// Makes sure that [`relocate`] finds everything it needs.
 ///
 /// # Errors
@@ -440,8 +451,7 @@ pub fn prepare_relocate(tree: &dyn ItemTree, moved: &Relocation) -> Planned<()> 
 }
 
 /// Publishes a relocation by compare-and-swap, run by run (I5): only what still lies at the old place moves, the rest of the copy is dead
-/// space. Returns how many blocks moved. No log record; the next checkpoint makes it durable. Prepares and applies in one: an error has changed
-/// nothing.
+/// space. Returns how many blocks moved. The caller sees to the log ([`Delta::Move`]). Prepares and applies in one: an error has changed nothing.
 ///
 /// # Errors
 /// As [`prepare`].

@@ -461,7 +461,7 @@ impl ZoneTable {
 /// replaced is being cleaned.
 pub fn reserves_for(zones: u32, capacity: u32) -> Reserves {
     let blocks = u64::from(zones) * u64::from(capacity);
-    let dirty_blocks = (blocks / 128).clamp(256, 8192) as u32;
+    let dirty_blocks = (blocks / 48).clamp(256, 8192) as u32;
     let one_checkpoint = (dirty_blocks + dirty_blocks / 8).div_ceil(capacity);
     Reserves {
         log_zones: (1024u32.div_ceil(capacity)).clamp(3, 8),

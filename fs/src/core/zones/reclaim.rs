@@ -133,6 +133,22 @@ impl ZoneTable {
             })
     }
 
+    /// The log says that the zone holds nothing from here on (a mount). It may have been reset since then, or not.
+    pub fn note_released(&mut self, addr: Addr) {
+        let Some(zone) = self.zone(addr) else { return };
+        let SegmentEntry { role, phase, live, .. } = zone.entry;
+        if role == Role::Ring || matches!(phase, Phase::Empty | Phase::Retired) {
+            return;
+        }
+        if live == 0 {
+            self.end_zone(addr);
+            self.note_reset(addr);
+        } else if !self.incomplete {
+            self.miscounted = Some(addr.zone_base());
+            self.set_incomplete();
+        }
+    }
+
     /// The device has reset the zone.
     pub fn note_reset(&mut self, addr: Addr) {
         if self.zone(addr).is_some_and(|z| z.entry.role == Role::Log) {
