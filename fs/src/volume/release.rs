@@ -46,6 +46,7 @@ impl Volume {
         if logged >= self.log_limit || self.is_dirty_metadata_high() {
             return Ok(false);
         }
+        let _unbroken = self.unbroken("giving zones back");
         self.released.begin();
         let outcome = self.forget_dead_zones().and_then(|()| self.try_release());
         self.released.end();
@@ -143,10 +144,11 @@ mod tests {
     use crate::ids::{FileBlock, Ino};
     use crate::volume::rig::{formatted, make, open};
     use crate::volume::{Clock, FormatOptions, MountOptions, Volume, WriteOptions};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use zns::ZonedDevice;
-    use zns::sim::{SimConfig, SimDrive, Survival};
+    use zns::sim::{Fault, FaultPlan, SimConfig, SimDrive, Survival};
 
     const B: usize = 4096;
     const BLOCKS: usize = 1024;
@@ -267,6 +269,38 @@ mod tests {
                 }
             }
             assert!(over && replayed > 5, "kind {kind}: {replayed} zones were given back by a log that was replayed");
+        }
+    }
+
+    /// A panic at each operation on the device of which it consists, one after the other.
+    #[test]
+    fn a_panic_while_zones_are_given_back_costs_nothing_that_was_synced() {
+        for op in 0.. {
+            let drive = SimDrive::new(SimConfig::zoned(64, 1));
+            let volume = formatted(&drive);
+            let (ino, mut content) = filled(&volume, 600);
+            scatter(&volume, ino, &mut content, 0);
+            // Nothing is left of its first zones where they lay.
+            volume.write(ino, 0, &content[..512 * B], &WriteOptions::default()).expect("written");
+            volume.sync().expect("synced");
+            drive.fail_at(drive.ops() + op, Fault::Panic);
+            let released = catch_unwind(AssertUnwindSafe(|| volume.release_by_log()));
+            drive.set_faults(FaultPlan::default());
+            let is_over = released.is_ok();
+            assert_eq!(volume.is_writable(), is_over, "operation {op}");
+            if is_over {
+                assert!(op > 4 && count(&volume.counters.releases) == 1, "it consists of more than {op} operations");
+            }
+            drive.cut_power();
+            drop(volume);
+            drive.power_cycle();
+            let report = check(devices(&[drive.fork()]), CheckOptions::default()).expect("a volume");
+            assert!(report.clean, "operation {op}: {report}");
+            let volume = open(&drive);
+            assert!(volume.is_writable() && read(&volume, ino)[..600 * B] == content, "operation {op}");
+            if is_over {
+                return;
+            }
         }
     }
 
