@@ -38,6 +38,8 @@ pub struct Shape {
     pub segment: u32,
     /// Segments that may be open at a time.
     pub heads: u8,
+    /// Are open segments taken from the space? Where they are not, a class more costs only what is dead in them.
+    pub charged: bool,
 }
 
 /// Open segments that a placement may use when nobody says otherwise.
@@ -281,7 +283,7 @@ mod tests {
     fn names_parse_and_classes_stay_in_bounds() {
         for kind in PlacementKind::ALL {
             assert_eq!(kind.name().parse(), Ok(kind));
-            let mut placement = kind.build(&Shape { space: 1000, segment: 10, heads: 6 });
+            let mut placement = kind.build(&Shape { space: 1000, segment: 10, heads: 6, charged: true });
             assert_eq!(placement.name(), kind.name());
             let user = placement.user(&UserWrite {
                 block: 1,

@@ -49,7 +49,12 @@ impl SimConfig {
 
     /// The same as a placement sees it.
     pub fn shape(&self) -> Shape {
-        Shape { space: u64::from(self.segments) * u64::from(self.segment_blocks), segment: self.segment_blocks, heads: DEFAULT_HEADS }
+        Shape {
+            space: u64::from(self.segments) * u64::from(self.segment_blocks),
+            segment: self.segment_blocks,
+            heads: DEFAULT_HEADS,
+            charged: self.capacity == Capacity::Fixed,
+        }
     }
 }
 

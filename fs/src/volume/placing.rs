@@ -44,7 +44,7 @@ pub(super) fn estimates(options: &MountOptions, zones: &mut ZoneTable) -> Option
     let blocks = |(addr, _): (Addr, &crate::format::segment::SegmentEntry)| u64::from(zones.capacity(addr.device()));
     let space = zones.iter().map(blocks).sum();
     let segment = zones.iter().map(|(addr, _)| zones.capacity(addr.device())).max().unwrap_or(1);
-    Some(ZoneEstimates::new(Shape { space, segment, heads: zones.classes() }))
+    Some(ZoneEstimates::new(Shape { space, segment, heads: zones.classes(), charged: true }))
 }
 
 impl State {

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     fn midas() -> Midas {
-        Midas::new(Shape { space: 100_000, segment: 100, heads: 6 })
+        Midas::new(Shape { space: 100_000, segment: 100, heads: 6, charged: true })
     }
 
     fn write(midas: &mut Midas, block: u64, now: Seq) -> u8 {

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn classes_follow_the_time_that_is_left() {
-        let oracle = Oracle::new(&Shape { space: 640, segment: 10, heads: 6 });
+        let oracle = Oracle::new(&Shape { space: 640, segment: 10, heads: 6, charged: true });
         let classes = [0, 9, 10, 39, 40, 159, 160, 639, 640, 2559, 2560, Seq::MAX].map(|left| oracle.class(Some(left), 0).0);
         assert_eq!(classes, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
         assert_eq!((oracle.class(None, 5), oracle.class(Some(3), 5)), (Class(5), Class(0)));

@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn zones_of_two_temperatures_are_two_classes_and_those_of_one_are_not() {
-        let shape = Shape { space: 100_000, segment: 100, heads: ZONE_CLASSES };
+        let shape = Shape { space: 100_000, segment: 100, heads: ZONE_CLASSES, charged: true };
         let mut estimates = ZoneEstimates::new(shape);
         let zone = |interval: f64| ZoneContent { live: 85, interval: Some(interval), age: 0 };
         estimates.plan(0, (0..1000).map(|_| zone(85_000.0)));
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_written_soon_gets_hotter_and_what_survives_colder() {
-        let estimates = ZoneEstimates::new(Shape { space: 1000, segment: 10, heads: 3 });
+        let estimates = ZoneEstimates::new(Shape { space: 1000, segment: 10, heads: 3, charged: true });
         assert!(estimates.rewritten(Some(500.0), Some(10)) < 500.0);
         assert!(estimates.survived(Some(500.0), 10) > 500.0);
         assert_eq!(estimates.rewritten(None, None), 1000.0);
