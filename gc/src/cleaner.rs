@@ -28,7 +28,7 @@ use std::time::Duration;
 /// Nobody waits for zones that a person has cleaned: so many blocks of them together share a checkpoint (128 MiB), unless users run short.
 const BY_HAND_BLOCKS: u64 = 32_768;
 
-/// Zones of metadata are given back by checkpoints alone, which cost what is dirty: so many times as many of them as of data share one, unless users run short.
+/// Zones of metadata are given back by checkpoints alone, which cost what is dirty: so many times as many of them as of data share one, unless somebody waits.
 const METADATA_BATCHES: usize = 4;
 
 /// How a cleaner behaves.
@@ -401,7 +401,8 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             // What is dear waits for more.
             _ => data.len() >= batch || metadata.len() >= METADATA_BATCHES * batch,
         };
-        let due = enough || situation.room.writable <= config.runway;
+        // With little left to write a single zone is worth a record in the log, but not a checkpoint, which would be followed by the next one: those of metadata empty as checkpoints are made.
+        let due = enough || (situation.room.writable <= config.runway && !data.is_empty());
         let by_log = situation.caller != Caller::Manual && !data.is_empty();
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;
         let waits = blocked && !self.emptied.is_empty();

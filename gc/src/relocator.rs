@@ -43,8 +43,8 @@ pub struct RelocatorConfig {
 
 impl Default for RelocatorConfig {
     fn default() -> Self {
-        // 1 MiB, 4 MiB; a limit on extents that keeps the metadata touched by one commit small.
-        Self { chunk_blocks: 256, large_chunk_blocks: 1024, max_extents: 256, max_failures: 4 }
+        // 512 KiB, 4 MiB; a limit on extents that keeps the metadata touched by one commit small.
+        Self { chunk_blocks: 128, large_chunk_blocks: 1024, max_extents: 128, max_failures: 4 }
     }
 }
 

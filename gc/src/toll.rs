@@ -14,8 +14,8 @@ use crate::pacer::{Pacer, PacerConfig, Pressure, Room, VictimShare, copies_owed}
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Blocks of one request for which it does one chunk of cleaning at most (256 KiB): a request of 1 MiB does four at most.
-pub const BLOCKS_PER_CHUNK: u64 = 64;
+/// Blocks of one request for which it does one chunk of cleaning at most (128 KiB): a request of 1 MiB does eight at most.
+pub const BLOCKS_PER_CHUNK: u64 = 32;
 
 #[derive(Debug)]
 struct Shared {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_large_write_pays_for_itself_and_no_more_than_its_share() {
         assert_eq!(toll(500).owe(Room::of(900), 256), 2);
-        assert_eq!(toll(990).owe(Room::of(0), 256), 4);
+        assert_eq!(toll(990).owe(Room::of(0), 256), 8);
         assert_eq!(toll(990).owe(Room::of(0), 1), 1);
         // A victim without anything dead: it ends.
         assert_eq!(toll(1000).owe(Room::of(0), 1), 1);
@@ -144,7 +144,7 @@ mod tests {
         let short = Room { writable: 500, ahead: 5000 };
         assert_eq!((toll.owe(short, 1), toll.pressure(short)), (0, Pressure::Quiet));
         toll.publish(100, false, None);
-        assert_eq!((toll.owe(short, 1), toll.owe(short, 256), toll.pressure(short)), (1, 4, Pressure::Forced));
+        assert_eq!((toll.owe(short, 1), toll.owe(short, 256), toll.pressure(short)), (1, 8, Pressure::Forced));
         let enough = Room { writable: 501, ..short };
         assert_eq!((toll.owe(enough, 1), toll.pressure(enough)), (0, Pressure::Quiet));
     }

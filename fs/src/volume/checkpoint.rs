@@ -145,15 +145,15 @@ impl Volume {
         self.made.begin();
         self.released.begin();
         let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind));
+        // Before it is counted: whoever has seen the count and finds one under way waits for another, which nobody may be making.
         self.made.end();
         self.released.end();
-        if outcome.is_err() {
-            // Under the lock, lest somebody who has just looked goes to sleep without having heard.
-            let state = self.state.lock();
-            self.counters.checkpoints_failed.fetch_add(1, Ordering::SeqCst);
-            drop(state);
-            self.progress.notify_all();
-        }
+        let counter = if outcome.is_ok() { &self.counters.checkpoints } else { &self.counters.checkpoints_failed };
+        // Under the lock, lest somebody who has just looked goes to sleep without having heard.
+        let state = self.state.lock();
+        counter.fetch_add(1, Ordering::SeqCst);
+        drop(state);
+        self.progress.notify_all();
         outcome
     }
 
@@ -259,11 +259,6 @@ impl Volume {
             blocks: cut.writes.len() as u64,
             us: micros(started),
         });
-        // Under the lock, lest somebody who has just looked goes to sleep without having heard.
-        let state = self.state.lock();
-        self.counters.checkpoints.fetch_add(1, Ordering::SeqCst);
-        drop(state);
-        self.progress.notify_all();
         Ok(())
     }
 
@@ -469,8 +464,45 @@ mod tests {
     use super::*;
     use crate::format::segment::Phase;
     use crate::volume::rig::{formatted, make};
+    use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
     use zns::sim::{SimConfig, SimDrive};
     use zns::{DeviceId, ZoneId};
+
+    /// Somebody who knows of it and finds one under way would wait for the next one, and nobody makes that.
+    #[test]
+    fn a_checkpoint_that_is_counted_is_over() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let first = volume.counters.checkpoints.load(Ordering::SeqCst);
+        let seen = AtomicU64::new(first);
+        std::thread::scope(|scope| {
+            let observer = scope.spawn(|| {
+                let mut under_way = 0;
+                for next in first + 1..=first + 200 {
+                    while volume.counters.checkpoints.load(Ordering::SeqCst) < next {
+                        std::hint::spin_loop();
+                    }
+                    under_way += u32::from(volume.made.is_under_way() || volume.released.is_under_way());
+                    seen.store(next, Ordering::SeqCst);
+                }
+                under_way
+            });
+            // To wake somebody takes its time.
+            let sleeper = scope.spawn(|| {
+                while seen.load(Ordering::SeqCst) < first + 200 {
+                    volume.progress.wait_for(&mut volume.state.lock(), Duration::from_millis(1));
+                }
+            });
+            for next in first + 1..=first + 200 {
+                volume.checkpoint().expect("a checkpoint");
+                while seen.load(Ordering::SeqCst) < next {
+                    std::thread::yield_now();
+                }
+            }
+            sleeper.join().expect("no panic");
+            assert_eq!(observer.join().expect("no panic"), 0);
+        });
+    }
 
     /// What cannot be placed has the address of the ring's zone, which must be left alone.
     #[test]

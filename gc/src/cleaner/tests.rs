@@ -207,6 +207,23 @@ fn zones_of_metadata_take_a_checkpoint_and_those_of_data_something_cheaper() {
     }
 }
 
+/// A checkpoint makes zones of metadata empty: if each of them were worth the next one, checkpoints would follow each other.
+#[test]
+fn few_empty_zones_of_metadata_are_not_worth_a_checkpoint_before_somebody_waits() {
+    for (first, worth) in [(0, true), (METADATA, false)] {
+        let model = Model::new(32, 16, 1, RESERVE as usize);
+        (0..32).for_each(|b| assert!(model.write(first + b)));
+        (0..32).step_by(2).for_each(|b| model.delete(first + b));
+        let mut cleaner = cleaner(&model, Policy::Greedy, 32, 16);
+        let short = Situation { room: Room { writable: 0, ahead: -1 }, ..situation(&model, Caller::Foreground) };
+        let asked: Vec<Outcome> =
+            (0..100).map(|_| cleaner.poll(&short).expect("work")).take_while(|outcome| outcome.work != Work::NoVictim).collect();
+        assert_eq!(asked.iter().any(|outcome| outcome.checkpoint), worth, "{asked:?}");
+        assert!(asked.iter().any(|outcome| outcome.emptied > 0), "{asked:?}");
+        assert!(cleaner.poll(&situation(&model, Caller::Blocked)).expect("work").checkpoint);
+    }
+}
+
 #[test]
 fn an_unreadable_victim_is_left_alone_until_much_of_it_has_died() {
     let model = half_dead(3);
