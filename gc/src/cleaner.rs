@@ -4,9 +4,9 @@
 //! does at most one chunk of work and tells what a checkpoint would bring; by hand it does as many as [`Cleaner::set_chunks_by_hand`]
 //! says, one behind the other. Whoever wants the cleaner's lock waits for that much.
 //!
-//! Zones that were emptied are given back by the next checkpoint only, those of data perhaps by something cheaper. So the cleaner counts them as coming, does not choose them
-//! again, and asks for a checkpoint when enough have gathered or users have little left to write ([`crate::PacerConfig`]), or when someone
-//! cannot go on without: several victims per checkpoint share the metadata that it writes. Cleaning goes on while a checkpoint is made.
+//! Zones that were emptied are given back by the next checkpoint only, those of data perhaps by something cheaper. So the cleaner counts them as coming, does not
+//! choose them again, and asks for that when enough have gathered (of metadata more: only a checkpoint gives those back, and several share what it writes), when
+//! users have little left to write and a zone of data is empty ([`crate::PacerConfig`]), or when someone cannot go on without. Cleaning goes on meanwhile.
 //!
 //! It cannot spin: a victim that ended early is left alone until much of it has died, or, after failures that may pass, until some
 //! checkpoints later.
@@ -401,7 +401,8 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
             // What is dear waits for more.
             _ => data.len() >= batch || metadata.len() >= METADATA_BATCHES * batch,
         };
-        // With little left to write a single zone is worth a record in the log, but not a checkpoint, which would be followed by the next one: those of metadata empty as checkpoints are made.
+        // With little left to write a single zone is worth a record in the log, but not a checkpoint, which would be followed by the next one: zones of
+        // metadata get empty as checkpoints are made.
         let due = enough || (situation.room.writable <= config.runway && !data.is_empty());
         let by_log = situation.caller != Caller::Manual && !data.is_empty();
         let more = matches!(work, Work::Chunk(_) | Work::Victim(_)) && pressure != Pressure::Quiet;

@@ -26,7 +26,7 @@ pub struct PacerConfig {
     pub low: i64,
     /// With so much room or more, nothing is cleaned.
     pub high: i64,
-    /// With so little left to write before a zone is given back, a checkpoint is due if it gives any back.
+    /// With so little left to write, a single zone of data that is empty is to be given back, without waiting for others.
     pub runway: i64,
     /// Emptied zones that are worth a checkpoint: victims share the metadata that it writes.
     pub batch: u32,
