@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zns::Blocks;
 use zns::sim::SimConfig;
 
-/// Blocks of one chunk of cleaning.
-const CHUNK: u64 = 256;
+/// Blocks of one chunk of cleaning while users are there.
+const CHUNK: u64 = 128;
+/// Chunks of a zone of [`large_zones`], were all of it live.
+const CHUNKS_OF_A_ZONE: u64 = 8;
 
-/// Zones of 4 MiB: four chunks and more for each that is cleaned.
+/// Zones of 4 MiB: some chunks for each that is cleaned.
 fn large_zones() -> SimConfig {
     SimConfig { zone_size: Blocks(1024), zone_capacity: Blocks(1024), ..SimConfig::zoned(40, 1) }
 }
@@ -88,8 +90,8 @@ fn large_writes_pay_in_proportion() {
         let at = dice.below(blocks - 256);
         volume.write(file, at * B, &vec![4; 256 * BLOCK], &WriteOptions::default()).expect("overwritten");
         let moved = relocated(&volume) - before;
-        // A megabyte, perhaps in two steps because it does not begin at a step's border.
-        assert!(moved <= 5 * CHUNK, "write {i} of a megabyte moved {moved} blocks");
+        // A chunk for each 128 KiB, perhaps in one step more because it does not begin at a step's border.
+        assert!(moved <= 9 * CHUNK, "write {i} of a megabyte moved {moved} blocks");
     }
 }
 
@@ -114,16 +116,16 @@ fn with_the_cleaner_beside_them_two_writers_never_clean_a_zone_by_themselves() {
                     overwrite(volume, file, dice.below(blocks / 2) * 2 + seed - 1, seed as u8);
                     let chunks = most_chunks();
                     most.fetch_max(chunks, Ordering::Relaxed);
-                    many.fetch_add(u64::from(chunks > 2), Ordering::Relaxed);
+                    many.fetch_add(u64::from(chunks > CHUNKS_OF_A_ZONE / 2), Ordering::Relaxed);
                 }
             });
         }
     });
     let (most, many) = (most.into_inner(), many.into_inner());
     assert!(relocated(&volume) > blocks / 4, "this measures nothing");
-    assert!(most < 4, "one write did {most} chunks of cleaning, and a zone has four");
-    // How often a third one is met depends on when the threads get their turns.
-    assert!(many <= 2 * blocks / 100, "{many} of {} writes did more than two chunks of cleaning", 2 * blocks);
+    assert!(most < CHUNKS_OF_A_ZONE, "one write did {most} chunks of cleaning, and a zone has {CHUNKS_OF_A_ZONE}");
+    // How often one does more than half of them depends on when the threads get their turns.
+    assert!(many <= 2 * blocks / 100, "{many} of {} writes did more than half a zone of cleaning", 2 * blocks);
     volume.shutdown().expect("an orderly end");
     assert_eq!(drive.violations().len(), 0, "{:?}", drive.violations());
 }
