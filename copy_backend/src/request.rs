@@ -16,6 +16,7 @@ use crate::stats::CopyCounters;
 use crate::verify::{self, Check, Finding};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 use zns::{DeviceId, Lba, Ticket, ZoneId, ZoneState};
 
 /// A command that a road is carrying out.
@@ -24,6 +25,7 @@ struct Flight {
     command: CopyCommand,
     /// `None`: it could not even be started.
     ticket: Option<Ticket>,
+    started: Instant,
     /// Its place among those in flight of the engine.
     _pass: Pass,
 }
@@ -174,9 +176,10 @@ impl Progress {
             self.stopped = true;
             return if flying { Start::Later } else { Start::Ended(Ok(self.result(engine, None))) };
         }
+        let started = Instant::now();
         let ticket = backend.submit(command.clone()).map_err(|error| tracing::warn!(%error, "cannot start a copy")).ok();
         self.issued += bytes;
-        self.flights.push_back(Flight { backend, command, ticket, _pass: pass });
+        self.flights.push_back(Flight { backend, command, ticket, started, _pass: pass });
         Start::Started
     }
 
@@ -270,6 +273,7 @@ impl Progress {
         self.road = flight.backend.road();
         let nothing = CopyOutcome::failed(0, FailureKind::Transient, "the command could not be started");
         let mut outcome = flight.ticket.map_or(nothing, |ticket| flight.backend.complete(ticket));
+        let time = flight.started.elapsed();
         let (command, pass) = (flight.command, flight._pass);
         // A road is not believed when it contradicts itself.
         outcome.ranges_done = outcome.ranges_done.min(command.sources.len());
@@ -280,7 +284,7 @@ impl Progress {
         let ranges = if rejected.is_some() { 0 } else { outcome.ranges_done };
         let bytes: u64 = command.sources[..ranges].iter().map(|source| bytes_of(engine, source)).sum();
         let road = self.road;
-        self.count(engine, |counters| counters.command(road, ranges as u64, bytes, &outcome));
+        self.count(engine, |counters| counters.command(road, ranges as u64, bytes, &outcome, time));
         self.done += bytes;
         governor.copied(bytes);
         drop(pass);
@@ -309,8 +313,8 @@ impl Progress {
         while let Some(flight) = self.flights.pop_front() {
             let Some(ticket) = flight.ticket else { continue };
             let outcome = flight.backend.complete(ticket);
-            let road = flight.backend.road();
-            self.count(engine, |counters| counters.command(road, 0, 0, &outcome));
+            let (road, time) = (flight.backend.road(), flight.started.elapsed());
+            self.count(engine, |counters| counters.command(road, 0, 0, &outcome, time));
         }
         self.issued = self.done;
     }

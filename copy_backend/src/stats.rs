@@ -4,6 +4,7 @@ use crate::backend::{CopyOutcome, Road};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 use zns::IoClass;
 
 /// What one road has carried.
@@ -30,6 +31,8 @@ pub struct CopyCounters {
     pub host_written: u64,
     /// Commands on all roads.
     pub commands: u64,
+    /// The longest time from the start of a command until it was known to have ended, in microseconds.
+    pub slowest_us: u64,
     /// How often the engine left a road, by reason.
     pub fallbacks: BTreeMap<String, u64>,
     /// Source ranges that verification compared.
@@ -58,13 +61,14 @@ impl Stats {
 }
 
 impl CopyCounters {
-    /// A command that was carried out, whole or in part: `ranges` and `bytes` are those that count.
-    pub(crate) fn command(&mut self, road: Road, ranges: u64, bytes: u64, outcome: &CopyOutcome) {
+    /// A command that was carried out, whole or in part, in `time`: `ranges` and `bytes` are those that count.
+    pub(crate) fn command(&mut self, road: Road, ranges: u64, bytes: u64, outcome: &CopyOutcome, time: Duration) {
         let by_road = self.roads.entry(road).or_default();
         by_road.commands += 1;
         by_road.ranges += ranges;
         by_road.bytes += bytes;
         self.commands += 1;
+        self.slowest_us = self.slowest_us.max(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         self.host_read += outcome.host_read;
         self.host_written += outcome.host_written;
         if road.is_offload() {
@@ -102,11 +106,33 @@ impl CopyCounters {
         self.host_read += other.host_read;
         self.host_written += other.host_written;
         self.commands += other.commands;
+        self.slowest_us = self.slowest_us.max(other.slowest_us);
         for (reason, count) in &other.fallbacks {
             *self.fallbacks.entry(reason.clone()).or_default() += count;
         }
         self.copies_verified += other.copies_verified;
         self.copies_rejected += other.copies_rejected;
         self.verify_read += other.verify_read;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_of_all_commands_is_known() {
+        let outcome = CopyOutcome::offloaded(1);
+        let of = |times: &[u64]| {
+            let mut counters = CopyCounters::default();
+            times.iter().for_each(|us| counters.command(Road::Host, 1, 4096, &outcome, Duration::from_micros(*us)));
+            counters
+        };
+        let mut counters = of(&[3, 90, 7]);
+        assert_eq!((counters.commands, counters.slowest_us), (3, 90));
+        counters.add(&of(&[80]));
+        assert_eq!(counters.slowest_us, 90);
+        counters.add(&of(&[100]));
+        assert_eq!((counters.commands, counters.slowest_us), (5, 100));
     }
 }

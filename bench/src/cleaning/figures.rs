@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Figures that there are: name in JSON, what it is, unit. In the order of the table.
-pub const FIGURES: [(&str, &str, &str); 33] = [
+pub const FIGURES: [(&str, &str, &str); 34] = [
     ("throughput", "throughput of users' writes", "MiB/s"),
     ("writes_per_second", "writes", "1/s"),
     ("write_us_p50", "one write, p50", "us"),
@@ -37,6 +37,7 @@ pub const FIGURES: [(&str, &str, &str); 33] = [
     ("copied_by_device", "of it by the device itself", "MiB"),
     ("copy_commands", "copy commands", ""),
     ("copy_command_size", "bytes of a command, mean", "KiB"),
+    ("copy_command_us_max", "slowest copy command of cleaning since the mount", "us"),
     ("zones_reclaimed", "zones reclaimed", ""),
     ("cpu_user", "processor time of the daemon, user", "s"),
     ("cpu_kernel", "processor time of the daemon, kernel", "s"),
@@ -100,6 +101,7 @@ pub fn of_volume(before: &Status, after: &Status, cpu: Cpu) -> Result<Run> {
         run.insert("link_per_user_byte", (link_in + link_out) as f64 / user as f64);
     }
     if commands > 0 {
+        run.insert("copy_command_us_max", after.number("gc/slowest_command_us")? as f64);
         run.insert("copy_command_size", relocated as f64 / commands as f64 / KIB as f64);
     }
     Ok(run)
@@ -223,7 +225,7 @@ mod tests {
         Status(json!({
             "io": { "user_written": 10 * mib, "user_read": 0, "device_read": 25 * mib, "device_written": 40 * mib },
             "gc": { "host_read": 20 * mib, "host_written": 20 * mib, "meta_read": 2 * mib, "meta_written": 4 * mib, "relocated": 20 * mib, "offloaded": 0,
-                    "commands": 5 * scale, "zones_reclaimed": 3 * scale, "pause_us": { "max": 7 } }
+                    "commands": 5 * scale, "slowest_command_us": 900, "zones_reclaimed": 3 * scale, "pause_us": { "max": 7 } }
         }))
     }
 

@@ -181,6 +181,9 @@ fn show_status(status: &Status) -> String {
         ),
     );
     line("  metadata", format!("{} read, {} written", show_size(gc.meta_read), show_size(gc.meta_written)));
+    if gc.commands > 0 {
+        line("  commands", format!("{}, {} us at most", gc.commands, gc.slowest_command_us));
+    }
     if gc.pause_us.max > 0 {
         line("  pauses", format!("{} us p99, {} us p99.9, {} us at most", gc.pause_us.p99, gc.pause_us.p999, gc.pause_us.max));
     }

@@ -5,6 +5,7 @@
 
 use crate::error::Result;
 use crate::volume::checkpoint::CheckpointKind;
+use crate::volume::patience::be_patient;
 use crate::volume::{GcMode, Volume};
 use gc::cleaner::Caller;
 use gc::{Pressure, Room};
@@ -101,6 +102,9 @@ const CHECKPOINT_SECONDS: u64 = 30;
 /// Log after which a checkpoint is made.
 const CHECKPOINT_LOG_BYTES: u64 = 48 << 20;
 
+/// How long the thread that cleans stays away when somebody else does.
+const A_CHUNK: Duration = Duration::from_micros(300);
+
 impl Volume {
     /// Starts the threads. Simulations do not.
     ///
@@ -114,6 +118,7 @@ impl Volume {
         let volume = Arc::downgrade(self);
         let wake = self.wake.clone();
         let tend = move || {
+            be_patient();
             let mut last_checkpoint = Instant::now();
             while wake.wait(Task::Commit, Some(Duration::from_millis(500))) {
                 let Some(volume) = volume.upgrade() else { return };
@@ -124,6 +129,7 @@ impl Volume {
         let volume = Arc::downgrade(self);
         let wake = self.wake.clone();
         let checkpoint = move || {
+            be_patient();
             let _ends = CheckpointsEnd(wake.clone());
             while wake.wait(Task::Checkpoint, None) {
                 let Some(volume) = volume.upgrade() else { return };
@@ -139,6 +145,7 @@ impl Volume {
             let volume = Arc::downgrade(self);
             let wake = self.wake.clone();
             let clean = move || {
+                be_patient();
                 let mut more = false;
                 let mut seen = (0, Instant::now());
                 loop {
@@ -260,6 +267,11 @@ impl Volume {
             *seen = (written, Instant::now());
         }
         match self.clean_chunk(Caller::Background, seen.1.elapsed()) {
+            // A writer cleans a chunk.
+            Ok(cleaned) if cleaned.by_others => {
+                std::thread::sleep(A_CHUNK);
+                true
+            }
             // It is woken when the checkpoint is over.
             Ok(cleaned) => cleaned.more && !self.is_dirty_metadata_high(),
             Err(error) => {

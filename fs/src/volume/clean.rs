@@ -367,6 +367,14 @@ impl Volume {
         done
     }
 
+    /// The same, unless somebody else works with it: `None`, and nobody who comes later finds this caller before him.
+    pub(super) fn with_free_cleaner<T>(&self, work: impl FnOnce(&mut Cleaner) -> T) -> Option<Option<T>> {
+        let mut cleaner = self.cleaner.try_lock()?;
+        let done = cleaner.as_mut().map(work);
+        MutexGuard::unlock_fair(cleaner);
+        Some(done)
+    }
+
     /// How many chunks follow one another before dirty metadata is looked at again. Without threads everything happens in one order, which a
     /// simulation can repeat.
     fn chunks_by_hand(&self) -> u32 {

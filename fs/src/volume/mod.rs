@@ -30,6 +30,7 @@ mod namespace;
 pub mod open;
 pub mod options;
 pub mod pages;
+mod patience;
 mod placing;
 pub mod read;
 mod recovery;

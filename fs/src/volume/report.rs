@@ -107,6 +107,7 @@ impl Volume {
                 host_read: cleaning.host_read,
                 host_written: cleaning.host_written,
                 commands: cleaning.commands,
+                slowest_command_us: cleaning.slowest_us,
                 fallbacks: cleaning.fallbacks,
                 write_amplification: amplification,
                 pause_us: PauseStatus { p50: pauses.p50, p99: pauses.p99, p999: pauses.p999, max: pauses.max },

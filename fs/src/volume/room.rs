@@ -12,6 +12,7 @@
 use crate::BLOCK;
 use crate::error::{FsError, Result};
 use crate::volume::Volume;
+use crate::volume::clean::Cleaner;
 use crate::volume::state::State;
 use gc::cleaner::{Caller, Situation, Work};
 use gc::{Pressure, Room};
@@ -332,7 +333,7 @@ impl Volume {
             return Ok(Cleaned { checkpoint: true, ..nothing });
         }
         let before = self.counters.chunks.load(Ordering::SeqCst);
-        let polled = self.with_cleaner(|cleaner| {
+        let work = |cleaner: &mut Cleaner| {
             // A writer that has waited for somebody else's chunk has waited enough: what it owes stays owed.
             if caller == Caller::Foreground && self.counters.chunks.load(Ordering::SeqCst) != before {
                 return None;
@@ -341,10 +342,19 @@ impl Volume {
             let idle = matches!(&outcome, Ok(outcome) if matches!(outcome.work, Work::Nothing | Work::NoVictim));
             self.counters.chunks.fetch_add(u64::from(!idle), Ordering::SeqCst);
             Some(outcome)
-        });
+        };
+        let by_others = Cleaned { worked: true, by_others: true, ..nothing };
+        let polled = match caller {
+            // Standing in line it would be handed the cleaner when a writer's chunk ends, and the next writer would wait until it has got a processor, too.
+            Caller::Background => match self.with_free_cleaner(work) {
+                None => return Ok(by_others),
+                Some(polled) => polled,
+            },
+            _ => self.with_cleaner(work),
+        };
         let outcome = match polled {
             None => return Ok(nothing),
-            Some(None) => return Ok(Cleaned { worked: true, by_others: true, ..nothing }),
+            Some(None) => return Ok(by_others),
             Some(Some(outcome)) => outcome,
         };
         let outcome = match outcome {

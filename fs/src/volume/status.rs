@@ -124,6 +124,8 @@ pub struct GcStatus {
     pub host_read: u64,
     pub host_written: u64,
     pub commands: u64,
+    #[serde(default)]
+    pub slowest_command_us: u64,
     pub fallbacks: BTreeMap<String, u64>,
     pub write_amplification: f64,
     pub pause_us: PauseStatus,

@@ -458,10 +458,11 @@ impl ZoneTable {
 /// Reserves for a volume of this shape. `capacity`: blocks of a zone.
 ///
 /// The checkpoint reserve holds two checkpoints of the most dirty metadata there may be: one to write, one while what the first
-/// replaced is being cleaned.
+/// replaced is being cleaned. As long as all leaves may be dirty at once, scattered writes cost hardly any metadata; beyond that nearly a block for each of
+/// theirs. So that may be a part in 48 of the volume, as much as half of the default cache holds, or more where a part in 512 is more: a larger cache can use it.
 pub fn reserves_for(zones: u32, capacity: u32) -> Reserves {
     let blocks = u64::from(zones) * u64::from(capacity);
-    let dirty_blocks = (blocks / 48).clamp(256, 8192) as u32;
+    let dirty_blocks = (blocks / 48).clamp(256, (blocks / 512).clamp(16_384, 65_536)) as u32;
     let one_checkpoint = (dirty_blocks + dirty_blocks / 8).div_ceil(capacity);
     Reserves {
         log_zones: (1024u32.div_ceil(capacity)).clamp(3, 8),
