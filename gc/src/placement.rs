@@ -121,6 +121,10 @@ pub trait Placement: Send {
     fn estimates(&self) -> bool {
         false
     }
+    /// Is what it expected of a segment to be corrected by what is seen to die there? Only the simulator asks.
+    fn watches_deaths(&self) -> bool {
+        false
+    }
     /// After how many blocks of users it expects a block to be written again; asked right after it was told where the block goes.
     fn interval(&self, _block: u64) -> f64 {
         1.0

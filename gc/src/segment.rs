@@ -42,6 +42,7 @@ pub struct SegmentInfo {
     pub capacity: u32,
     /// When its last block was written.
     pub written_at: Seq,
-    /// After how long its blocks were expected to be written again when they were put into it (harmonic mean); zero: nobody estimated.
+    /// After how long its blocks were expected to be written again when they were put into it (harmonic mean), or are now where what dies in it is watched
+    /// ([`crate::Placement::watches_deaths`]); zero: nobody estimated.
     pub expected: Seq,
 }
