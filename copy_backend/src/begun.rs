@@ -4,7 +4,7 @@
 //! somebody thinks: about what comes next, and about what has just been copied. A thread may have begun several, into a zone each. While users read, one of
 //! them may have to wait for a turn that another one has: whoever waits then sees to the end of the other one's command, for nobody else does.
 
-use crate::engine::{CopyEngine, CopyRequest, CopyResult, Destination};
+use crate::engine::{CopyEngine, CopyRequest, CopyResult, Destination, Taken};
 use crate::error::{CopyError, Result};
 use crate::governor::Free;
 use crate::request::{Next, Progress};
@@ -25,8 +25,8 @@ pub(crate) type AllBegun = Mutex<Vec<(ThreadId, Arc<Mutex<Begun>>)>>;
 /// nobody knows then what lies in the zone. To be ended by the thread that began it.
 pub struct BegunCopy<'a> {
     engine: &'a CopyEngine,
-    destination: Destination,
     begun: Arc<Mutex<Begun>>,
+    _taken: Taken<'a>,
 }
 
 impl Begun {
@@ -38,9 +38,8 @@ impl Begun {
 
 impl<'a> BegunCopy<'a> {
     pub(crate) fn new(engine: &'a CopyEngine, request: CopyRequest) -> Result<Self> {
-        let destination = engine.destination(&request)?;
+        let taken = engine.take(engine.destination(&request)?)?;
         let mut progress = Progress::new(engine, request)?;
-        engine.take(destination)?;
         let ended = match progress.launch(engine, &Free) {
             Next::Ended(result) => Some(result),
             // Without a turn it begins when somebody waits for it.
@@ -48,7 +47,7 @@ impl<'a> BegunCopy<'a> {
         };
         let begun = Arc::new(Mutex::new(Begun { progress, ended }));
         engine.begun.lock().push((std::thread::current().id(), begun.clone()));
-        Ok(Self { engine, destination, begun })
+        Ok(Self { engine, begun, _taken: taken })
     }
 
     /// Waits for the end.
@@ -96,8 +95,7 @@ impl<'a> BegunCopy<'a> {
 impl Drop for BegunCopy<'_> {
     fn drop(&mut self) {
         self.engine.begun.lock().retain(|(_, other)| !Arc::ptr_eq(other, &self.begun));
-        self.begun.lock().progress.land(self.engine);
-        self.engine.free(self.destination);
+        self.begun.lock().progress.call_off(self.engine);
     }
 }
 
@@ -111,16 +109,11 @@ impl CopyEngine {
     }
 
     /// Takes a destination zone.
-    pub(crate) fn take(&self, destination: Destination) -> Result<()> {
+    pub(crate) fn take(&self, destination: Destination) -> Result<Taken<'_>> {
         if self.busy.lock().insert(destination) {
-            return Ok(());
+            return Ok(Taken { busy: &self.busy, destination });
         }
         Err(is_taken(destination))
-    }
-
-    /// Lets a destination zone go.
-    pub(crate) fn free(&self, destination: Destination) {
-        self.busy.lock().remove(&destination);
     }
 }
 

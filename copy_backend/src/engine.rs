@@ -158,6 +158,26 @@ pub struct CopyResult {
 /// A destination zone: nothing else is copied into it while a request is.
 pub(crate) type Destination = (DeviceId, ZoneId);
 
+/// A destination zone that a copy has taken, until this is dropped: after a panic, too.
+pub(crate) struct Taken<'a> {
+    pub(crate) busy: &'a Mutex<HashSet<Destination>>,
+    pub(crate) destination: Destination,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.busy.lock().remove(&self.destination);
+    }
+}
+
+/// The requests into one zone, of which the first is under way. What flies of it is waited for before the zone is let go: so it comes first.
+struct Running<'a> {
+    index: usize,
+    progress: Progress,
+    queue: VecDeque<(usize, CopyRequest)>,
+    taken: Taken<'a>,
+}
+
 /// The engine. Shared by all who copy; every call may come from any thread.
 pub struct CopyEngine {
     pub(crate) devices: Arc<[Arc<dyn ZonedDevice>]>,
@@ -254,18 +274,18 @@ impl CopyEngine {
         }
         let mut running = VecDeque::new();
         for (destination, mut queue) in queues {
-            if self.take(destination).is_err() {
+            let Ok(taken) = self.take(destination) else {
                 queue.drain(..).for_each(|(index, _)| results[index] = Some(Carried::not_begun(Err(is_taken(destination)))));
                 continue;
-            }
-            match self.next_in(&mut queue, &mut results) {
-                Some(progress) => running.push_back((destination, queue, progress)),
-                None => self.free(destination),
+            };
+            if let Some((index, progress)) = self.next_in(&mut queue, &mut results) {
+                running.push_back(Running { index, progress, queue, taken });
             }
         }
         // First all take off; then round robin: while one is waited for, the others are in flight.
         let mut to_start = running.len();
-        while let Some((destination, mut queue, (index, mut progress))) = running.pop_front() {
+        while let Some(mut run) = running.pop_front() {
+            let progress = &mut run.progress;
             let starting = to_start > 0;
             to_start = to_start.saturating_sub(1);
             let mut next = if progress.is_flying() && !starting { progress.step(self, governor) } else { progress.launch(self, governor) };
@@ -274,23 +294,23 @@ impl CopyEngine {
                 next = progress.step(self, governor);
             }
             match next {
-                Next::Flying => running.push_back((destination, queue, (index, progress))),
+                Next::Flying => running.push_back(run),
                 Next::NoTurn => {
-                    let others = running.iter().any(|(_, _, (_, progress))| progress.is_flying());
-                    running.push_back((destination, queue, (index, progress)));
+                    let others = running.iter().any(|other| other.progress.is_flying());
+                    running.push_back(run);
                     // Whoever has commands of its own in flight must see to their end, or nobody would ever make room.
                     if !others && to_start == 0 {
                         self.gate.wait();
                     }
                 }
                 Next::Ended(result) => {
+                    let Running { index, progress, mut queue, taken } = run;
                     if result.as_ref().is_ok_and(|result| result.failure.is_some()) {
                         self.give_up(&mut queue, &result, &mut results);
                     }
                     results[index] = Some(progress.into_carried(result));
-                    match self.next_in(&mut queue, &mut results) {
-                        Some(next) => running.push_back((destination, queue, next)),
-                        None => self.free(destination),
+                    if let Some((index, progress)) = self.next_in(&mut queue, &mut results) {
+                        running.push_back(Running { index, progress, queue, taken });
                     }
                 }
             }

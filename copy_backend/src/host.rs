@@ -6,7 +6,7 @@
 
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
-use crate::workers::Workers;
+use crate::workers::{Workers, survive};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use zns::{AlignedBuf, Blocks, BufSlice, DeviceId, Io, IoClass, Lba, Ticket, ZonedDevice};
@@ -129,14 +129,27 @@ struct Writing {
     bytes: u64,
 }
 
+/// A command being carried out. Dropped, it waits for what is in flight: after a panic of a device nothing is written to the zone any more, either.
 struct Run<'a> {
     from: &'a dyn ZonedDevice,
     to: &'a dyn ZonedDevice,
     class: IoClass,
     to_block: u64,
     at: Lba,
+    reading: VecDeque<Reading>,
     writing: Option<Writing>,
     outcome: CopyOutcome,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            survive(|| self.to.complete(writing.ticket));
+        }
+        for group in self.reading.drain(..) {
+            survive(|| self.from.complete(group.ticket));
+        }
+    }
 }
 
 fn carry_out(devices: &[Arc<dyn ZonedDevice>], command: &CopyCommand) -> CopyOutcome {
@@ -159,22 +172,21 @@ fn carry_out(devices: &[Arc<dyn ZonedDevice>], command: &CopyCommand) -> CopyOut
         done: 0,
     };
     let class = command.class;
-    let run = Run { from: &**from, to: &**to, class, to_block, at: command.target.lba, writing: None, outcome };
+    let run = Run { from: &**from, to: &**to, class, to_block, at: command.target.lba, reading: VecDeque::new(), writing: None, outcome };
     run.all(groups)
 }
 
 impl Run<'_> {
     fn all(mut self, mut groups: Groups) -> CopyOutcome {
-        let mut reading: VecDeque<Reading> = VecDeque::new();
         loop {
-            while self.outcome.failure.is_none() && reading.len() < WINDOW {
+            while self.outcome.failure.is_none() && self.reading.len() < WINDOW {
                 let Some(pieces) = groups.next() else { break };
                 match self.start_reads(pieces) {
-                    Some(group) => reading.push_back(group),
+                    Some(group) => self.reading.push_back(group),
                     None => break,
                 }
             }
-            let Some(group) = reading.pop_front() else { break };
+            let Some(group) = self.reading.pop_front() else { break };
             let (pieces, data, failure) = self.finish_reads(group);
             // The write before this one must be over; what was read before a failure is still written.
             self.finish_write();
@@ -183,11 +195,13 @@ impl Run<'_> {
                 self.fail(kind);
             }
             if self.outcome.failure.is_some() {
-                reading.drain(..).for_each(|group| self.discard(group));
+                while let Some(group) = self.reading.pop_front() {
+                    self.discard(group);
+                }
             }
         }
         self.finish_write();
-        self.outcome
+        std::mem::replace(&mut self.outcome, CopyOutcome::offloaded(0))
     }
 
     fn fail(&mut self, kind: FailureKind) {

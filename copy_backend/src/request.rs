@@ -14,20 +14,37 @@ use crate::plan;
 use crate::sizes::Bounds;
 use crate::stats::CopyCounters;
 use crate::verify::{self, Check, Finding};
+use crate::workers::survive;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 use zns::{DeviceId, Lba, Ticket, ZoneId, ZoneState};
 
-/// A command that a road is carrying out.
+/// A command that a road is carrying out. Dropped, it is waited for: whatever ends the copy, a panic as well, nothing is written to a zone any more that
+/// somebody else may have then.
 struct Flight {
     backend: Arc<dyn CopyBackend>,
     command: CopyCommand,
-    /// `None`: it could not even be started.
+    /// `None`: it could not even be started, or has landed.
     ticket: Option<Ticket>,
     started: Instant,
     /// Its place among those in flight of the engine.
     _pass: Pass,
+}
+
+impl Flight {
+    /// Waits for it.
+    fn land(&mut self) -> Option<CopyOutcome> {
+        self.ticket.take().map(|ticket| self.backend.complete(ticket))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            survive(|| self.land());
+        }
+    }
 }
 
 /// Where a request stands.
@@ -269,12 +286,12 @@ impl Progress {
 
     /// Waits for the oldest command in flight and starts others.
     pub fn step(&mut self, engine: &CopyEngine, governor: &dyn Governor) -> Next {
-        let Some(flight) = self.flights.pop_front() else { return self.launch(engine, governor) };
+        let Some(mut flight) = self.flights.pop_front() else { return self.launch(engine, governor) };
         self.road = flight.backend.road();
-        let nothing = CopyOutcome::failed(0, FailureKind::Transient, "the command could not be started");
-        let mut outcome = flight.ticket.map_or(nothing, |ticket| flight.backend.complete(ticket));
+        let nothing = || CopyOutcome::failed(0, FailureKind::Transient, "the command could not be started");
+        let mut outcome = flight.land().unwrap_or_else(nothing);
         let time = flight.started.elapsed();
-        let (command, pass) = (flight.command, flight._pass);
+        let command = CopyCommand { sources: std::mem::take(&mut flight.command.sources), ..flight.command };
         // A road is not believed when it contradicts itself.
         outcome.ranges_done = outcome.ranges_done.min(command.sources.len());
         if outcome.failure.is_none() && outcome.ranges_done < command.sources.len() {
@@ -287,7 +304,8 @@ impl Progress {
         self.count(engine, |counters| counters.command(road, ranges as u64, bytes, &outcome, time));
         self.done += bytes;
         governor.copied(bytes);
-        drop(pass);
+        // Others may have its place from here on.
+        drop(flight);
         match rejected.or(outcome.failure) {
             None => {
                 let shape = shape_of(engine, &command);
@@ -308,15 +326,21 @@ impl Progress {
     }
 
     /// Waits for what flies behind a command that failed. Nothing of it counts.
-    pub fn land(&mut self, engine: &CopyEngine) {
+    fn land(&mut self, engine: &CopyEngine) {
         self.planned = None;
-        while let Some(flight) = self.flights.pop_front() {
-            let Some(ticket) = flight.ticket else { continue };
-            let outcome = flight.backend.complete(ticket);
+        while let Some(mut flight) = self.flights.pop_front() {
+            let Some(outcome) = flight.land() else { continue };
             let (road, time) = (flight.backend.road(), flight.started.elapsed());
             self.count(engine, |counters| counters.command(road, 0, 0, &outcome, time));
         }
         self.issued = self.done;
+    }
+
+    /// Waits for what flies, whatever happens. Nothing of it counts.
+    pub fn call_off(&mut self, engine: &CopyEngine) {
+        while self.is_flying() {
+            survive(|| self.land(engine));
+        }
     }
 
     /// Verifies what a command did; `Some`: nothing of it counts.

@@ -95,7 +95,6 @@ impl Routes {
     pub fn open(&mut self, from: DeviceId, to: DeviceId) -> Option<OpenRoad> {
         let pair = self.pairs.entry((from, to)).or_default();
         if !pair.probed {
-            pair.probed = true;
             for (index, backend) in self.offload.iter().enumerate() {
                 if pair.closed.contains_key(&backend.road()) {
                     continue;
@@ -112,6 +111,8 @@ impl Routes {
                     Err(reason) => drop(pair.closed.insert(backend.road(), reason)),
                 }
             }
+            // Only now: a road that panicked while it was asked is asked again.
+            pair.probed = true;
         }
         pair.open.clone()
     }

@@ -128,7 +128,12 @@ impl<T: Lost> Drop for Workers<T> {
 
 /// A panic in a device must not leave the one who waits waiting for ever.
 fn guarded<T: Lost>(job: Job<T>) -> T {
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| T::lost())
+    survive(job).unwrap_or_else(T::lost)
+}
+
+/// For what must be tidied up: `None` if it panics. A panic out of a destructor while another one unwinds would end the process.
+pub(crate) fn survive<T>(tidy_up: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(tidy_up)).ok()
 }
 
 fn run<T: Lost>(shared: &Shared<T>) {

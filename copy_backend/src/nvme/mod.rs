@@ -27,6 +27,7 @@ mod wire;
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::topology::{DevNumber, Piece, RealDevice, Stand, Topology};
+use crate::workers::survive;
 use carve::{Part, carve};
 use facts::{Ability, Open, ability, say};
 use parking_lot::Mutex;
@@ -219,6 +220,15 @@ impl NvmeRoad {
             fits
         };
         command.sources.iter().take_while(fits).count()
+    }
+}
+
+/// After a panic what flies is waited for: nothing is written to the zone any more.
+impl Drop for Job {
+    fn drop(&mut self) {
+        for (open, _, tag) in self.flying.drain(..) {
+            survive(|| open.wire.finish(tag));
+        }
     }
 }
 

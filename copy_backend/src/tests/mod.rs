@@ -6,6 +6,7 @@ mod faults;
 mod files;
 mod flights;
 mod liars;
+mod panics;
 mod plan;
 mod ranges;
 pub(crate) mod scsi;

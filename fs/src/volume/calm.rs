@@ -54,6 +54,12 @@ impl Calm {
         self.begin_commit()
     }
 
+    /// Does anybody wait, or is a commit or copy under way?
+    #[cfg(test)]
+    pub fn is_used(&self) -> bool {
+        self.is_awaited() || self.working.load(Ordering::Relaxed) > 0
+    }
+
     fn is_awaited(&self) -> bool {
         self.awaiting.load(Ordering::Relaxed) > 0
     }

@@ -18,6 +18,7 @@ use crate::volume::log::LogWriter;
 use crate::volume::members::RunWrite;
 use crate::volume::placing::Heat;
 use crate::volume::state::State;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use zns::{BufSlice, IoClass};
 
@@ -432,18 +433,38 @@ impl Volume {
 
     /// Tells devices to finish the zones that were ended early, so that they no longer count as active.
     pub(super) fn finish_ended_zones(&self) {
-        let ended = {
+        let mut ended = {
             let mut state = self.state.lock();
             let ended = state.zones.take_to_finish();
             // Until then nobody resets them: a zone that is finished after its reset is full.
             ended.iter().for_each(|addr| state.zones.begin_write(*addr));
-            ended
+            Finishing { volume: self, zones: ended.into() }
         };
-        for addr in ended {
+        while let Some(addr) = ended.zones.front().copied() {
             if let Err(error) = self.members.manage(addr, zns::ZoneAction::Finish) {
                 tracing::warn!("finishing zone {addr} failed: {error}");
             }
+            ended.zones.pop_front();
             self.state.lock().zones.end_write(addr);
+        }
+    }
+}
+
+/// Zones that are being finished. Those that a panic leaves are finished the next time.
+struct Finishing<'a> {
+    volume: &'a Volume,
+    zones: VecDeque<Addr>,
+}
+
+impl Drop for Finishing<'_> {
+    fn drop(&mut self) {
+        if self.zones.is_empty() {
+            return;
+        }
+        let mut state = self.volume.state.lock();
+        for addr in self.zones.drain(..) {
+            state.zones.end_write(addr);
+            state.zones.finish_again(addr);
         }
     }
 }

@@ -270,31 +270,29 @@ impl Volume {
         let held = self.hold_space(Role::CopiedByDevice, near, room.blocks() as u32);
         // What is held is not counted twice.
         drop(room);
-        let Some((id, addr, granted)) = held else { return Ok(Arrived::default()) };
-        match self.engine.road_for(device, addr.device()) {
-            Ok(RoadPreference::Offload) => {}
-            other => {
-                self.let_go_space(id, 0, false);
-                return other.map(|_| Arrived::default()).map_err(FsError::from);
-            }
+        // From here on whatever ends the copy, an error or a panic, gives it back.
+        let Some(mut space) = held else { return Ok(Arrived::default()) };
+        let addr = space.addr;
+        if self.engine.road_for(device, addr.device())? != RoadPreference::Offload {
+            return Ok(Arrived::default());
         }
-        cut_to(&mut parts, granted.into());
+        cut_to(&mut parts, space.blocks.into());
         let mut parts = in_pieces(&parts);
         let request = self.copy_request(&parts, addr);
-        let result = match self.engine.copy(request) {
-            Ok(result) => result,
-            Err(error) => {
-                // A request that was refused has not touched the zone; after anything else nobody knows what lies in it (I9).
-                let untouched = matches!(error, CopyError::NoOffload { .. } | CopyError::Invalid(_));
-                self.members.mark_dirty(addr.device());
-                self.let_go_space(id, 0, !untouched);
-                return Err(error.into());
-            }
-        };
+        // Nobody knows what lies in the zone (I9) until the engine says so.
+        space.set_used(0, true);
+        let result = self.engine.copy(request);
         self.members.mark_dirty(addr.device());
+        let result = result.inspect_err(|error| {
+            // A request that was refused has not touched the zone.
+            let untouched = matches!(error, CopyError::NoOffload { .. } | CopyError::Invalid(_));
+            space.set_used(0, !untouched);
+        })?;
         let for_host = parts.iter().skip(result.sources_done).take(result.for_host).map(|part| part.blocks).sum();
         parts.truncate(result.sources_done);
         let copied: u64 = parts.iter().map(|part| part.blocks).sum();
+        // What is not published from here on is dead space in a zone of which all is known.
+        space.set_used(copied as u32, result.end_zone);
         let checksums: Vec<u32> = parts.iter().flat_map(|part| checksums_of(part).iter().copied()).collect();
         let published = match copied {
             0 => Ok(0),
@@ -303,7 +301,7 @@ impl Volume {
                 self.publish_copy(&publication)
             }
         };
-        self.let_go_space(id, copied as u32, result.end_zone);
+        drop(space);
         if copied == 0 && result.failure == Some(FailureKind::SourceMedia) {
             tracing::warn!("the device cannot read the source of a copy at {}", parts.first().map_or(Addr::NONE, address_of));
         }
@@ -449,5 +447,7 @@ fn checksums_of(part: &Part) -> &[u32] {
 
 const _: () = assert!(CHUNK_BLOCKS * (BLOCK as u64) <= CALL_BYTES && HOST_BYTES > B);
 
+#[cfg(test)]
+mod panics;
 #[cfg(test)]
 mod tests;

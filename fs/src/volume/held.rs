@@ -57,6 +57,44 @@ impl State {
     }
 }
 
+/// Space for a copy. Whatever ends the copy early, an error or a panic, nobody waits for its head for ever: dropped, it is given back.
+#[must_use]
+pub(super) struct HeldSpace<'a> {
+    volume: &'a Volume,
+    id: u64,
+    /// The first block of it.
+    pub addr: Addr,
+    /// How many.
+    pub blocks: u32,
+    /// As many hold copies, whether they are mapped or not.
+    used: u32,
+    /// Nobody knows what lies behind those (I9).
+    end_zone: bool,
+}
+
+impl<'a> HeldSpace<'a> {
+    fn new(volume: &'a Volume, (id, held): (u64, Held)) -> Self {
+        Self { volume, id, addr: held.addr, blocks: held.blocks, used: 0, end_zone: false }
+    }
+
+    /// What it is given back with: so many blocks hold copies, and of what is behind those it is known that it is untouched, or the zone must be ended.
+    pub fn set_used(&mut self, used: u32, end_zone: bool) {
+        (self.used, self.end_zone) = (used, end_zone);
+    }
+
+    /// Somebody else gives it back.
+    fn hand_over(self) -> (u64, Addr, u32) {
+        let kept = std::mem::ManuallyDrop::new(self);
+        (kept.id, kept.addr, kept.blocks)
+    }
+}
+
+impl Drop for HeldSpace<'_> {
+    fn drop(&mut self) {
+        self.volume.let_go_space(self.id, self.used, self.end_zone);
+    }
+}
+
 /// A head of relocation, for the cleaner.
 enum Head {
     /// Of this class.
@@ -81,7 +119,7 @@ pub(super) enum Hold {
 impl Volume {
     /// Space for a copy that users asked for at the head of `role`, on `near` if there is any, waiting for a copy that is under way there. `None`: no zone can
     /// be opened.
-    pub(super) fn hold_space(&self, role: Role, near: DeviceId, blocks: u32) -> Option<(u64, Addr, u32)> {
+    pub(super) fn hold_space(&self, role: Role, near: DeviceId, blocks: u32) -> Option<HeldSpace<'_>> {
         let mut state: MutexGuard<'_, State> = self.state.lock();
         let device = loop {
             let device = state.zones.device_for(role, Some(near))?;
@@ -92,10 +130,11 @@ impl Volume {
             self.progress.wait(&mut state);
         };
         let allocated = state.zones.allocate_on(device, role, 0, blocks)?;
-        let (id, held) = state.hold(allocated, None);
+        let held = state.hold(allocated, None);
         drop(state);
+        let space = HeldSpace::new(self, held);
         self.finish_ended_zones();
-        Some((id, held.addr, held.blocks))
+        Some(space)
     }
 
     /// Space for relocation by `role` of what is of a class, beside what the cleaner holds already: chunks that fly side by side have a zone each (I1). Waits
@@ -111,17 +150,22 @@ impl Volume {
             }
         };
         let Some(allocated) = state.zones.allocate_in(device, role, class, blocks) else { return Hold::NoZone };
-        let (id, held) = state.hold(allocated, Some((role, class)));
+        let held = state.hold(allocated, Some((role, class)));
         drop(state);
+        let space = HeldSpace::new(self, held);
         self.finish_ended_zones();
-        Hold::Space(id, held.addr, held.blocks)
+        let (id, addr, blocks) = space.hand_over();
+        Hold::Space(id, addr, blocks)
     }
 
     /// Gives space back after a copy; see [`State::let_go`].
     pub(super) fn let_go_space(&self, id: u64, used: u32, end_zone: bool) {
         self.state.lock().let_go(id, used, end_zone);
         self.progress.notify_all();
-        self.finish_ended_zones();
+        // While a panic unwinds no device is asked for anything, which might panic as well: the next one who holds space, or commits, does it.
+        if !std::thread::panicking() {
+            self.finish_ended_zones();
+        }
     }
 }
 
@@ -175,8 +219,8 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (id, ..) = volume.hold_space(Role::CopiedByDevice, DEVICE, 8).expect("there is room");
-                sender.send(id).expect("somebody listens");
+                let space = volume.hold_space(Role::CopiedByDevice, DEVICE, 8).expect("there is room");
+                sender.send(space.hand_over().0).expect("somebody listens");
             });
             let waited = receiver.recv_timeout(std::time::Duration::from_millis(50));
             assert!(waited.is_err() && volume.is_cleaner_awaited(), "it takes what the cleaner may need to end");

@@ -26,6 +26,20 @@ const LET_GO: Duration = Duration::from_millis(50);
 /// Steps taken at once when an inode is dropped; what is left goes on in the background.
 const STEPS_AT_ONCE: u32 = 4;
 
+/// Somebody frees an inode. If a panic ends that, it waits again, behind all others.
+struct Freeing<'a> {
+    volume: &'a Volume,
+    ino: Ino,
+}
+
+impl Drop for Freeing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.volume.state.lock().to_free.insert(0, self.ino);
+        }
+    }
+}
+
 impl Volume {
     /// Somebody opened the inode.
     pub(crate) fn count_open(&self, ino: Ino) {
@@ -122,6 +136,7 @@ impl Volume {
     /// The volume is read-only or has lost its power; what cannot be freed for another reason is left to the next mount.
     pub(crate) fn free_some(&self) -> Result<bool> {
         let Some(ino) = self.state.lock().to_free.pop() else { return Ok(false) };
+        let _freeing = Freeing { volume: self, ino };
         if !self.free_or_leave(ino, STEPS_AT_ONCE)? {
             self.state.lock().to_free.push(ino);
         }
@@ -137,6 +152,7 @@ impl Volume {
         loop {
             let Some(ino) = self.state.lock().to_free.pop() else { return Ok(any) };
             any = true;
+            let _freeing = Freeing { volume: self, ino };
             while !self.free_or_leave(ino, 64)? {}
         }
     }

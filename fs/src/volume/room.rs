@@ -48,6 +48,12 @@ impl Line {
         self.waiting.retain(|one| *one != ticket);
     }
 
+    /// Does nobody wait?
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     fn is_first(&self, ticket: u64) -> bool {
         self.waiting.front() == Some(&ticket)
     }
@@ -91,7 +97,11 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.volume.state.lock().line.leave(self.ticket);
+        let mut state = self.volume.state.lock();
+        state.line.leave(self.ticket);
+        // It was lent to whoever is first.
+        state.zones.set_last_resort(false);
+        drop(state);
         self.volume.progress.notify_all();
     }
 }
@@ -190,7 +200,7 @@ impl Volume {
         self.counters.room_waits.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let outcome = self.stand_in_line(&place, least, most);
-        self.state.lock().zones.set_last_resort(false);
+        drop(place);
         self.pauses.record(started.elapsed());
         outcome
     }

@@ -196,6 +196,18 @@ struct Batch {
     zones: Vec<u32>,
 }
 
+/// Zones that something is in flight into. Where the operation panics that does not arrive, it has landed.
+struct InFlight<'a> {
+    device: &'a SimDevice,
+    zones: Vec<u32>,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.device.landed(&self.zones);
+    }
+}
+
 /// A handle on a [`SimDrive`]. Operations are carried out when they are submitted, in the order of submission.
 pub struct SimDevice {
     drive: SimDrive,
@@ -252,8 +264,9 @@ impl ZonedDevice for SimDevice {
     }
 
     fn submit(&self, batch: Vec<Io>, _class: IoClass) -> Result<Ticket> {
-        let mut zones = Vec::new();
-        let completions = batch.into_iter().map(|io| self.carry_out(io, &mut zones)).collect();
+        let mut flying = InFlight { device: self, zones: Vec::new() };
+        let completions = batch.into_iter().map(|io| self.carry_out(io, &mut flying.zones)).collect();
+        let zones = std::mem::take(&mut flying.zones);
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         self.tickets.lock().insert(ticket, Batch { completions, zones });
         Ok(Ticket(ticket))
@@ -325,6 +338,7 @@ impl NativeCopy for SimDevice {
             state.enter_copy(op, zone);
             op
         };
+        let _flying = InFlight { device: self, zones: vec![zone] };
         let mut rest: u64 = sources.iter().map(|source| source.blocks.0).sum();
         let mut at = target;
         let mut outcome = Ok(());
@@ -343,7 +357,6 @@ impl NativeCopy for SimDevice {
             }
             at = at + source.blocks;
         }
-        self.landed(&[zone]);
         outcome
     }
 }

@@ -34,6 +34,13 @@ impl ZoneTable {
         zone.writing = zone.writing.saturating_sub(1);
     }
 
+    /// Zones that are pinned, or written to.
+    #[cfg(test)]
+    pub fn in_use(&self) -> Vec<Addr> {
+        let in_use = |(addr, _): &(Addr, &SegmentEntry)| self.zone(*addr).is_some_and(|zone| zone.pins > 0 || zone.writing > 0);
+        self.iter().filter(in_use).map(|(addr, _)| addr).collect()
+    }
+
     /// Marks a zone as victim (or not any more).
     pub fn set_victim(&mut self, addr: Addr, victim: bool) {
         let at = addr.zone().0 as usize;

@@ -23,9 +23,11 @@ fn a_copy_that_holds_its_head_does_not_clean() {
     fill(&volume, from, 5000, 3);
     volume.sync().expect("synced");
     // A head into which data could be relocated is open.
-    let (head, ..) = volume.hold_space(Role::RelocatedByDevice, DeviceId(0), 8).expect("there is room");
-    volume.let_go_space(head, 8, false);
-    let (held, addr, blocks) = volume.hold_space(Role::CopiedByDevice, DeviceId(0), 16).expect("there is room");
+    let mut head = volume.hold_space(Role::RelocatedByDevice, DeviceId(0), 8).expect("there is room");
+    head.set_used(8, false);
+    drop(head);
+    let mut held = volume.hold_space(Role::CopiedByDevice, DeviceId(0), 16).expect("there is room");
+    let (addr, blocks) = (held.addr, held.blocks);
     {
         let mut state = volume.state.lock();
         while !state.zones.cleaning_reserve_is_gone() {
@@ -44,7 +46,8 @@ fn a_copy_that_holds_its_head_does_not_clean() {
         });
         let published = told.recv_timeout(Duration::from_secs(120));
         // Whatever it waits for ends now, so that the test ends.
-        volume.let_go_space(held, blocks, false);
+        held.set_used(blocks, false);
+        drop(held);
         assert_eq!(published.expect("it waits for itself").expect("published"), u64::from(blocks));
     });
 }
