@@ -340,7 +340,7 @@ fn strike(base: &SimDrive, case: &Case, partial: bool, n: u64) -> End {
         assert_at_rest(&volume, &what);
         assert_eq!(copy(&volume).unwrap_or_else(|error| panic!("{what}: {error}")), LEN);
         assert!(read(&volume, find(&volume, "to")) == expected().1, "{what}");
-        write_around(&volume, if n.is_multiple_of(8) { u64::from(ZONES) * 256 / BLOCKS } else { 1 }, &what);
+        write_around(&volume, if n.is_multiple_of(16) { u64::from(ZONES) * 256 / BLOCKS } else { 1 }, &what);
         assert_at_rest(&volume, &what);
         assert_contents(&volume, &what);
         volume.shutdown().unwrap_or_else(|error| panic!("{what}: {error}"));
