@@ -206,17 +206,26 @@ fn a_destination_that_cannot_be_read_back_does_not_count() {
 
 #[test]
 fn requests_behind_a_failure_in_their_zone_are_not_begun() {
-    let lab = Lab::one(4096, EngineConfig::default());
-    lab.drives[0].fail_at(0, Fault::WriteError);
-    let first = lab.target(0, 10);
-    let second = Target { lba: first.lba + Blocks(24), ..first };
-    let other = lab.target(0, 11);
-    let requests = [first, second, other].map(|target| lab.request(list(&lab), target, RoadPreference::Offload)).to_vec();
-    let results: Vec<_> = lab.copy_many(requests).into_iter().map(Result::unwrap).collect();
-    assert!(results[0].failure.is_some() && results[0].end_zone);
-    assert!(results[1].failure.is_some() && results[1].end_zone && results[1].sources_done == 0);
-    assert_eq!((results[2].failure, results[2].sources_done), (None, 6));
-    assert!(lab.drives[0].violations().is_empty());
+    // Two zones are copied into at once, and whose command reaches the drive first is for threads to decide.
+    let fails_in_the_first_zone = || {
+        let lab = Lab::one(4096, EngineConfig::default());
+        lab.drives[0].fail_at(0, Fault::WriteError);
+        let first = lab.target(0, 10);
+        let second = Target { lba: first.lba + Blocks(24), ..first };
+        let other = lab.target(0, 11);
+        let requests = [first, second, other].map(|target| lab.request(list(&lab), target, RoadPreference::Offload)).to_vec();
+        let results: Vec<_> = lab.copy_many(requests).into_iter().map(Result::unwrap).collect();
+        assert!(lab.drives[0].violations().is_empty());
+        if results[2].failure.is_some() {
+            assert!(results[..2].iter().all(|result| (result.failure, result.sources_done) == (None, 6)), "{results:?}");
+            return false;
+        }
+        assert!(results[0].failure.is_some() && results[0].end_zone);
+        assert!(results[1].failure.is_some() && results[1].end_zone && results[1].sources_done == 0);
+        assert_eq!(results[2].sources_done, 6);
+        true
+    };
+    assert!((0..200).any(|_| fails_in_the_first_zone()));
 }
 
 #[test]
