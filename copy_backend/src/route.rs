@@ -10,6 +10,7 @@ use crate::plan::UNIT;
 use crate::profile::ProfileUse;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use zns::DeviceId;
 
@@ -78,6 +79,8 @@ struct Pair {
     /// The open road has carried a command, and what it did was looked at where it asks for that.
     proven: bool,
     failures_in_a_row: u32,
+    /// A road panicked when it was asked what it can do.
+    panicked: bool,
 }
 
 /// What is known about all pairs.
@@ -99,7 +102,14 @@ impl Routes {
                 if pair.closed.contains_key(&backend.road()) {
                     continue;
                 }
-                match backend.caps(from, to) {
+                // Once may have been a matter of chance; nobody shall meet it for ever.
+                let asked = catch_unwind(AssertUnwindSafe(|| backend.caps(from, to))).unwrap_or_else(|panic| {
+                    if !std::mem::replace(&mut pair.panicked, true) {
+                        resume_unwind(panic);
+                    }
+                    Err("it panicked again when it was asked what it can do".into())
+                });
+                match asked {
                     Ok(caps) if usable(&caps) => {
                         pair.open = Some(OpenRoad { backend: index, learning: Learning::new(&caps), promised: caps });
                         break;

@@ -4,7 +4,7 @@ use super::*;
 use crate::host::HostRoad;
 use crate::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, NoRoad, Road};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use zns::Ticket;
 use zns::raw::{RawOptions, open_raw};
 use zns::sim::{Fault, FaultPlan};
@@ -15,6 +15,8 @@ struct Brittle {
     calls: AtomicU64,
     at: AtomicU64,
     flying: AtomicU64,
+    /// It panics whenever it is asked what it can do.
+    is_hopeless: AtomicBool,
 }
 
 impl Brittle {
@@ -30,6 +32,7 @@ impl CopyBackend for Brittle {
     }
     fn caps(&self, _: DeviceId, _: DeviceId) -> Result<CopyCaps, NoRoad> {
         self.call();
+        assert!(!self.is_hopeless.load(Ordering::SeqCst), "a panic that the test wants");
         Ok(CopyCaps { road: Road::Nvme, max_range_bytes: 32 << 10, max_command_bytes: 32 << 10, max_ranges: 4, simulated: true })
     }
     fn needs_proof(&self) -> bool {
@@ -53,7 +56,8 @@ impl CopyBackend for Brittle {
 fn brittle(device: Arc<dyn ZonedDevice>) -> (CopyEngine, Arc<Brittle>) {
     let never = AtomicU64::new(u64::MAX);
     let host = HostRoad::new(vec![device.clone()].into());
-    let road = Arc::new(Brittle { host, calls: AtomicU64::new(0), at: never, flying: AtomicU64::new(0) });
+    let road =
+        Arc::new(Brittle { host, calls: AtomicU64::new(0), at: never, flying: AtomicU64::new(0), is_hopeless: AtomicBool::new(false) });
     (CopyEngine::new(vec![device], vec![road.clone()], EngineConfig::default()), road)
 }
 
@@ -162,4 +166,20 @@ fn a_panic_of_a_device_while_the_host_copies_leaves_nothing_in_flight() {
             return;
         }
     }
+}
+
+/// Users' copies, cleaning and reports ask for the road: none of them shall meet the panic for ever.
+#[test]
+fn a_road_that_always_panics_when_it_is_asked_what_it_can_do_is_closed() {
+    let lab = Lab::one(4096, EngineConfig::default());
+    let (engine, road) = brittle(lab.engine.devices[0].clone());
+    road.is_hopeless.store(true, Ordering::SeqCst);
+    let ask = || catch_unwind(AssertUnwindSafe(|| engine.route(DeviceId(0), DeviceId(0))));
+    assert!(ask().is_err());
+    for _ in 0..3 {
+        let route = ask().expect("no panic");
+        assert_eq!(route.road, Road::Host);
+        assert!(route.reason.contains("panicked again"), "{route:?}");
+    }
+    assert_idle(&engine, &road, "asked");
 }

@@ -214,8 +214,11 @@ impl Volume {
 
     /// One round of the thread that commits.
     fn tend(&self, last_checkpoint: &mut Instant) {
-        if let Err(error) = self.try_tend(last_checkpoint) {
-            tracing::warn!("in the background: {error}");
+        // Without this thread nothing would become durable by itself any more.
+        match catch_unwind(AssertUnwindSafe(|| self.try_tend(last_checkpoint))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("in the background: {error}"),
+            Err(_) => tracing::error!("the thread that commits panicked: this is a bug; it goes on"),
         }
     }
 
@@ -270,7 +273,7 @@ impl Volume {
             // A writer cleans a chunk.
             Ok(cleaned) if cleaned.by_others => {
                 std::thread::sleep(A_CHUNK);
-                true
+                self.pressure() != Pressure::Quiet
             }
             // It is woken when the checkpoint is over.
             Ok(cleaned) => cleaned.more && !self.is_dirty_metadata_high(),
@@ -315,8 +318,10 @@ impl Volume {
         }
         self.with_cleaner(|cleaner| cleaner.abandon());
         // What cannot be freed now is freed by a mount: it must not keep what was acknowledged from becoming durable.
-        if let Err(error) = self.free_waiting() {
-            tracing::warn!("inodes without a name are left to the next mount: {error}");
+        match catch_unwind(AssertUnwindSafe(|| self.free_waiting())) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!("inodes without a name are left to the next mount: {error}"),
+            Err(_) => tracing::error!("freeing inodes without a name panicked: this is a bug; they are left to the next mount"),
         }
         self.checkpoint_as(CheckpointKind { clean: true })?;
         self.fail_quietly("it was unmounted");

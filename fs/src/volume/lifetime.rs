@@ -12,6 +12,7 @@ use crate::ids::Ino;
 use crate::volume::Volume;
 use crate::volume::damage::Unmet;
 use crate::volume::load::Cost;
+use crate::volume::state::State;
 use std::time::{Duration, Instant};
 
 /// What is known of an inode without a name.
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 pub struct Orphan {
     /// The kernel has dropped it.
     pub forgotten: bool,
+    /// An attempt to free it ended in a panic. After another one it is left to the next mount.
+    pub has_failed: bool,
 }
 
 /// How long whoever finds no space waits for the kernel to let go of a removed file; again while space comes back, twenty times as long at most.
@@ -26,7 +29,7 @@ const LET_GO: Duration = Duration::from_millis(50);
 /// Steps taken at once when an inode is dropped; what is left goes on in the background.
 const STEPS_AT_ONCE: u32 = 4;
 
-/// Somebody frees an inode. If a panic ends that, it waits again, behind all others.
+/// Somebody frees an inode. If a panic ends that, it waits again, behind all others, but only once: nobody else shall meet the same panic for ever.
 struct Freeing<'a> {
     volume: &'a Volume,
     ino: Ino,
@@ -35,7 +38,11 @@ struct Freeing<'a> {
 impl Drop for Freeing<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.volume.state.lock().to_free.insert(0, self.ino);
+            let mut state = self.volume.state.lock();
+            let State { orphans, to_free, .. } = &mut *state;
+            if orphans.get_mut(&self.ino).is_some_and(|orphan| !std::mem::replace(&mut orphan.has_failed, true)) {
+                to_free.insert(0, self.ino);
+            }
         }
     }
 }
@@ -243,6 +250,56 @@ impl Volume {
             }
             let Some(behind) = successor(key) else { return Ok(()) };
             from = behind;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::WriteOptions;
+    use crate::volume::rig::{formatted, make, open};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use zns::sim::{Fault, SimConfig, SimDrive};
+
+    const EXTENTS: u64 = 8 * ops::STEP_EXTENTS as u64;
+
+    /// A mounted volume in which a file of many extents has lost its last name and is freed from now on, and one extent of it is to be read for each step.
+    fn with_much_to_free(drive: &SimDrive) -> (std::sync::Arc<Volume>, Ino) {
+        let volume = formatted(drive);
+        let ino = make(&volume, "large");
+        for extent in 0..EXTENTS {
+            volume.write(ino, extent * 2 * crate::BLOCK as u64, &[1; crate::BLOCK], &WriteOptions::default()).expect("written");
+        }
+        volume.shutdown().expect("an orderly end");
+        let volume = open(drive);
+        volume.unlink(Ino::ROOT, b"large").expect("unlinked");
+        volume.forget(ino);
+        (volume, ino)
+    }
+
+    #[test]
+    fn an_inode_that_cannot_be_freed_for_a_panic_is_tried_once_more_and_then_left_to_the_next_mount() {
+        for times in 0..3 {
+            let drive = SimDrive::new(SimConfig::zoned(64, 1));
+            let (volume, ino) = with_much_to_free(&drive);
+            assert_eq!(volume.state.lock().to_free, [ino]);
+            for time in 0..times {
+                drive.fail_at(drive.ops(), Fault::Panic);
+                assert!(catch_unwind(AssertUnwindSafe(|| volume.free_some())).is_err(), "it reads");
+                assert_eq!(volume.state.lock().to_free.len(), usize::from(time == 0));
+            }
+            // One that panics again and again keeps nothing from becoming durable.
+            let other = make(&volume, "other");
+            volume.write(other, 0, &[2; 100], &WriteOptions::default()).expect("written");
+            if times == 1 {
+                drive.fail_at(drive.ops(), Fault::Panic);
+            }
+            volume.shutdown().expect("an orderly end");
+            drop(volume);
+            let volume = open(&drive);
+            assert_eq!(volume.read(volume.lookup(Ino::ROOT, b"other").expect("there").ino, 0, 100).expect("read")[..], [2; 100]);
+            assert_eq!(volume.state.lock().inodes, 2, "the root and the other file: what was left was freed by this mount");
         }
     }
 }

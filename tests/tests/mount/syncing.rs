@@ -117,22 +117,24 @@ fn sync_makes_everything_durable_and_msync_what_is_mapped() {
     let Some(mut mounted) = synced() else {
         return;
     };
-    let file = File::options().read(true).write(true).create_new(true).open(mounted.path("f")).unwrap();
-    file.set_len(8192).unwrap();
-    // SAFETY: a new mapping of the whole file, which nobody cuts; it is used inside its length and unmapped below.
-    unsafe {
-        let map = mmap(std::ptr::null_mut(), 8192, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0).unwrap().cast::<u8>();
-        map.add(5000).write_volatile(9);
-        msync(map.cast(), 8192, MsyncFlags::SYNC).unwrap();
-        munmap(map.cast(), 8192).unwrap();
-    }
-    drop(file);
     fs::write(mounted.path("written"), vec![7; 300_000]).unwrap();
     rustix::fs::sync();
     fs::write(mounted.path("later"), b"x").unwrap();
     mounted.crash();
-    assert_eq!(fs::read(mounted.path("f")).unwrap()[5000], 9);
     assert_eq!(fs::read(mounted.path("written")).unwrap(), vec![7; 300_000]);
+    let file = File::options().read(true).write(true).create_new(true).open(mounted.path("f")).unwrap();
+    file.set_len(8192).unwrap();
+    // SAFETY: a new mapping of the whole file, which nobody cuts; it is used inside its length, and what is behind it is gone when it is unmapped below.
+    unsafe {
+        let map = mmap(std::ptr::null_mut(), 8192, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0).unwrap().cast::<u8>();
+        map.add(5000).write_volatile(9);
+        msync(map.cast(), 8192, MsyncFlags::SYNC).unwrap();
+        // Unmapping would write it back as well: nothing comes between.
+        mounted.crash();
+        munmap(map.cast(), 8192).unwrap();
+    }
+    drop(file);
+    assert_eq!(fs::read(mounted.path("f")).unwrap()[5000], 9);
     mounted.finish();
 }
 
