@@ -134,6 +134,9 @@ impl Flight {
                 }
             }
         };
+        // The kernel tries without waiting first. What it turned away (a large transfer through device-mapper with few requests left, say) it would turn away
+        // again, a thousand times while the device is busy: a worker of its own may wait.
+        let entry = if self.attempts > 0 { entry.flags(squeue::Flags::ASYNC) } else { entry };
         entry.user_data(user_data)
     }
 

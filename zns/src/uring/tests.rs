@@ -159,3 +159,21 @@ fn memory_is_registered_with_the_first_transfer_that_it_is_for() {
     });
     assert_eq!(executor.has_registered_memory(), allowed);
 }
+
+#[test]
+fn what_the_kernel_turned_away_is_left_to_a_worker_that_may_wait() {
+    let mut table = inflight::Table::new(8, inflight::Target::Descriptor(0));
+    let batch = Arc::new(Batch::new(1));
+    table.enqueue(Chain::new(vec![Transfer::Read { offset: 0, buf: AlignedBuf::zeroed(8192) }], 0, batch, IoClass::Foreground));
+    let may_wait = |entry: Option<io_uring::squeue::Entry>| {
+        let entry = format!("{:?}", entry.expect("an operation"));
+        assert!(entry.contains("flags: "), "{entry}");
+        entry.contains(&format!("flags: {},", io_uring::squeue::Flags::ASYNC.bits()))
+    };
+    let first = table.next_entry(None);
+    assert!(!may_wait(first));
+    assert!(may_wait(table.completed(0, -libc::EAGAIN, None)));
+    assert!(may_wait(table.completed(0, -libc::EAGAIN, None)));
+    // It went on: from there it is tried as before.
+    assert!(!may_wait(table.completed(0, 4096, None)));
+}
