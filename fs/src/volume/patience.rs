@@ -19,7 +19,7 @@ struct Attributes {
 /// SCHED_BATCH of sched(7): who wakes up under it takes the processor from nobody.
 const BATCH: u32 = 3;
 /// Nanoseconds of processor time that the thread wants in one piece: who wakes up and wants less, as all do by default, goes first (Linux since 6.12; before, it makes no
-/// difference). With three times as much threads in the background waited for each other's pieces, and now and then a writer for what one of them held.
+/// difference). With 20 ms fsync was quicker and the longest writes were longer (BENCHMARKS).
 const SLICE: u64 = 6_000_000;
 
 /// From now on the calling thread has its share of the processors in long pieces, which end when somebody else wakes up. Where that cannot be had, or somebody

@@ -278,3 +278,23 @@ fn what_further_heads_hold_is_counted_out_by_and_by() {
         assert_eq!((zones.room(0).ahead, zones.held_quarters), (ended, 0), "of {held}");
     }
 }
+
+#[test]
+fn the_reserve_holds_two_checkpoints_of_all_that_may_be_dirty() {
+    const MIB: u64 = 256;
+    let bound = |blocks: u64, capacity: u32| {
+        let reserves = reserves_for((blocks / u64::from(capacity)) as u32, capacity);
+        // What a checkpoint writes besides, headers and pages of tables, is an eighth.
+        let two = 2 * (u64::from(reserves.dirty_blocks) + u64::from(reserves.dirty_blocks) / 8);
+        let held = u64::from(reserves.checkpoint_zones) * u64::from(capacity);
+        assert!(held >= two && held <= two + 3 * u64::from(capacity), "{blocks} in zones of {capacity}: {reserves:?}");
+        u64::from(reserves.dirty_blocks)
+    };
+    for capacity in [256, 1024, 4096, 16_384] {
+        let bounds: Vec<u64> = (28..=45).map(|log| bound((1 << log) / 4096, capacity)).collect();
+        assert!(bounds.is_sorted(), "{bounds:?}");
+        assert!((256..=65_536).contains(&bounds[0]) && bounds.last() == Some(&65_536), "{bounds:?}");
+    }
+    // All leaves of a small volume; what half of the default cache holds; more where hardly anything is lost by it.
+    assert_eq!([1024, 4096, 1 << 20, 25 << 20].map(|size| bound(size * MIB, 4096)), [5461, 16_384, 65_536, 65_536]);
+}
