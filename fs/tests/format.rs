@@ -9,6 +9,7 @@ use fs::format::segment::{Phase, Role, SegmentEntry};
 use fs::format::superblock::{Features, LogStart, Member, Reserves, RootPointers, Superblock, SuperblockError};
 use fs::format::{batch, log, segment};
 use fs::{Addr, FileBlock, Ino, NodeId};
+use gc::placement::{Estimate, Population};
 use std::collections::BTreeMap;
 
 struct Field {
@@ -79,6 +80,7 @@ fn a_superblock_with_numbers_that_cannot_be_is_refused() {
     refused(&|record| record.roots.next_id = u64::MAX);
     refused(&|record| record.reserves.gc_zones = u32::MAX);
     refused(&|record| record.reserves.dirty_blocks = u32::MAX);
+    refused(&|record| record.population = Population::of([1 << 62; 256]));
     refused(&|record| record.members[1].zones = u32::MAX);
     refused(&|record| record.members[0].zone_blocks = u64::MAX);
 }
@@ -99,6 +101,7 @@ fn record() -> Superblock {
         next_ino: 0x41,
         clock: 0x42,
         unwritten: 0x43,
+        population: Population::of(std::array::from_fn(|estimate| estimate as u64 * 3)),
         inodes: 0x44,
         reserves: Reserves { log_zones: 0x51, gc_zones: 0x52, checkpoint_zones: 0x53, dirty_blocks: 0x54 },
         roots: RootPointers { tree_root: NodeId(0x61), map_addr: Addr(0x62), map_crc: 0x63, map_levels: 4, next_id: 0x65, free_head: 0x66 },
@@ -120,7 +123,7 @@ fn superblock() {
         &block[..],
         &[
             ("magic", b"FerryFS\0"),
-            ("version", &half(2)),
+            ("version", &half(3)),
             ("compatible", &word(0x11)),
             ("read_only", &word(0x12)),
             ("incompatible", &word(0x13)),
@@ -168,6 +171,30 @@ fn superblock() {
     for at in [1024, 1088] {
         assert_eq!(compare("Member table", &block[at..], &line), 64);
     }
+    let estimates = &block[3072..];
+    assert_eq!(
+        (estimates[..4].to_vec(), &estimates[44..47]),
+        (vec![0, 0, 3, 6], &[0x81, 1, 0x84][..]),
+        "43 numbers below 128, then two bytes each"
+    );
+}
+
+#[test]
+fn estimates_have_room_in_a_volume_of_any_size() {
+    let with = |counts: [u64; 256]| {
+        let mut record = record();
+        record.population = Population::of(counts);
+        Superblock::decode(&record.encode()[..]).expect("sound").population
+    };
+    // Four bytes for each that is ever used: as much as there is room for.
+    let exact = std::array::from_fn(|estimate| if estimate < 245 { (1 << 28) - 1 } else { 0 });
+    assert_eq!(with(exact), Population::of(exact));
+    let huge = [(1 << 43) - 1; 256];
+    let kept = with(huge);
+    assert!(kept.counts().iter().all(|count| huge[0] - count < huge[0] >> 20), "{:?}", kept.counts()[0]);
+    let mut record = record();
+    record.population = Population::of([1 << 43; 256]);
+    assert!(matches!(Superblock::decode(&record.encode()[..]), Err(SuperblockError::Invalid(_))));
 }
 
 #[test]
@@ -275,9 +302,12 @@ fn items() {
     let value = inode.encode();
     assert_eq!(compare("Inode", &value, &fields), value.len());
 
-    let extent = Extent { block: FileBlock(9), blocks: 7, addr: Addr(5) }.encode();
-    assert_eq!(extent, [7, 5]);
-    assert_eq!(Extent { block: FileBlock(9), blocks: 300, addr: Addr(0x0102_0300) }.encode(), [0xac, 2, 0, 3, 2, 1]);
+    let extent = Extent { block: FileBlock(9), blocks: 7, addr: Addr(5), estimate: Estimate(8) }.encode();
+    assert_eq!(extent, [7, 8, 5]);
+    assert_eq!(
+        Extent { block: FileBlock(9), blocks: 300, addr: Addr(0x0102_0300), estimate: Estimate(0) }.encode(),
+        [0xac, 2, 0, 0, 3, 2, 1]
+    );
     let summary = Summary { addr: Addr(1), blocks: 7, ino: Ino(5), block: FileBlock(6) }.encode();
     assert_eq!(summary, [7, 5, 6]);
 }

@@ -24,7 +24,7 @@ const BLOCK: usize = 4096;
 const KINDS: [&str; 2] = ["zns", "conventional"];
 
 fn stored(kind: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("v2-{kind}.golden"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("v3-{kind}.golden"))
 }
 
 fn pack(image: &Path, into: &Path) {

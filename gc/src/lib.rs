@@ -8,6 +8,7 @@
 pub mod campaign;
 pub mod checkpoints;
 pub mod cleaner;
+pub mod deaths;
 pub mod error;
 pub mod histogram;
 pub mod mover;

@@ -2,6 +2,7 @@
 //! fails on command.
 
 use crate::mover::{Carrier, Carrying, Load, Mover};
+use crate::placement::Estimate;
 use crate::{
     CleanError, Committed, LiveExtent, LiveRun, LogSpace, Move, Owner, Reservation, Result, Room, SegmentId, SegmentInfo, Seq, Stream,
 };
@@ -391,7 +392,14 @@ impl LogSpace for Model {
                 }
                 _ => {
                     let checksums = if s.with_checksums { vec![sum] } else { Vec::new() };
-                    run.extents.push(LiveExtent { device: DEVICE, lba: s.lba(at), blocks: 1, owner, checksums });
+                    run.extents.push(LiveExtent {
+                        device: DEVICE,
+                        lba: s.lba(at),
+                        blocks: 1,
+                        owner,
+                        estimate: Estimate::UNKNOWN,
+                        checksums,
+                    });
                 }
             }
         }

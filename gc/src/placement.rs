@@ -5,18 +5,20 @@
 //! `placement/`.
 
 mod adaptive;
+mod estimate;
 mod fixed;
 mod learned;
 mod midas;
 mod oracle;
-mod zonal;
+mod temperature;
 
-pub use adaptive::Adaptive;
+pub use adaptive::{Adaptive, AdaptiveZones, ZONE_CLASSES};
+pub use estimate::{BlockEstimates, Estimate, Lot, Population};
 pub use fixed::{None, Separate};
 pub use learned::{Dac, HotWarmCold, SepBit};
 pub use midas::Midas;
 pub use oracle::Oracle;
-pub use zonal::{AdaptiveZones, Temperature, ZONE_CLASSES, ZoneContent, ZoneEstimates};
+pub use temperature::Temperature;
 
 use crate::segment::Seq;
 use serde::{Deserialize, Serialize};
@@ -73,7 +75,7 @@ pub struct RelocatedBlock {
     pub written: Option<Seq>,
     /// About when it came to where it is, if the placement estimates.
     pub placed: Option<Seq>,
-    /// The mean interval that was expected of the blocks of the victim, if the placement estimates.
+    /// The mean interval that is expected of the blocks of the victim, if the placement estimates: corrected by deaths where it watches these.
     pub expected: Option<f64>,
     /// When it will be written next, where the future is known.
     pub next: Option<Seq>,
@@ -121,7 +123,7 @@ pub trait Placement: Send {
     fn estimates(&self) -> bool {
         false
     }
-    /// Is what it expected of a segment to be corrected by what is seen to die there? Only the simulator asks.
+    /// Is what it expected of a segment to be corrected by what is seen to die there?
     fn watches_deaths(&self) -> bool {
         false
     }
@@ -129,12 +131,6 @@ pub trait Placement: Send {
     fn interval(&self, _block: u64) -> f64 {
         1.0
     }
-    /// Does it want to see what is in the segments ([`Self::survey`])?
-    fn wants_survey(&self, _now: Seq) -> bool {
-        false
-    }
-    /// What is in the segments.
-    fn survey(&mut self, _now: Seq, _segments: &mut dyn Iterator<Item = ZoneContent>) {}
     /// Must it be told the future?
     fn needs_future(&self) -> bool {
         false
@@ -180,7 +176,7 @@ pub enum PlacementKind {
     /// Ours: by an estimate of how often each block is written.
     #[default]
     Adaptive,
-    /// Ours with an estimate for each zone instead: what a volume does that is mounted with `adaptive`.
+    /// The same as a volume does it that is mounted with `adaptive`: users' writes and what is relocated in zones of their own, victims to one class whole.
     AdaptiveZones,
     /// The future is known; for comparison, and in the simulator only.
     Oracle,

@@ -32,19 +32,19 @@ pub trait VictimPolicy: Send + Sync {
 
 /// The policies there are, by the names of the `policy=` option.
 ///
-/// `default` is cost-benefit. With uniform overwrites greedy is optimal by theory and cost-benefit as good by measurement; where blocks differ in how often
-/// they are written it waits for the young to die, and is better by up to a third (`fs/examples/volume_wa.rs`).
+/// `default` is declining cost: with a placement that estimates how often blocks are written it divides the spare space between classes nearly as the optimum does. With uniform
+/// overwrites greedy is optimal by theory and declining cost as good by measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Fewest live blocks.
     Greedy,
     /// Rosenblum and Ousterhout's (1 - u) age / (1 + u).
-    #[default]
     CostBenefit,
     /// (1 - u) / u * sqrt(age), as the authors of SepBIT have it.
     CostBenefitRoot,
     /// The segment that loses least by being cleaned now, given how often its blocks are written.
+    #[default]
     DecliningCost,
     /// Fewest live blocks among the older segments.
     AgeThreshold,
@@ -215,7 +215,7 @@ mod tests {
             assert_eq!(policy.build().name(), policy.name());
             assert_eq!(serde_json::to_string(&policy).expect("a string"), format!("\"{policy}\""));
         }
-        assert_eq!("default".parse(), Ok(Policy::CostBenefit));
+        assert_eq!("default".parse(), Ok(Policy::DecliningCost));
         let error = "best".parse::<Policy>().expect_err("not a policy");
         assert_eq!(
             error.to_string(),

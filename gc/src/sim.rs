@@ -8,7 +8,8 @@
 //! as in the papers on placement, where open segments cost nothing but what is dead in them ([`Capacity::Garbage`]). With one segment left a class
 //! that has no open segment shares that of the nearest class, so that one segment in reserve is enough for any number of classes.
 
-use crate::placement::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite, Victims, ZoneContent};
+use crate::deaths::Deaths;
+use crate::placement::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite, Victims};
 use crate::placement::{DEFAULT_HEADS, Shape};
 use crate::policy::VictimPolicy;
 use crate::segment::{SegmentId, SegmentInfo, Seq, Stream};
@@ -26,39 +27,6 @@ pub enum Capacity {
     Fixed,
     /// Cleaning begins when the dead share of all that is written reaches 1 - u; there are always segments to open.
     Garbage,
-}
-
-/// What was seen to die in a closed segment, fading: whenever [`Deaths::MOST`] have died, half is forgotten.
-#[derive(Clone, Copy, Debug, Default)]
-struct Deaths {
-    /// Blocks that died.
-    count: f64,
-    /// Live blocks times how long, until the last of them did.
-    time: f64,
-    last: Seq,
-}
-
-impl Deaths {
-    /// What was expected when a segment was filled counts as much as so many deaths.
-    const TRUST: f64 = 32.0;
-    const MOST: f64 = 64.0;
-
-    /// One of so many live blocks dies.
-    fn count(&mut self, live: u32, now: Seq) {
-        *self = Self { count: self.count + 1.0, time: self.until(live, now), last: now };
-        if self.count >= Self::MOST {
-            (self.count, self.time) = (self.count / 2.0, self.time / 2.0);
-        }
-    }
-
-    fn until(&self, live: u32, now: Seq) -> f64 {
-        self.time + f64::from(live) * (now - self.last) as f64
-    }
-
-    /// After how long a block is expected to die now, where that was said when the segment was filled.
-    fn expected(&self, filled: f64, live: u32, now: Seq) -> f64 {
-        (Self::TRUST * filled + self.until(live, now)) / (Self::TRUST + self.count)
-    }
 }
 
 /// What is simulated.
@@ -224,9 +192,6 @@ impl<'a> Simulator<'a> {
         let placed = if self.rates.is_empty() { None } else { self.placed(self.map[index]) };
         let expected = self.expected(self.map[index] / self.config.segment_blocks.max(1)).filter(|_| placed.is_some());
         let next = self.next.get(index).copied();
-        if self.placement.wants_survey(self.now) {
-            self.survey();
-        }
         let class = self.placement.user(&UserWrite { block: u64::from(block), previous, placed, expected, next, now: self.now });
         // It changes only when a user writes: asking for every block that is moved would cost more than all the rest of that.
         self.active = usize::from(self.placement.active());
@@ -319,7 +284,10 @@ impl<'a> Simulator<'a> {
         let from = self.classes[victim as usize];
         let first = victim * self.config.segment_blocks;
         let live = self.closed[self.place[victim as usize] as usize].live;
-        let expected = self.expected(victim);
+        let expected = match self.deaths.is_empty() {
+            true => self.expected(victim),
+            false => Some(self.closed[self.place[victim as usize] as usize].expected as f64),
+        };
         if live > 0 {
             for word in 0..self.words {
                 let mut bits = std::mem::take(&mut self.valid[victim as usize * self.words + word]);
@@ -400,7 +368,7 @@ impl<'a> Simulator<'a> {
             at => {
                 let live = &mut self.closed[at as usize].live;
                 if let Some(deaths) = self.deaths.get_mut(segment) {
-                    deaths.count(*live, self.now);
+                    deaths.count(1, *live, self.now);
                 }
                 *live -= 1;
             }
@@ -434,15 +402,6 @@ impl<'a> Simulator<'a> {
     fn expected(&self, segment: u32) -> Option<f64> {
         let rate = *self.rates.get(segment as usize)?;
         (rate > 0.0).then(|| f64::from(self.fill(segment)) / rate)
-    }
-
-    /// Tells the placement what is in the segments.
-    fn survey(&mut self) {
-        let content = |segment: u32, live: u32, age: Seq| ZoneContent { live, interval: self.expected(segment), age };
-        let closed = self.closed.iter().map(|info| content(info.id.zone.0, info.live, self.now - info.written_at));
-        let open = self.heads.iter().flatten().map(|(segment, _)| content(*segment, self.open_live[*segment as usize], 0));
-        let contents: Vec<ZoneContent> = closed.chain(open).collect();
-        self.placement.survey(self.now, &mut contents.into_iter());
     }
 
     /// Which head takes a block of a class while so many segments must stay free.
@@ -492,7 +451,7 @@ impl<'a> Simulator<'a> {
         self.closed_of[usize::from(self.classes[segment as usize].0)] += 1;
         self.place[segment as usize] = self.closed.len() as u32;
         if let Some(deaths) = self.deaths.get_mut(segment as usize) {
-            *deaths = Deaths { last: self.now, ..Deaths::default() };
+            *deaths = Deaths::since(self.now);
         }
         self.closed.push(SegmentInfo {
             id: SegmentId { device: DeviceId(0), zone: ZoneId(segment) },
@@ -681,22 +640,6 @@ mod tests {
         let ours = hot_and_cold(config, Policy::DecliningCost, PlacementKind::Adaptive, true);
         // DAC, which forgets faster, has 2.14 here; without any placement it is more than 4.
         assert!(ours < 2.35, "{ours}");
-    }
-
-    #[test]
-    fn what_is_expected_of_a_segment_follows_what_dies_in_it() {
-        let dying = |every: Seq, times: u32| {
-            let mut deaths = Deaths { last: 1000, ..Deaths::default() };
-            (1..=times).for_each(|n| deaths.count(1000 - n + 1, 1000 + u64::from(n) * every));
-            (deaths, 1000 - times, 1000 + u64::from(times) * every)
-        };
-        // Of 1000 blocks that die after 20,000 each, one dies after 20; half of them take somewhat longer, one by one.
-        let (deaths, live, now) = dying(20, 200);
-        assert!((deaths.expected(20_000.0, live, now) / 18_000.0 - 1.0).abs() < 0.1, "as was expected");
-        let (deaths, live, now) = dying(200, 200);
-        assert!(deaths.expected(20_000.0, live, now) > 100_000.0, "ten times as seldom");
-        let (deaths, live, now) = dying(20, 200);
-        assert!(deaths.expected(20_000.0, live, now + 20_000) > 150_000.0, "not at all any more");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! All that cleaning may ask of a filesystem.
 
 use crate::error::Result;
+use crate::placement::Estimate;
 use crate::segment::{SegmentId, SegmentInfo, Seq, Stream};
 use zns::{DeviceId, Lba};
 
@@ -27,6 +28,8 @@ pub struct LiveExtent {
     pub blocks: u32,
     /// Whose (for a file: inode and first file block).
     pub owner: Owner,
+    /// How often the blocks are expected to be written.
+    pub estimate: Estimate,
     /// CRC32C of each block where the filesystem has them at hand; else empty.
     pub checksums: Vec<u32>,
 }
@@ -40,6 +43,7 @@ impl LiveExtent {
             lba: self.lba + zns::Blocks(u64::from(blocks) * per_block),
             blocks: self.blocks - blocks,
             owner: self.owner.after(blocks),
+            estimate: self.estimate,
             checksums: if self.checksums.is_empty() { Vec::new() } else { self.checksums.split_off(blocks as usize) },
         };
         self.blocks = blocks;

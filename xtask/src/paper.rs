@@ -24,7 +24,8 @@ struct Table {
 
 const NONE: Scheme = ("no separation, greedy", "greedy", "none");
 const OURS: Scheme = ("**adaptive, declining cost (ours)**", "declining-cost", "adaptive");
-const OURS_IN_VOLUMES: Scheme = ("**adaptive by zones, cost-benefit (ours, as volumes have it)**", "cost-benefit", "adaptive-zones");
+const OURS_IN_VOLUMES: Scheme =
+    ("**adaptive in zones, declining cost (ours, as volumes have it: the default)**", "declining-cost", "adaptive-zones");
 /// Published schemes, as their authors set them up, and ours.
 const SCHEMES: [Scheme; 8] = [
     NONE,

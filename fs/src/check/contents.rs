@@ -210,6 +210,7 @@ impl Checker<'_> {
                 return true;
             }
             self.report.counts.blocks += u64::from(extent.blocks);
+            self.population.add(extent.estimate, extent.blocks.into());
             if reason.is_none() {
                 let mapped = Mapped { addr: extent.addr, blocks: extent.blocks, ino: key.a, block: key.b };
                 contents.push(mapped, self.options.window);

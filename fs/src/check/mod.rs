@@ -30,6 +30,7 @@ use crate::error::Result;
 use crate::volume::Volume;
 use crate::volume::inspect::Inspected;
 use blocks::Live;
+use gc::placement::Population;
 use nodemap::Metadata;
 use scan::Scanner;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -82,6 +83,8 @@ struct Checker<'a> {
     keys: HashMap<usize, Key>,
     /// Which findings are listed, where that is a repair's to say.
     turn: Option<Turn>,
+    /// Live blocks of each estimate, as they are found.
+    population: Population,
 }
 
 /// A part of all findings, in which those of one kind never take the place of another's: damage of one kind is mended before what may follow from it, so that
@@ -108,7 +111,16 @@ impl Turn {
 
 impl<'a> Checker<'a> {
     fn new(volume: &'a Volume, report: CheckReport, options: CheckOptions) -> Self {
-        Self { volume, scan: Rc::new(Scanner::new(volume)), report, options, zones_unknown: false, keys: HashMap::new(), turn: None }
+        Self {
+            volume,
+            scan: Rc::new(Scanner::new(volume)),
+            report,
+            options,
+            zones_unknown: false,
+            keys: HashMap::new(),
+            turn: None,
+            population: Population::default(),
+        }
     }
 }
 
@@ -209,7 +221,7 @@ impl Checker<'_> {
         let live = self.check_blocks(&contents, &metadata);
         self.check_counts(&live);
         self.check_totals();
-        Recount { metadata: metadata.live.iter().map(|addr| addr.zone_base()).collect(), live }
+        Recount { metadata: metadata.live.iter().map(|addr| addr.zone_base()).collect(), live, population: self.population.clone() }
     }
 }
 
@@ -219,7 +231,12 @@ struct Recount {
     metadata: BTreeSet<Addr>,
     /// Live blocks of each zone.
     live: BTreeMap<Addr, Live>,
+    /// Live blocks of each estimate.
+    population: Population,
 }
+
+/// A total that there is for each estimate.
+const ESTIMATES: &str = "blocks of one of the estimates";
 
 /// A key in words.
 pub(crate) fn show(key: &Key) -> String {

@@ -1,5 +1,6 @@
 //! Zones and totals: live counts, write pointers, what the devices say, what the superblock says.
 
+use super::ESTIMATES;
 use super::blocks::Live;
 use super::{Checker, Finding};
 use crate::addr::Addr;
@@ -120,9 +121,9 @@ impl Checker<'_> {
 
     /// Totals that the superblock keeps.
     pub(super) fn check_totals(&mut self) {
-        let (inodes, unwritten) = {
+        let (inodes, unwritten, population) = {
             let state = self.volume.state.lock();
-            (state.inodes, state.zones.unwritten())
+            (state.inodes, state.zones.unwritten(), state.zones.population().clone())
         };
         let counts = self.report.counts;
         if inodes != counts.inodes && !self.scan.is_class_lost(Class::Inode) {
@@ -130,6 +131,11 @@ impl Checker<'_> {
         }
         if unwritten != counts.unwritten && !self.scan.is_class_lost(Class::Extent) {
             self.add(Finding::Total { what: "preallocated blocks", recorded: unwritten, counted: counts.unwritten });
+        }
+        // The first will do: all are set together.
+        let wrong = population.counts().iter().zip(self.population.counts()).find(|(recorded, counted)| recorded != counted);
+        if let Some((recorded, counted)) = wrong.filter(|_| !self.scan.is_class_lost(Class::Extent)) {
+            self.add(Finding::Total { what: ESTIMATES, recorded: *recorded, counted: *counted });
         }
     }
 }

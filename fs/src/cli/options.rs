@@ -330,13 +330,13 @@ mod tests {
             ("transport=io_uring", MountSettings { transport: Transport::Ring, ..default.clone() }),
             ("gc=background", default.clone()),
             ("gc=manual", MountSettings { manual_gc: true, ..default.clone() }),
-            ("policy=cost-benefit", default.clone()),
+            ("policy=declining-cost", default.clone()),
             ("policy=greedy", MountSettings { policy: gc::Policy::Greedy, ..default.clone() }),
             ("policy=default,placement=default", default.clone()),
             ("placement=adaptive", MountSettings { placement: "adaptive".into(), ..default.clone() }),
             (
-                "policy=declining-cost,placement=separate",
-                MountSettings { placement: "separate".into(), policy: gc::Policy::DecliningCost, ..default.clone() },
+                "policy=cost-benefit,placement=separate",
+                MountSettings { placement: "separate".into(), policy: gc::Policy::CostBenefit, ..default.clone() },
             ),
             ("policy=fifo,policy=default", default.clone()),
             (

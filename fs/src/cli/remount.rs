@@ -195,7 +195,7 @@ mod tests {
             "remount,user_id=0,group_id=0,default_permissions,allow_other,max_read=262144,commit=5,fuse_type=fuse,transport=dev_fuse,device=/dev/y",
         );
         assert_eq!(same, Ok(running.clone()));
-        for same in ["policy=default,placement=default", "policy=cost-benefit,placement=adaptive"] {
+        for same in ["policy=default,placement=default", "policy=declining-cost,placement=adaptive"] {
             assert_eq!(ask(&format!("remount,{same}")), Ok(running.clone()), "what it is by default may be named");
         }
         let changed = ask("remount,ro,dev,noexec,strictatime,nosymfollow").unwrap();

@@ -8,6 +8,7 @@ use crate::error::FsError;
 use crate::format::item::{Extent, Inode, Timestamp};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
+use gc::placement::Estimate;
 use std::collections::BTreeMap;
 
 /// Resident items. `Err` names a block that must be loaded first.
@@ -194,9 +195,9 @@ impl<'a> Txn<'a> {
         self.extents.push(Delta::Preallocate { ino, block, blocks });
     }
 
-    /// Blocks were written (or copied) to `addr`.
+    /// Blocks were copied to `addr`. Nobody estimates how often they will be written.
     pub fn map(&mut self, ino: Ino, block: FileBlock, addr: Addr, checksums: Vec<u32>) {
-        self.extents.push(Delta::Map { ino, block, addr, checksums });
+        self.extents.push(Delta::Map { ino, block, addr, checksums, estimate: Estimate::UNKNOWN });
     }
 
     /// The plan as deltas: items by key, then extents in the order planned.

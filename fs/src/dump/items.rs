@@ -87,14 +87,14 @@ pub fn delta(delta: &Delta) -> Value {
     match delta {
         Delta::Put { key, value } => json!({ "put": item(key, value) }),
         Delta::Remove { key } => json!({ "remove": self::key(key) }),
-        Delta::Map { ino, block, addr, checksums } => {
+        Delta::Map { ino, block, addr, checksums, estimate } => {
             let sums: Vec<String> = checksums.iter().map(|sum| format!("{sum:08x}")).collect();
-            json!({ "map": { "ino": ino, "block": block, "addr": addr, "blocks": checksums.len(), "checksums": sums.join(" ") } })
+            json!({ "map": { "ino": ino, "block": block, "addr": addr, "blocks": checksums.len(), "estimate": estimate, "checksums": sums.join(" ") } })
         }
         Delta::Preallocate { ino, block, blocks } => json!({ "preallocate": { "ino": ino, "block": block, "blocks": blocks } }),
         Delta::Unmap { ino, block, blocks } => json!({ "unmap": { "ino": ino, "block": block, "blocks": blocks } }),
-        Delta::Move(Relocation { ino, block, blocks, from, to }) => {
-            json!({ "move": { "ino": ino, "block": block, "blocks": blocks, "from": from, "to": to } })
+        Delta::Move(Relocation { ino, block, blocks, from, to, estimate }) => {
+            json!({ "move": { "ino": ino, "block": block, "blocks": blocks, "from": from, "to": to, "estimate": estimate } })
         }
         Delta::Release { zone } => json!({ "release": { "zone": zone } }),
     }

@@ -79,7 +79,7 @@ pub fn superblock(s: &Superblock) -> Value {
         "uuid": uuid::Uuid::from_bytes(s.uuid).to_string(), "label": s.label, "generation": s.generation, "device": s.device,
         "clean": s.clean, "epoch": s.epoch, "created": time(s.created),
         "features": { "compatible": s.features.compatible, "read_only": s.features.read_only, "incompatible": s.features.incompatible },
-        "next_ino": s.next_ino, "inodes": s.inodes, "clock": s.clock, "unwritten": s.unwritten,
+        "next_ino": s.next_ino, "inodes": s.inodes, "clock": s.clock, "unwritten": s.unwritten, "estimates": estimates(&s.population),
         "reserves": {
             "log_zones": s.reserves.log_zones, "gc_zones": s.reserves.gc_zones,
             "checkpoint_zones": s.reserves.checkpoint_zones, "dirty_blocks": s.reserves.dirty_blocks,
@@ -94,6 +94,12 @@ pub fn superblock(s: &Superblock) -> Value {
         },
         "members": members,
     })
+}
+
+/// Live blocks of each estimate that has any.
+fn estimates(population: &gc::placement::Population) -> Value {
+    let some = population.counts().iter().enumerate().filter(|(_, blocks)| **blocks > 0);
+    some.map(|(estimate, blocks)| json!({ "estimate": estimate, "blocks": blocks })).collect()
 }
 
 /// The checkpoint in use.

@@ -2,6 +2,7 @@
 
 use crate::addr::Addr;
 use crate::ids::{FileBlock, Ino};
+use gc::placement::Estimate;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -252,7 +253,7 @@ fn take_last(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Most bytes in the value of an extent.
-pub const MAX_EXTENT: usize = 5 + 8;
+pub const MAX_EXTENT: usize = 5 + 1 + 8;
 
 /// An extent of a file: the key holds its first file block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,6 +264,8 @@ pub struct Extent {
     pub blocks: u32,
     /// Where it lies; `Addr::NONE`: preallocated, reads as zeros.
     pub addr: Addr,
+    /// How often its blocks are expected to be written: a hint for the placement, which may be anything.
+    pub estimate: Estimate,
 }
 
 impl Extent {
@@ -278,14 +281,16 @@ impl Extent {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(MAX_EXTENT);
         push_varint(&mut out, self.blocks.into());
+        out.push(self.estimate.0);
         push_last(&mut out, self.addr.0);
         out
     }
     /// The inverse of [`Extent::encode`].
     pub fn decode(block: FileBlock, value: &[u8]) -> Option<Self> {
         let (blocks, rest) = take_varint(value)?;
+        let (&estimate, rest) = rest.split_first()?;
         let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks > 0)?;
-        Some(Self { block, blocks, addr: Addr(take_last(rest)?) })
+        Some(Self { block, blocks, addr: Addr(take_last(rest)?), estimate: Estimate(estimate) })
     }
 }
 
@@ -370,9 +375,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn extents_and_summaries_return(blocks in number(32), addr in number(64), ino in number(64), block in number(64)) {
+        fn extents_and_summaries_return(blocks in number(32), addr in number(64), ino in number(64), block in number(64), estimate: u8) {
             let blocks = u32::try_from(blocks).unwrap().max(1);
-            let extent = Extent { block: FileBlock(block), blocks, addr: Addr(addr) };
+            let extent = Extent { block: FileBlock(block), blocks, addr: Addr(addr), estimate: Estimate(estimate) };
             prop_assert!(extent.encode().len() <= MAX_EXTENT);
             prop_assert_eq!(Extent::decode(FileBlock(block), &extent.encode()), Some(extent));
             let summary = Summary { addr: Addr(addr), blocks, ino: Ino(ino), block: FileBlock(block) };
@@ -392,9 +397,9 @@ mod tests {
 
     #[test]
     fn impossible_lengths_are_refused() {
-        for value in [&[][..], &[0], &[0x80], &[0x80, 0], &[1, 0], &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[0xff, 0xff, 0xff, 0xff, 0x1f, 1]] {
+        for value in [&[][..], &[0, 0], &[0x80], &[0x80, 0, 0], &[1], &[1, 0, 0], &[1; 11], &[0xff, 0xff, 0xff, 0xff, 0x1f, 0, 1]] {
             assert_eq!(Extent::decode(FileBlock(0), value), None, "{value:?}");
         }
-        assert_eq!(Extent::decode(FileBlock(0), &[1]).map(|extent| extent.is_unwritten()), Some(true));
+        assert_eq!(Extent::decode(FileBlock(0), &[1, 0]).map(|extent| extent.is_unwritten()), Some(true));
     }
 }

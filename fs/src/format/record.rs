@@ -5,6 +5,7 @@ use crate::core::Key;
 use crate::core::extents::Relocation;
 use crate::format::item::{push_varint, take_varint};
 use crate::ids::{FileBlock, Ino};
+use gc::placement::Estimate;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Delta {
         addr: Addr,
         /// CRC32C of each block; as many as the run is long.
         checksums: Vec<u32>,
+        /// What is expected of the blocks.
+        estimate: Estimate,
     },
     /// The holes in this range are preallocated; what is mapped stays.
     Preallocate {
@@ -73,9 +76,9 @@ impl Delta {
         1 + match self {
             Self::Put { value, .. } => Key::LEN + 2 + value.len(),
             Self::Remove { .. } => Key::LEN,
-            Self::Map { checksums, .. } => 28 + 4 * checksums.len(),
+            Self::Map { checksums, .. } => 29 + 4 * checksums.len(),
             Self::Preallocate { .. } | Self::Unmap { .. } => 24,
-            Self::Move(moved) => varint_len(moved.ino.0) + varint_len(moved.block.0) + varint_len(moved.blocks.into()) + 16,
+            Self::Move(moved) => varint_len(moved.ino.0) + varint_len(moved.block.0) + varint_len(moved.blocks.into()) + 17,
             Self::Release { .. } => 8,
         }
     }
@@ -93,9 +96,10 @@ impl Delta {
                 out.push(REMOVE);
                 out.extend_from_slice(&key.encode());
             }
-            Self::Map { ino, block, addr, checksums } => {
+            Self::Map { ino, block, addr, checksums, estimate } => {
                 out.push(MAP);
                 push_words(out, &[ino.0, block.0, addr.0]);
+                out.push(estimate.0);
                 out.extend_from_slice(&(checksums.len() as u32).to_le_bytes());
                 for sum in checksums {
                     out.extend_from_slice(&sum.to_le_bytes());
@@ -113,6 +117,7 @@ impl Delta {
                 out.push(MOVE);
                 [moved.ino.0, moved.block.0, moved.blocks.into()].into_iter().for_each(|n| push_varint(out, n));
                 push_words(out, &[moved.from.0, moved.to.0]);
+                out.push(moved.estimate.0);
             }
             Self::Release { zone } => {
                 out.push(RELEASE);
@@ -133,16 +138,18 @@ impl Delta {
             REMOVE => Self::Remove { key: Key::decode(take(bytes, Key::LEN)?)? },
             MAP => {
                 let (ino, block, addr) = (Ino(word(bytes)?), FileBlock(word(bytes)?), Addr(word(bytes)?));
+                let estimate = Estimate(take(bytes, 1)?[0]);
                 let count = u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?) as usize;
                 let sums = take(bytes, count.checked_mul(4)?)?;
                 let checksums = sums.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))).collect();
-                Self::Map { ino, block, addr, checksums }
+                Self::Map { ino, block, addr, checksums, estimate }
             }
             PREALLOCATE => Self::Preallocate { ino: Ino(word(bytes)?), block: FileBlock(word(bytes)?), blocks: word(bytes)? },
             UNMAP => Self::Unmap { ino: Ino(word(bytes)?), block: FileBlock(word(bytes)?), blocks: word(bytes)? },
             MOVE => {
                 let (ino, block, blocks) = (Ino(varint(bytes)?), FileBlock(varint(bytes)?), u32::try_from(varint(bytes)?).ok()?);
-                Self::Move(Relocation { ino, block, blocks, from: Addr(word(bytes)?), to: Addr(word(bytes)?) })
+                let (from, to) = (Addr(word(bytes)?), Addr(word(bytes)?));
+                Self::Move(Relocation { ino, block, blocks, from, to, estimate: Estimate(take(bytes, 1)?[0]) })
             }
             RELEASE => Self::Release { zone: Addr(word(bytes)?) },
             _ => return None,
@@ -183,9 +190,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_cleaning_logs_is_read_as_it_was_written(ino: u64, block: u64, blocks: u32, from: u64, to: u64) {
+        fn what_is_mapped_and_moved_is_read_as_it_was_written(ino: u64, block: u64, blocks: u32, from: u64, to: u64, estimate: u8) {
+            let estimate = Estimate(estimate);
             let deltas = [
-                Delta::Move(Relocation { ino: Ino(ino), block: FileBlock(block), blocks, from: Addr(from), to: Addr(to) }),
+                Delta::Map { ino: Ino(ino), block: FileBlock(block), addr: Addr(to), checksums: vec![blocks; 3], estimate },
+                Delta::Move(Relocation { ino: Ino(ino), block: FileBlock(block), blocks, from: Addr(from), to: Addr(to), estimate }),
                 Delta::Release { zone: Addr(from) },
             ];
             for delta in deltas {

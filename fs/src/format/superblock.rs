@@ -2,8 +2,9 @@
 
 use crate::BLOCK;
 use crate::addr::Addr;
-use crate::format::item::Timestamp;
+use crate::format::item::{Timestamp, push_varint, take_varint};
 use crate::ids::NodeId;
+use gc::placement::Population;
 use thiserror::Error;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -11,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of every record.
 pub const MAGIC: &[u8; 8] = b"FerryFS\0";
 /// Version of the format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Most devices in a volume.
 pub const MAX_DEVICES: usize = 32;
 /// Zones 0 and 1 of each device form the ring.
@@ -126,6 +127,8 @@ pub struct Superblock {
     pub clock: u64,
     /// Blocks that are preallocated and not written.
     pub unwritten: u64,
+    /// Live blocks by what is expected of them.
+    pub population: Population,
     /// Inodes in use.
     pub inodes: u64,
     /// Reserves.
@@ -195,7 +198,34 @@ struct DiskMember {
 const TABLE: usize = 1024;
 const _: () = assert!(size_of::<Disk>() <= TABLE);
 const _: () = assert!(size_of::<DiskMember>() == 64);
-const _: () = assert!(TABLE + MAX_DEVICES * size_of::<DiskMember>() <= BLOCK);
+/// Where the live blocks of each estimate are.
+const POPULATION: std::ops::Range<usize> = TABLE + MAX_DEVICES * size_of::<DiskMember>()..BLOCK;
+const _: () = assert!(POPULATION.end - POPULATION.start == 1024);
+
+/// Live blocks of each estimate, as variable-length numbers of the units that the first byte says (2 to its power): single blocks as long as that has room, which in
+/// volumes below 256 TiB it has.
+fn population_to(population: &Population, out: &mut [u8]) {
+    for unit in 0..u64::BITS as u8 {
+        let mut bytes = vec![unit];
+        population.counts().iter().for_each(|count| push_varint(&mut bytes, count >> unit));
+        if bytes.len() <= out.len() {
+            out[..bytes.len()].copy_from_slice(&bytes);
+            return;
+        }
+    }
+}
+
+fn population_from(bytes: &[u8]) -> Option<Population> {
+    let (&unit, mut rest) = bytes.split_first()?;
+    let mut counts = [0; 256];
+    for count in &mut counts {
+        let (number, behind) = take_varint(rest)?;
+        *count = number.checked_mul(1u64.checked_shl(unit.into())?)?;
+        rest = behind;
+    }
+    counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count)).filter(|sum| *sum < MOST_BLOCKS)?;
+    Some(Population::of(counts))
+}
 
 /// Why a block is no superblock that can be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -339,6 +369,7 @@ impl Superblock {
             };
             slot.copy_from_slice(disk.as_bytes());
         }
+        population_to(&self.population, &mut block[POPULATION]);
         reseal(&mut block);
         block
     }
@@ -410,6 +441,7 @@ impl Superblock {
             next_ino: disk.next_ino.get(),
             clock: disk.clock.get(),
             unwritten: disk.unwritten.get(),
+            population: population_from(&block[POPULATION]).ok_or(SuperblockError::Invalid("estimates"))?,
             inodes: disk.inodes.get(),
             reserves,
             roots: RootPointers {

@@ -14,6 +14,7 @@ use crate::format::record::Delta;
 use crate::format::xattr::{Attribute, Totals};
 use crate::ids::{FileBlock, Ino};
 use crate::volume::{AtimeMode, Caller, RenameFlags, SetAttr};
+use gc::placement::Estimate;
 
 pub(super) const CLASSES: [Class; 9] = [
     Class::Inode,
@@ -120,7 +121,9 @@ fn value(script: &mut Script, key: &Key) -> Vec<u8> {
             let size = if inline { held.len() as u32 } else { script.number() as u32 };
             Attribute { name, size, inline: inline.then_some(held) }.encode()
         }
-        Class::Extent => Extent { block: FileBlock(key.b), blocks: script.number() as u32, addr: addr(script) }.encode(),
+        Class::Extent => {
+            Extent { block: FileBlock(key.b), blocks: script.number() as u32, addr: addr(script), estimate: Estimate(of_class) }.encode()
+        }
         Class::Summary => {
             let (blocks, ino) = (script.number() as u32, ino(script));
             Summary { addr: Addr(key.a), blocks, ino, block: FileBlock(script.number()) }.encode()
@@ -301,7 +304,8 @@ pub fn extent_map(data: &[u8]) {
         match script.byte() % 12 {
             0 => {
                 let checksums = vec![1; usize::from(script.byte())];
-                let delta = Delta::Map { ino: file, block, addr: addr(&mut script), checksums };
+                let estimate = Estimate(checksums.len() as u8);
+                let delta = Delta::Map { ino: file, block, addr: addr(&mut script), checksums, estimate };
                 let _ = bench.change(&delta);
             }
             1 => {
@@ -312,7 +316,8 @@ pub fn extent_map(data: &[u8]) {
             }
             3 => {
                 let (blocks, from, to) = (script.number() as u32, addr(&mut script), addr(&mut script));
-                drop(extents::relocate(&mut bench.tree, &mut Uncounted, &Relocation { ino: file, block, blocks, from, to }));
+                let moved = Relocation { ino: file, block, blocks, from, to, estimate: Estimate(blocks as u8) };
+                drop(extents::relocate(&mut bench.tree, &mut Uncounted, &moved));
             }
             4 => live(&bench, addr(&mut script)),
             5 => parts(&bench, file, block),

@@ -358,6 +358,7 @@ impl Volume {
             next_ino: state.next_ino,
             clock: state.zones.clock(),
             unwritten: state.zones.unwritten(),
+            population: state.zones.population().clone(),
             inodes: state.inodes,
             roots: RootPointers {
                 tree_root: roots.tree_root,

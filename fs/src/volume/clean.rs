@@ -84,7 +84,7 @@ impl LogSpace for Space {
             // it policies that wait for the young to die would leave its dead space alone. So it is as old as all that users have.
             let (written_at, expected) = match e.role {
                 Role::Metadata => (e.written_at.min(now.saturating_sub(typical)), if estimating { typical } else { 0 }),
-                _ => (e.written_at, e.temperature.interval().map_or(0, |interval| interval as Seq)),
+                _ => (e.written_at, state.zones.expected(addr).map_or(0, |interval| interval as Seq)),
             };
             SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at, expected }
         };
@@ -137,6 +137,7 @@ impl LogSpace for Space {
             lba: volume.members.lba(part.addr),
             blocks: part.blocks,
             owner: Owner(part.ino.0, part.block.0),
+            estimate: part.estimate,
             checksums,
         });
         Ok(LiveRun { extents: extents.collect(), next: data.next })
@@ -157,7 +158,7 @@ impl LogSpace for Space {
 
     fn reserve(&self, stream: Stream, victim: SegmentId, blocks: u32) -> gc::Result<Option<Reservation>> {
         let volume = self.volume()?;
-        let class = volume.state.lock().heat_of_victim(base(victim)).class;
+        let class = volume.state.lock().class_of_victim(base(victim));
         let role = match stream {
             Stream::RelocatedByHost => Role::RelocatedByHost,
             _ => Role::RelocatedByDevice,
@@ -183,13 +184,7 @@ impl LogSpace for Space {
         let volume = self.volume()?;
         let addr = volume.members.addr(reservation.device, reservation.lba);
         let _written = BeingWritten { volume: &volume, addr };
-        let published = volume.publish(moves, reservation.device);
-        if let (Ok(Committed { moved, .. }), Some(first)) = (&published, moves.first()) {
-            let mut state = volume.state.lock();
-            let heat = state.heat_of_victim(volume.members.addr(first.from.device, first.from.lba));
-            state.note_put(addr, *moved, heat.interval);
-        }
-        published.map_err(failed)
+        volume.publish(moves, reservation.device).map_err(failed)
     }
 }
 
@@ -208,16 +203,16 @@ impl Drop for BeingWritten<'_> {
 impl Volume {
     /// Compare-and-swap of moves, run by run (I5).
     fn publish(&self, moves: &[Move], device: DeviceId) -> Result<Committed> {
-        let relocations: Vec<Relocation> = moves
-            .iter()
-            .map(|m| Relocation {
-                ino: Ino(m.from.owner.0),
-                block: FileBlock(m.from.owner.1),
-                blocks: m.from.blocks,
-                from: self.members.addr(m.from.device, m.from.lba),
-                to: self.members.addr(device, m.to),
-            })
-            .collect();
+        let relocation = |m: &Move| {
+            let (from, to) = (self.members.addr(m.from.device, m.from.lba), self.members.addr(device, m.to));
+            let estimate = m.from.estimate;
+            Relocation { ino: Ino(m.from.owner.0), block: FileBlock(m.from.owner.1), blocks: m.from.blocks, from, to, estimate }
+        };
+        let mut relocations: Vec<Relocation> = moves.iter().map(relocation).collect();
+        {
+            let state = self.state.lock();
+            relocations.iter_mut().for_each(|moved| moved.estimate = state.moved_on(moved.estimate, moved.from));
+        }
         let mut done = Committed::default();
         let mut rest = &relocations[..];
         while !rest.is_empty() {
@@ -241,22 +236,23 @@ impl Volume {
     /// Publishes relocations until one needs a block that is not resident. Gives how many, and which block.
     fn publish_some(&self, relocations: &[Relocation], done: &mut Committed) -> Result<(usize, Option<BlockId>)> {
         let mut state = self.state.lock();
-        let State { tree, zones, moved: log, .. } = &mut *state;
-        let before = tree.store().dirty_blocks();
+        let before = state.tree.store().dirty_blocks();
         let mut published = 0;
         let mut ended = Ok(None);
         for relocation in relocations {
+            let State { tree, zones, moved: log, .. } = &mut *state;
             match extents::relocate(tree, zones, relocation) {
                 Ok(moved) => {
                     if moved > 0 {
                         log.add(*relocation);
+                        state.note_placed(relocation.to, moved, relocation.estimate);
                     }
                     done.moved += moved;
                     done.lost += relocation.blocks.saturating_sub(moved);
                     published += 1;
                 }
                 Err(Halt::Need(id)) => {
-                    ended = tree.store().fetch_for(id).map(|_| Some(id));
+                    ended = state.tree.store().fetch_for(id).map(|_| Some(id));
                     break;
                 }
                 Err(Halt::Fail(error)) => {

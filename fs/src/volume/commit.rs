@@ -18,6 +18,7 @@ use crate::volume::log::LogWriter;
 use crate::volume::members::RunWrite;
 use crate::volume::placing::Heat;
 use crate::volume::state::State;
+use gc::placement::Estimate;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use zns::{BufSlice, IoClass};
@@ -29,6 +30,7 @@ struct DataRun {
     addr: Addr,
     data: Vec<BufSlice>,
     blocks: u32,
+    estimate: Estimate,
     /// The class of the head that it goes to.
     head: u8,
 }
@@ -42,7 +44,7 @@ struct Piece {
     /// Which of the places.
     place: usize,
     /// See [`super::placing::Heat`].
-    interval: Option<f64>,
+    estimate: Estimate,
 }
 
 /// A batch on its way.
@@ -242,8 +244,8 @@ impl Volume {
         }
         let split = split_runs(&runs, &heats, &places);
         let mut bytes = state.pending.bytes + state.moved.bytes();
-        for Piece { ino, block, addr, blocks, .. } in &split {
-            let delta = Delta::Map { ino: *ino, block: *block, addr: *addr, checksums: vec![0; *blocks as usize] };
+        for Piece { ino, block, addr, blocks, estimate, .. } in &split {
+            let delta = Delta::Map { ino: *ino, block: *block, addr: *addr, checksums: vec![0; *blocks as usize], estimate: *estimate };
             bytes += delta.encoded_len();
             match state.prepare(&delta) {
                 Err(Halt::Need(id)) => missing.push(id),
@@ -259,6 +261,7 @@ impl Volume {
         if log && state.log.room(&state.zones) < LogWriter::blocks_for(bytes) {
             return Err(NoCut::LogFull);
         }
+        heats.iter().for_each(|heat| state.note_over(&heat.over));
         self.carry_out_cut(state, &places, split, log)
     }
 
@@ -281,7 +284,7 @@ impl Volume {
         }
         let mut data = Vec::with_capacity(split.len());
         let mut blocks_cut = 0;
-        for Piece { ino, block, addr, blocks, place, interval } in split {
+        for Piece { ino, block, addr, blocks, place, estimate } in split {
             let mut slices: Vec<BufSlice> = Vec::new();
             let mut checksums = Vec::with_capacity(blocks as usize);
             for page in pages.by_ref().take(blocks as usize) {
@@ -292,15 +295,15 @@ impl Volume {
                 }
             }
             blocks_cut += u64::from(blocks);
-            let delta = Delta::Map { ino, block, addr, checksums };
+            let delta = Delta::Map { ino, block, addr, checksums, estimate };
             // What was taken out cannot be put back: nothing may be logged behind a batch that is not there (I7).
             if let Err(halt) = state.apply(&delta) {
                 self.fail(format!("a change that was prepared could not be applied: {halt:?}"));
                 return Err(NoCut::Fail(FsError::Internal("a change that was prepared could not be applied")));
             }
-            state.note_put(addr, blocks, interval);
+            state.note_placed(addr, blocks, estimate);
             deltas.push(delta);
-            data.push((place, DataRun { ino, block, addr, data: slices, blocks, head: places[place].head }));
+            data.push((place, DataRun { ino, block, addr, data: slices, blocks, estimate, head: places[place].head }));
         }
         // Each head is written in the order of its allocations (I1).
         data.sort_by_key(|(place, run)| (run.head, *place, run.addr));
@@ -413,7 +416,7 @@ impl Volume {
                 self.finish_ended_zones();
                 continue;
             }
-            let moved = Relocation { ino: rest.ino, block: rest.block, blocks, from: rest.addr, to };
+            let moved = Relocation { ino: rest.ino, block: rest.block, blocks, from: rest.addr, to, estimate: rest.estimate };
             self.change(|state| {
                 let State { tree, zones, .. } = state;
                 extents::relocate(tree, zones, &moved)?;
@@ -496,7 +499,7 @@ fn split_runs(runs: &[(Ino, FileBlock, u32)], heats: &[Heat], places: &[Place]) 
                 continue;
             }
             let n = rest.min(place.blocks);
-            split.push(Piece { ino: *ino, block, addr: place.addr, blocks: n, place: *at, interval: heat.interval });
+            split.push(Piece { ino: *ino, block, addr: place.addr, blocks: n, place: *at, estimate: heat.estimate });
             block = FileBlock(block.0 + u64::from(n));
             rest -= n;
             (place.addr, place.blocks) = (place.addr.plus(n), place.blocks - n);

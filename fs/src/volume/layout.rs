@@ -12,6 +12,7 @@ use crate::volume::Volume;
 use crate::volume::checkpoint::CheckpointKind;
 use crate::volume::options::MountOptions;
 use crate::volume::ring::RingCursor;
+use gc::placement::Population;
 use std::sync::Arc;
 use zns::{AlignedBuf, BufSlice, IoClass, Lba, ZoneAction, ZoneId, ZoneInfo, ZoneState, ZonedDevice};
 
@@ -78,6 +79,7 @@ impl Volume {
             next_ino: Ino::ROOT.0,
             clock: 0,
             unwritten: 0,
+            population: Population::default(),
             inodes: 0,
             reserves: reserves_for(zones, smallest),
             roots: RootPointers::default(),

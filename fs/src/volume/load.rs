@@ -273,8 +273,13 @@ mod tests {
         let volume = open(&drive);
         // What a commit needs to map the first block of a new file: its place is behind the last leaf of the old one.
         let next = volume.state.lock().next_ino;
-        let map =
-            Delta::Map { ino: Ino(next), block: FileBlock(0), addr: Addr::new(zns::DeviceId(0), zns::ZoneId(40), 0), checksums: vec![0] };
+        let map = Delta::Map {
+            ino: Ino(next),
+            block: FileBlock(0),
+            addr: Addr::new(zns::DeviceId(0), zns::ZoneId(40), 0),
+            checksums: vec![0],
+            estimate: gc::placement::Estimate::UNKNOWN,
+        };
         let mut needed = Vec::new();
         loop {
             let prepared = volume.state.lock().prepare(&map);

@@ -113,7 +113,14 @@ mod tests {
     }
 
     fn relocation(from: u32, to: u32) -> Relocation {
-        Relocation { ino: Ino(7), block: FileBlock(3), blocks: 2, from: at(from, 5), to: at(to, 9) }
+        Relocation {
+            ino: Ino(7),
+            block: FileBlock(3),
+            blocks: 2,
+            from: at(from, 5),
+            to: at(to, 9),
+            estimate: gc::placement::Estimate::UNKNOWN,
+        }
     }
 
     #[test]

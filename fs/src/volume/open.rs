@@ -223,7 +223,7 @@ impl Volume {
 
     /// All pages of the segment table that can be had are loaded.
     pub(super) fn zone_table_loaded(&self) {
-        self.state.lock().zones.loaded(self.identity.clock, self.identity.unwritten);
+        self.state.lock().zones.loaded(self.identity.clock, self.identity.unwritten, self.identity.population.clone());
     }
 
     /// Loads one page of the segment table.

@@ -1,8 +1,8 @@
-//! Placement by temperature (`placement=adaptive`, the default): which class of head takes what users write and what is relocated.
+//! Placement by what is expected of blocks (`placement=adaptive`, the default): which class of head takes what users write and what is relocated.
 //!
-//! What a block is expected to do is what was expected of the zone that it lies in ([`gc::placement::ZoneEstimates`]), so nothing is kept for a block, and what
-//! is kept for a zone is in the segment table: durable with each checkpoint, and made again from the mappings when the log is rolled forward. A run of dirty blocks goes to
-//! one class whole, so that classes cut no file into more pieces than there would be without.
+//! How often a block is expected to be written ([`gc::placement::BlockEstimates`]) is a byte in its extent; how long it has been where it is follows from the times
+//! between which its zone was filled. A run of dirty blocks goes to one class whole and gets one estimate, so classes cut no file into more pieces than there would
+//! be without. What is expected of a zone, of which victims are judged and by which they go to one class whole, is in the segment table ([`gc::placement::Temperature`]).
 
 use crate::addr::Addr;
 use crate::core::extents::extent_parts;
@@ -15,36 +15,45 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::options::MountOptions;
 use crate::volume::state::State;
 use gc::PlacementKind;
-use gc::placement::{Shape, ZoneEstimates};
+use gc::placement::{BlockEstimates, Estimate, Lot, Shape};
 
 /// Extents of a run that are looked at: the rest of it is taken to be like these.
 const PARTS: usize = 64;
 
+/// Open zones that a class takes: what users write and what is relocated cannot share one.
+const OPEN: f64 = 2.0;
+
 /// What a run of blocks is expected to do, and where it goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Heat {
-    /// Blocks of users until it is written again; none: nobody estimates.
-    pub interval: Option<f64>,
+    /// For its extent; unknown: nobody estimates.
+    pub estimate: Estimate,
     /// The class of its head.
     pub class: u8,
+    /// What was expected of the blocks that it is written over.
+    pub over: Vec<(Estimate, u32)>,
 }
 
 impl Heat {
-    const NONE: Self = Self { interval: None, class: 0 };
+    const NONE: Self = Self { estimate: Estimate::UNKNOWN, class: 0, over: Vec::new() };
+}
+
+/// Chance that depends on nothing but where something lies and when it is asked for.
+fn lot(place: u64, now: u64) -> Lot {
+    Lot::new(place.rotate_left(32) ^ now)
 }
 
 /// The estimates of a mount, if its placement has any; the zone table is told how many classes there are.
-pub(super) fn estimates(options: &MountOptions, zones: &mut ZoneTable) -> Option<ZoneEstimates> {
+pub(super) fn estimates(options: &MountOptions, zones: &mut ZoneTable) -> Option<BlockEstimates> {
     let kind: PlacementKind = options.placement.parse().unwrap_or_default();
-    // Where there is one class, nobody asks what blocks are expected to do.
-    if kind != PlacementKind::Adaptive || zones.most_classes() == 1 {
+    if kind != PlacementKind::Adaptive {
         return None;
     }
     zones.set_classes(Some(zones.most_classes()));
     let blocks = |(addr, _): (Addr, &crate::format::segment::SegmentEntry)| u64::from(zones.capacity(addr.device()));
     let space = zones.iter().map(blocks).sum();
     let segment = zones.iter().map(|(addr, _)| zones.capacity(addr.device())).max().unwrap_or(1);
-    Some(ZoneEstimates::new(Shape { space, segment, heads: zones.classes(), charged: true }))
+    Some(BlockEstimates::new(Shape { space, segment, heads: zones.classes(), charged: true }))
 }
 
 impl State {
@@ -54,12 +63,12 @@ impl State {
         let Some(estimates) = &mut self.estimates else { return };
         let now = self.zones.clock();
         if estimates.is_plan_due(now) {
-            estimates.plan(now, self.zones.contents());
+            estimates.plan(now, self.zones.population(), OPEN);
         }
         self.zones.set_active_classes(estimates.active(), unplaced);
     }
 
-    /// What blocks of a file that are written now are expected to do, by where they lay.
+    /// What blocks of a file that are written now are expected to do, by what was expected of them and how long they lay where they did.
     ///
     /// # Errors
     /// [`Halt::Need`] for a block that is not resident, which mapping them needs, too. What is damaged says nothing of them.
@@ -72,15 +81,24 @@ impl State {
             Err(Halt::Fail(_)) => Vec::new(),
         };
         let now = self.zones.clock();
-        let (mut seen, mut rate) = (0.0, 0.0);
+        let mut lot = lot(ino.0.rotate_left(20) ^ block.0, now);
+        let (mut over, mut expected) = (Vec::new(), Vec::new());
         for part in parts.iter().filter(|part| !part.is_unwritten()) {
             let lived = self.zones.placed_at(part.addr).map(|placed| now.saturating_sub(placed));
-            seen += f64::from(part.blocks);
-            rate += f64::from(part.blocks) / estimates.rewritten(self.zones.expected(part.addr), lived);
+            over.push((part.estimate, part.blocks));
+            expected.push((estimates.rewritten(part.estimate, lived, &mut lot), part.blocks));
         }
-        let new = || estimates.rewritten(None, None) * self.hint(ino).map_or(1.0, WriteHint::factor);
-        let interval = if seen > 0.0 { seen / rate } else { new() };
-        Ok(Heat { interval: Some(interval), class: estimates.class(interval).0 })
+        let estimate = match expected[..] {
+            [] => estimates.fresh(self.hint(ino).map_or(1.0, WriteHint::factor)),
+            _ => estimates.together(&expected, &mut lot),
+        };
+        Ok(Heat { estimate, class: estimates.class(estimate).0, over })
+    }
+
+    /// What was written over.
+    pub(super) fn note_over(&mut self, over: &[(Estimate, u32)]) {
+        let Some(estimates) = &mut self.estimates else { return };
+        over.iter().for_each(|(estimate, blocks)| estimates.note_write(*estimate, u64::from(*blocks)));
     }
 
     /// What was said of a file. No block is loaded for that.
@@ -89,19 +107,127 @@ impl State {
         WriteHint::of(&Inode::decode(ino, value)?)
     }
 
-    /// What is alive in a victim is expected to do.
-    pub(super) fn heat_of_victim(&self, victim: Addr) -> Heat {
-        let Some(estimates) = &self.estimates else { return Heat::NONE };
+    /// The class that everything goes to that is alive in a victim.
+    pub(super) fn class_of_victim(&self, victim: Addr) -> u8 {
+        let Some(estimates) = &self.estimates else { return 0 };
         let middle = victim.zone_base().plus(self.zones.capacity(victim.device()) / 2);
-        let lived = self.zones.placed_at(middle).map_or(0, |placed| self.zones.clock().saturating_sub(placed));
-        let interval = estimates.survived(self.zones.expected(victim), lived);
-        Heat { interval: Some(interval), class: estimates.class(interval).0 }
+        let interval = estimates.survivors(self.zones.expected(victim), self.lived_at(middle));
+        estimates.class_of(interval).0
     }
 
-    /// Blocks were put at `addr`.
-    pub(super) fn note_put(&mut self, addr: Addr, blocks: u32, interval: Option<f64>) {
-        if let Some(interval) = interval {
-            self.zones.note_put(addr, blocks, interval);
+    /// How long the block at `addr` has been there, about.
+    fn lived_at(&self, addr: Addr) -> u64 {
+        self.zones.placed_at(addr).map_or(0, |placed| self.zones.clock().saturating_sub(placed))
+    }
+
+    /// What blocks are expected to do that the cleaner found alive at `addr` and moves.
+    pub(super) fn moved_on(&self, estimate: Estimate, addr: Addr) -> Estimate {
+        let Some(estimates) = &self.estimates else { return estimate };
+        estimates.survived(estimate, self.lived_at(addr), &mut lot(addr.0, self.zones.clock()))
+    }
+
+    /// Blocks of which this is expected were put at `addr`.
+    pub(super) fn note_placed(&mut self, addr: Addr, blocks: u32, estimate: Estimate) {
+        let Some(estimates) = &self.estimates else { return };
+        self.zones.note_put(addr, blocks, estimates.interval(estimate));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BLOCK;
+    use crate::check::{CheckOptions, check};
+    use crate::volume::{Volume, WriteOptions, rig};
+    use zns::sim::{SimConfig, SimDrive, Survival};
+
+    const BLOCKS: u64 = 5000;
+    const HOT: u64 = 50;
+
+    fn write(volume: &Volume, file: Ino, blocks: impl Iterator<Item = u64>) {
+        for block in blocks {
+            let written = volume.write(file, block * BLOCK as u64, &[block as u8; BLOCK], &WriteOptions::default());
+            assert_eq!(written.expect("written"), BLOCK);
         }
+        volume.sync().expect("synced");
+    }
+
+    /// What is expected of each block of a file.
+    fn estimates_of(volume: &Volume, file: Ino) -> Vec<Estimate> {
+        let parts = volume.ask(|state| extent_parts(&state.tree, file, FileBlock(0), FileBlock(BLOCKS), usize::MAX)).expect("read").0;
+        parts.iter().flat_map(|part| std::iter::repeat_n(part.estimate, part.blocks as usize)).collect()
+    }
+
+    /// A file of which one block in a hundred was written fifty times, and the rest once.
+    fn skewed() -> (SimDrive, std::sync::Arc<Volume>, Ino) {
+        let drive = SimDrive::new(SimConfig { max_open: 14, max_active: 14, ..SimConfig::zoned(64, 1) });
+        let volume = rig::formatted(&drive);
+        let file = rig::make(&volume, "file");
+        write(&volume, file, 0..BLOCKS);
+        // Not one behind the other, or they were one run.
+        (0..50).for_each(|_| write(&volume, file, (0..HOT).map(|n| n * (BLOCKS / HOT))));
+        (drive, volume, file)
+    }
+
+    fn is_hot(block: usize) -> bool {
+        (block as u64).is_multiple_of(BLOCKS / HOT)
+    }
+
+    #[test]
+    fn blocks_that_are_written_often_are_expected_to_be_and_others_are_not() {
+        let (_, volume, file) = skewed();
+        let state = volume.state.lock();
+        let estimates = state.estimates.clone().expect("the default estimates");
+        drop(state);
+        let found = estimates_of(&volume, file);
+        assert_eq!(found.len() as u64, BLOCKS);
+        let interval = |hot: bool| -> Vec<f64> {
+            let of_kind = found.iter().enumerate().filter(|(block, _)| is_hot(*block) == hot);
+            of_kind.map(|(_, estimate)| estimates.interval(*estimate)).collect()
+        };
+        let (hot, cold) = (interval(true), interval(false));
+        let (hottest, coldest) = (hot.iter().fold(0.0, |a: f64, b| a.max(*b)), cold.iter().fold(f64::INFINITY, |a: f64, b| a.min(*b)));
+        assert!(hottest * 8.0 < coldest, "{hottest} and {coldest}");
+    }
+
+    #[test]
+    fn what_is_expected_of_blocks_is_there_again_after_a_crash_and_so_is_how_many_there_are() {
+        let (drive, volume, file) = skewed();
+        volume.checkpoint().expect("a checkpoint");
+        // What comes after it is in the log alone: users' writes, and what cleaning moves.
+        write(&volume, file, (0..HOT).map(|n| n * (BLOCKS / HOT)));
+        volume.gc(false).expect("cleaned");
+        volume.sync().expect("synced");
+        let (before, population) = (estimates_of(&volume, file), volume.state.lock().zones.population().clone());
+        let counted = population.counts().iter().sum::<u64>();
+        assert_eq!(counted, BLOCKS);
+        drive.cut_power();
+        drive.power_cycle_with(Survival::LoseAll);
+        drop(volume);
+        let report = check(vec![drive.open()], CheckOptions::default()).expect("a volume");
+        assert!(report.clean && report.replayed > 0, "{report}");
+        let again = rig::open(&drive);
+        assert!(estimates_of(&again, file) == before, "other estimates after the crash");
+        assert_eq!(*again.state.lock().zones.population(), population);
+        let classes = |volume: &Volume| {
+            let mut state = volume.state.lock();
+            state.plan_classes();
+            state.estimates.as_ref().map(BlockEstimates::active)
+        };
+        assert!(classes(&again) > Some(1), "what was there before the mount is a part of the first plan");
+    }
+
+    #[test]
+    fn who_estimates_nothing_keeps_what_others_estimated() {
+        let (drive, volume, file) = skewed();
+        let before = estimates_of(&volume, file);
+        volume.checkpoint().expect("a checkpoint");
+        drop(volume);
+        let options = MountOptions { placement: "separate".into(), ..rig::options() };
+        let volume = Volume::open(vec![drive.open()], options).expect("mounts");
+        volume.gc(true).expect("cleaned");
+        assert!(estimates_of(&volume, file) == before, "moved blocks keep what was expected of them");
+        write(&volume, file, 0..1);
+        assert_eq!(estimates_of(&volume, file)[0], Estimate::UNKNOWN);
     }
 }

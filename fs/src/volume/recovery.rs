@@ -414,12 +414,17 @@ impl Volume {
             return forgotten;
         }
         self.try_again(|state| {
-            let interval = interval_of(state, delta)?;
             state.prepare(delta)?;
             note_written(state, delta)?;
+            let left = match delta {
+                Delta::Move(moved) => extents::left_to_move(&state.tree, moved)?,
+                _ => 0,
+            };
             state.apply(delta)?;
-            if let Delta::Map { addr, checksums, .. } = delta {
-                state.note_put(*addr, checksums.len() as u32, interval);
+            match delta {
+                Delta::Map { addr, checksums, estimate, .. } => state.note_placed(*addr, checksums.len() as u32, *estimate),
+                Delta::Move(moved) => state.note_placed(moved.to, left, moved.estimate),
+                _ => {}
             }
             if let Some((ino, blocks, true)) = content_of(delta) {
                 state.lost.find(ino, &blocks);
@@ -484,12 +489,6 @@ impl Volume {
         }
         Ok(())
     }
-}
-
-/// What the blocks that a delta maps were expected to do when they were written, if the placement of this mount goes by that.
-fn interval_of(state: &State, delta: &Delta) -> Planned<Option<f64>> {
-    let Delta::Map { ino, block, checksums, .. } = delta else { return Ok(None) };
-    Ok(state.heat(*ino, *block, checksums.len() as u32)?.interval)
 }
 
 /// The zone that a delta maps was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by

@@ -348,7 +348,14 @@ mod tests {
                 let state = volume.state.lock();
                 state.zones.iter().filter(|(_, entry)| entry.phase == Phase::Empty).last().expect("an empty zone").0
             };
-            volume.state.lock().moved.add(Relocation { ino, block: FileBlock(0), blocks: 1, from, to });
+            volume.state.lock().moved.add(Relocation {
+                ino,
+                block: FileBlock(0),
+                blocks: 1,
+                from,
+                to,
+                estimate: gc::placement::Estimate::UNKNOWN,
+            });
             volume.flush_devices().expect("flushed");
             scatter(&volume, ino, &mut content, 1);
             assert!(volume.state.lock().moved.bytes() == 0, "it is in the log");

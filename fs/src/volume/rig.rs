@@ -7,11 +7,15 @@ use std::sync::Arc;
 use zns::ZonedDevice;
 use zns::sim::SimDrive;
 
+/// How it is mounted.
+pub(crate) fn options() -> MountOptions {
+    let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
+    MountOptions { clock, secret: Some([2; 32]), ..MountOptions::default() }
+}
+
 /// Mounts what is on the drive.
 pub(crate) fn open(drive: &SimDrive) -> Arc<Volume> {
-    let clock = Clock(Arc::new(|| Timestamp { sec: 1_700_000_000, nsec: 5 }));
-    let options = MountOptions { clock, secret: Some([2; 32]), ..MountOptions::default() };
-    Volume::open(vec![drive.open() as Arc<dyn ZonedDevice>], options).expect("mounts")
+    Volume::open(vec![drive.open() as Arc<dyn ZonedDevice>], options()).expect("mounts")
 }
 
 /// Makes a volume and mounts it.

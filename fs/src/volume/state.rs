@@ -15,6 +15,7 @@ use crate::volume::log::LogWriter;
 use crate::volume::moved::Moved;
 use crate::volume::pages::DirtyPages;
 use crate::volume::room::Line;
+use gc::placement::Estimate;
 use std::collections::{BTreeMap, HashMap};
 
 /// Deltas that were applied and are not in the log yet. Items are coalesced: a batch is all or nothing, so only their last values
@@ -66,6 +67,9 @@ impl LiveCounts for ZoneTable {
     }
     fn sub(&mut self, addr: Addr, blocks: u32) {
         self.sub_live(addr, blocks);
+    }
+    fn expect(&mut self, estimate: Estimate, blocks: i64) {
+        ZoneTable::expect(self, estimate, blocks);
     }
     fn add_unwritten(&mut self, blocks: u64) {
         self.change_unwritten(blocks as i64);
@@ -124,7 +128,7 @@ pub struct State {
     /// What of the log could not be rolled forward.
     pub lost: Lost,
     /// Where blocks go by what they are expected to do, if the placement of this mount says that.
-    pub estimates: Option<gc::placement::ZoneEstimates>,
+    pub estimates: Option<gc::placement::BlockEstimates>,
 }
 
 /// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).

@@ -129,7 +129,7 @@ fn a_volume_amplifies_writes_as_the_simulator_does() {
     let rows = [
         (Load::Uniform, PlacementKind::Separate, PlacementKind::Separate, Policy::Greedy),
         (Load::Zipf, PlacementKind::Separate, PlacementKind::Separate, Policy::CostBenefit),
-        (Load::Zipf, PlacementKind::Adaptive, PlacementKind::AdaptiveZones, Policy::CostBenefit),
+        (Load::Zipf, PlacementKind::Adaptive, PlacementKind::AdaptiveZones, Policy::DecliningCost),
     ];
     for (load, placement, in_simulation, policy) in rows {
         let ratio = ratio(load, placement, in_simulation, policy);

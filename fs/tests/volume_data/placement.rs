@@ -1,4 +1,4 @@
-//! Placement by temperature on a volume: it saves what it is for, and what it knows of zones is there again after a crash.
+//! Placement by what is expected of blocks, on a volume: it saves what it is for, and what it knows of zones is there again after a crash.
 
 use super::{B, Dice, fresh_on, make, mount_with, options};
 use fs::volume::{MountOptions, Volume, WriteOptions};
@@ -54,7 +54,7 @@ impl Skewed {
 }
 
 #[test]
-fn placement_by_temperature_saves_copies_where_few_blocks_get_most_writes() {
+fn placement_saves_copies_where_few_blocks_get_most_writes() {
     let without = Skewed::new(96, MountOptions { placement: "separate".into(), ..options(2) }).amplification();
     let mut skewed = Skewed::new(96, adaptive(2));
     let with = skewed.amplification();
@@ -83,12 +83,13 @@ fn what_is_known_of_zones_is_there_again_after_a_crash() {
     skewed.drive.power_cycle_with(Survival::LoseAll);
     let again = mount_with(&skewed.drive, adaptive(3));
     let after = temperatures(&again);
-    let mut same = 0;
+    let (mut same, mut exact) = (0, 0);
     for (zone, (before, after)) in zones.iter().zip(before.iter().zip(&after)).filter(|(zone, _)| zone.live > 0 && zone.role == "user") {
         let (Some(before), Some(after)) = (before, after) else { panic!("zone {zone:?}: {before:?} before, {after:?} after") };
-        // Within two steps: the blocks of a batch are counted one by one when they are rolled forward.
-        assert!((*before as f64 / *after as f64).log2().abs() < 0.4, "zone {zone:?}: {before} before, {after} after");
+        // What lies in zones that were filled after the checkpoint is known, but not how often such blocks were seen to be written: that is counted anew.
+        assert!((*before as f64 / *after as f64).log2().abs() < 1.0, "zone {zone:?}: {before} before, {after} after");
+        exact += u32::from(before == after);
         same += 1;
     }
-    assert!(same > 10, "{same} zones");
+    assert!(same > 10 && exact > same - 5, "{same} zones, {exact} of them the same");
 }

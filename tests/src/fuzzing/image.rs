@@ -23,7 +23,7 @@ use zns::ZonedDevice;
 use zns::open::{OpenOptions, open_device};
 
 const GOLDEN: [&[u8]; 2] =
-    [include_bytes!("../../../fs/tests/golden/v2-zns.golden"), include_bytes!("../../../fs/tests/golden/v2-conventional.golden")];
+    [include_bytes!("../../../fs/tests/golden/v3-zns.golden"), include_bytes!("../../../fs/tests/golden/v3-conventional.golden")];
 const MIB: u64 = 1 << 20;
 const ZONE_BLOCKS: u64 = MIB / BLOCK as u64;
 /// Changes to an image for one input.

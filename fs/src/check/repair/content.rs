@@ -97,7 +97,7 @@ impl Mender<'_> {
         let part = |from: u64, to: u64| {
             let skipped = (from - first.block.0) as u32;
             let addr = if first.is_unwritten() { Addr::NONE } else { first.addr.plus(skipped) };
-            Extent { block: FileBlock(from), blocks: (to - from) as u32, addr }
+            Extent { block: FileBlock(from), blocks: (to - from) as u32, addr, ..first }
         };
         let (from, to) = (second.end().0, first.end().0.min(next.unwrap_or(u64::MAX)));
         if from < to {

@@ -18,7 +18,7 @@ mod structure;
 
 pub use done::Repair;
 
-use super::{CheckOptions, CheckReport, Checker, Finding, Progress, Recount, Turn, check};
+use super::{CheckOptions, CheckReport, Checker, ESTIMATES, Finding, Progress, Recount, Turn, check};
 use crate::addr::Addr;
 use crate::core::halt::Planned;
 use crate::core::key::{Class, Key};
@@ -371,6 +371,7 @@ impl Mender<'_> {
                 let mut state = self.volume().state.lock();
                 match *what {
                     "inodes" => state.inodes = *counted,
+                    ESTIMATES => state.zones.set_population(recount.population.clone()),
                     _ => {
                         let by = *counted as i64 - state.zones.unwritten() as i64;
                         state.zones.change_unwritten(by);

@@ -15,6 +15,7 @@ use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::xattr::{Attribute, Totals};
 use crate::ids::FileBlock;
 use crate::volume::state::State;
+use gc::placement::Estimate;
 use std::fmt::Write as _;
 
 /// A volume with one of everything, and what is needed to name it.
@@ -140,6 +141,9 @@ const fn left(name: &'static str, found: &'static [&'static str], inject: fn(&Ed
 }
 
 /// The words of a finding that are told with its kind.
+/// Extents are not those that were counted.
+const ESTIMATES: &str = "total, blocks of one of the estimates";
+
 const WORDS: [&str; 3] = ["what", "list", "reason"];
 
 /// What all damage of this table is found as.
@@ -316,14 +320,14 @@ const KINDS: &[Kind] = &[
     mended("a file that has lost content before", &["content-lost"], |e| e.change(e.big, |i| i.flags |= LOST_CONTENT)),
     // --- extents ---
     mended("data beyond the end", &["beyond-end"], |e| e.change(e.big, |i| i.size = 4096)),
-    mended("an extent that cannot be decoded", &["block-count", "item", "live-count"], |e| e.put(e.extent(e.big).0, &[0x80])),
+    mended("an extent that cannot be decoded", &["block-count", "item", "live-count", ESTIMATES], |e| e.put(e.extent(e.big).0, &[0x80])),
     mended("an extent outside the volume", &["extent, lies outside the volume", "live-count"], |e| {
         let (key, extent) = e.extent(e.big);
         e.put(key, &Extent { addr: Addr::new(zns::DeviceId(0), zns::ZoneId(9999), 0), ..extent }.encode());
     }),
     mended(
         "an extent across the end of its zone",
-        &["block-count", "extent, lies outside the volume", "extent-overlap", "live-count"],
+        &["block-count", "extent, lies outside the volume", "extent-overlap", "live-count", ESTIMATES],
         |e| {
             let (key, extent) = e.extent(e.big);
             e.put(key, &Extent { addr: extent.addr.zone_base().plus(254), blocks: extent.blocks.max(3), ..extent }.encode());
@@ -333,7 +337,10 @@ const KINDS: &[Kind] = &[
         "an extent beyond the largest file",
         &["block-count", "extent, lies beyond the largest file", "total, preallocated blocks"],
         |e| {
-            e.put(Key::extent(e.big, FileBlock(1 << 32)), &Extent { block: FileBlock(0), blocks: 1, addr: Addr::NONE }.encode());
+            e.put(
+                Key::extent(e.big, FileBlock(1 << 32)),
+                &Extent { block: FileBlock(0), blocks: 1, addr: Addr::NONE, estimate: Estimate::UNKNOWN }.encode(),
+            );
         },
     ),
     mended("an extent in an empty zone", &["extent, lies in a zone that holds no data", "live-count"], |e| {
@@ -352,20 +359,30 @@ const KINDS: &[Kind] = &[
         let addr = e.volume.state.lock().tree.store().locate(raw).expect("known").expect("placed");
         e.put(key, &Extent { addr, ..extent }.encode());
     }),
-    mended("extents that overlap", &["block-count", "data", "extent-overlap", "live-count", "owned-twice", "wrong-summary"], |e| {
-        let (key, extent) = e.extent(e.big);
-        e.put(key, &Extent { blocks: extent.blocks + 1, ..extent }.encode());
-    }),
+    mended(
+        "extents that overlap",
+        &["block-count", "data", "extent-overlap", "live-count", "owned-twice", ESTIMATES, "wrong-summary"],
+        |e| {
+            let (key, extent) = e.extent(e.big);
+            e.put(key, &Extent { blocks: extent.blocks + 1, ..extent }.encode());
+        },
+    ),
     mended("a block of two files", &["2 data", "2 live-count", "2 owned-twice", "2 wrong-summary"], |e| {
         let (_, extent) = e.extent(e.big);
         let (key, other) = e.extent(e.ino("dir/deep/file 1"));
         e.put(key, &Extent { addr: extent.addr, ..other }.encode());
     }),
     mended("extents of nobody", &["belongings, extents, does not exist", "total, preallocated blocks"], |e| {
-        e.put(Key::extent(Ino(999_999), FileBlock(0)), &Extent { block: FileBlock(0), blocks: 1, addr: Addr::NONE }.encode());
+        e.put(
+            Key::extent(Ino(999_999), FileBlock(0)),
+            &Extent { block: FileBlock(0), blocks: 1, addr: Addr::NONE, estimate: Estimate::UNKNOWN }.encode(),
+        );
     }),
     mended("extents of a pipe", &["belongings, extents, is of another type", "block-count", "total, preallocated blocks"], |e| {
-        e.put(Key::extent(e.ino("fifo"), FileBlock(0)), &Extent { block: FileBlock(0), blocks: 1, addr: Addr::NONE }.encode());
+        e.put(
+            Key::extent(e.ino("fifo"), FileBlock(0)),
+            &Extent { block: FileBlock(0), blocks: 1, addr: Addr::NONE, estimate: Estimate::UNKNOWN }.encode(),
+        );
     }),
     // --- summaries, checksums ---
     mended("a summary that is gone", &["no-summary"], |e| e.remove(Key::summary(e.extent(e.big).1.addr))),
@@ -403,10 +420,11 @@ const KINDS: &[Kind] = &[
         let zone = e.volume.state.lock().zones.iter().find(|(_, z)| is(z)).expect("one").0;
         e.zone(zone, |z| z.written_at = 1 << 50);
     }),
-    mended("wrong totals", &["total, inodes", "total, preallocated blocks"], |e| {
+    mended("wrong totals", &[ESTIMATES, "total, inodes", "total, preallocated blocks"], |e| {
         e.with(|state| {
             state.inodes += 1;
             state.zones.change_unwritten(3);
+            state.zones.expect(Estimate(9), 5);
             Ok(())
         })
     }),

@@ -397,7 +397,7 @@ fn of_blocks_that_two_files_claim_each_keeps_its_own() {
     };
     let (first, second) = (extent(one, 0), extent(other, HALF));
     assert_eq!(first.addr.plus(HALF as u32), second.addr, "they lie one behind the other");
-    let both = Extent { block: FileBlock(0), blocks: 2 * HALF as u32, addr: first.addr }.encode();
+    let both = Extent { block: FileBlock(0), blocks: 2 * HALF as u32, ..first }.encode();
     volume
         .change(|state| {
             for ino in [one, other] {

@@ -7,6 +7,7 @@ use crate::core::key::{Class, Key};
 use crate::core::txn::{ItemTree, ItemView, damaged};
 use crate::format::item::{CHECKSUM_GROUP, Extent};
 use crate::ids::{FileBlock, Ino};
+use gc::placement::Estimate;
 
 /// Live blocks that lie one behind the other and belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct LivePart {
     pub ino: Ino,
     /// First file block.
     pub block: FileBlock,
+    /// What is expected of them.
+    pub estimate: Estimate,
 }
 
 /// One answer of [`live_runs`].
@@ -77,7 +80,7 @@ fn live_step(view: &dyn ItemView, at: u64, end: u64, inside: bool) -> Planned<Op
     let first = run.block.0;
     let live = parts_of_run(&Extents(run.ino), view, first, first + u64::from(run.blocks))?.into_iter().filter_map(|part| {
         let addr = run.addr.plus((part.block.0 - first) as u32);
-        (part.addr == addr).then_some(LivePart { addr, blocks: part.blocks, ino: run.ino, block: part.block })
+        (part.addr == addr).then_some(LivePart { addr, blocks: part.blocks, ino: run.ino, block: part.block, estimate: part.estimate })
     });
     Ok(Some((live.collect(), Summaries::bounds(&run).1)))
 }

@@ -23,6 +23,7 @@ use crate::core::txn::{ItemTree, ItemView, damaged};
 use crate::format::item::{CHECKSUM_GROUP, Extent, Summary};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
+use gc::placement::Estimate;
 use runs::{
     Edit, Extents, MAX_UNWRITTEN, OnePut, RunMap, Summaries, in_one_zone, one_put, parts, parts_of_run, replace, run_before, touch_removal,
 };
@@ -33,6 +34,8 @@ pub trait LiveCounts {
     fn add(&mut self, addr: Addr, blocks: u32);
     /// These blocks are dead now.
     fn sub(&mut self, addr: Addr, blocks: u32);
+    /// Of so many more live blocks (fewer, if negative) this is expected.
+    fn expect(&mut self, estimate: Estimate, blocks: i64);
     /// So many more blocks are preallocated.
     fn add_unwritten(&mut self, blocks: u64);
     /// So many fewer blocks are preallocated.
@@ -46,6 +49,7 @@ pub struct Uncounted;
 impl LiveCounts for Uncounted {
     fn add(&mut self, _: Addr, _: u32) {}
     fn sub(&mut self, _: Addr, _: u32) {}
+    fn expect(&mut self, _: Estimate, _: i64) {}
     fn add_unwritten(&mut self, _: u64) {}
     fn sub_unwritten(&mut self, _: u64) {}
 }
@@ -118,7 +122,16 @@ fn place(edit: &Edit<Extent>, extent: Option<Extent>, tree: &mut dyn ItemTree, c
     for old in &edit.replaced {
         count(old, -1, counts, &mut change);
     }
+    // Not only what is replaced: neighbours that are joined with what is put get one estimate.
+    edit.before.iter().for_each(|run| expect(run, -1, counts));
+    edit.after.iter().for_each(|run| expect(run, 1, counts));
     Ok(change)
+}
+
+fn expect(extent: &Extent, sign: i64, counts: &mut dyn LiveCounts) {
+    if !extent.is_unwritten() {
+        counts.expect(extent.estimate, sign * i64::from(extent.blocks));
+    }
 }
 
 fn count(extent: &Extent, sign: i64, counts: &mut dyn LiveCounts, change: &mut Change) {
@@ -161,7 +174,7 @@ pub fn file_of(delta: &Delta) -> Option<Ino> {
 
 fn steps(view: &dyn ItemView, delta: &Delta) -> Planned<Vec<Step>> {
     match delta {
-        Delta::Map { ino, block, addr, checksums } => map_steps(view, *ino, *block, *addr, checksums),
+        Delta::Map { ino, block, addr, checksums, estimate } => map_steps(view, *ino, *block, (*addr, *estimate), checksums),
         Delta::Unmap { ino, block, blocks } => {
             let Some((from, to)) = range(*block, *blocks) else { return Ok(Vec::new()) };
             let mut steps = vec![Step::Place { from, to, extent: None }];
@@ -204,10 +217,10 @@ fn with_sums(view: &dyn ItemView, group: &Key, block: FileBlock, sums: &[u32]) -
     Ok(value)
 }
 
-fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, addr: Addr, checksums: &[u32]) -> Planned<Vec<Step>> {
+fn map_steps(view: &dyn ItemView, ino: Ino, block: FileBlock, (addr, estimate): (Addr, Estimate), checksums: &[u32]) -> Planned<Vec<Step>> {
     check_mapping(block, addr, checksums)?;
     let blocks = checksums.len() as u32;
-    let mut steps = vec![Step::place(Extent { block, blocks, addr })];
+    let mut steps = vec![Step::place(Extent { block, blocks, addr, estimate })];
     let mut at = block.0;
     let mut rest = checksums;
     while !rest.is_empty() {
@@ -253,7 +266,7 @@ fn fill_holes(view: &dyn ItemView, ino: Ino, from: u64, to: u64) -> Planned<Vec<
     for (start, end) in present.iter().map(Extents::bounds).chain([(to, to)]) {
         while at < start {
             let blocks = (start - at).min(u64::from(MAX_UNWRITTEN)) as u32;
-            steps.push(Step::place(Extent { block: FileBlock(at), blocks, addr: Addr::NONE }));
+            steps.push(Step::place(Extent { block: FileBlock(at), blocks, addr: Addr::NONE, estimate: Estimate::UNKNOWN }));
             at += u64::from(blocks);
         }
         at = end;
@@ -315,14 +328,14 @@ struct Rewrite<'a> {
 impl<'a> Rewrite<'a> {
     /// `None`: it takes more.
     fn of(tree: &dyn ItemTree, delta: &'a Delta) -> Planned<Option<Self>> {
-        let Delta::Map { ino, block, addr, checksums } = delta else { return Ok(None) };
-        let (ino, block, addr) = (*ino, *block, *addr);
+        let Delta::Map { ino, block, addr, checksums, estimate } = delta else { return Ok(None) };
+        let (ino, block, addr, estimate) = (*ino, *block, *addr, *estimate);
         if block.0 % CHECKSUM_GROUP + checksums.len() as u64 > CHECKSUM_GROUP {
             return Ok(None);
         }
         check_mapping(block, addr, checksums)?;
         let blocks = checksums.len() as u32;
-        let (new, summary) = (Extent { block, blocks, addr }, Summary { addr, blocks, ino, block });
+        let (new, summary) = (Extent { block, blocks, addr, estimate }, Summary { addr, blocks, ino, block });
         let Some(extent) = one_put(&Extents(ino), tree, &new)? else { return Ok(None) };
         let Some(owner) = one_put(&Summaries, tree, &summary)? else { return Ok(None) };
         Ok(Some(Self { extent, new, owner, summary, sums: Key::checksum(ino, block), checksums }))
@@ -344,8 +357,10 @@ impl<'a> Rewrite<'a> {
         let mut change = Change::default();
         tree.put(&Extents(self.summary.ino).key(self.new.block.0), &self.new.encode())?;
         count(&self.new, 1, counts, &mut change);
+        expect(&self.new, 1, counts);
         if let Some(old) = &self.extent.old {
             count(old, -1, counts, &mut change);
+            expect(old, -1, counts);
         }
         tree.put(&self.sums, &sums)?;
         tree.put(&Summaries.key(self.summary.addr.0), &self.summary.encode())?;
@@ -411,6 +426,8 @@ pub struct Relocation {
     pub from: Addr,
     /// Where it is now.
     pub to: Addr,
+    /// What is expected of the blocks now.
+    pub estimate: Estimate,
 }
 
 /// The runs that still lie where they were when the copy was planned.
@@ -426,7 +443,7 @@ fn relocation_steps(view: &dyn ItemView, moved: &Relocation) -> Planned<(Vec<Ste
         let offset = (part.block.0 - from) as u32;
         if part.addr == moved.from.plus(offset) {
             let addr = moved.to.plus(offset);
-            steps.push(Step::place(Extent { addr, ..part }));
+            steps.push(Step::place(Extent { addr, estimate: moved.estimate, ..part }));
             steps.push(Step::Own(Summary { addr, blocks: part.blocks, ino: moved.ino, block: part.block }));
             blocks += part.blocks;
         }
@@ -468,22 +485,24 @@ pub fn relocate(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Re
 /// Most relocations are an extent as a whole: one item gets another value, and the new place an item. Cleaning many short extents is little else than this.
 /// Gives whether it was done.
 fn relocate_whole(tree: &mut dyn ItemTree, counts: &mut dyn LiveCounts, moved: &Relocation) -> Planned<bool> {
-    let Relocation { ino, block, blocks, from, to } = *moved;
+    let Relocation { ino, block, blocks, from, to, estimate } = *moved;
     let in_file = range(block, blocks.into()).is_some_and(|(start, end)| end - start == u64::from(blocks));
     if !in_file || from.is_none() || to.is_none() || !in_one_zone(from, blocks.into()) || !in_one_zone(to, blocks.into()) {
         return Ok(false);
     }
-    let (old, new) = (Extent { block, blocks, addr: from }, Extent { block, blocks, addr: to });
+    let new = Extent { block, blocks, addr: to, estimate };
     let summary = Summary { addr: to, blocks, ino, block };
     let extents = Extents(ino);
-    let moves = one_put(&extents, tree, &new)?.is_some_and(|put| put.old == Some(old));
-    if !moves || one_put(&Summaries, tree, &summary)?.is_none_or(|put| put.old.is_some()) {
+    let Some(old) = one_put(&extents, tree, &new)?.and_then(|put| put.old).filter(|old| old.addr == from) else { return Ok(false) };
+    if one_put(&Summaries, tree, &summary)?.is_none_or(|put| put.old.is_some()) {
         return Ok(false);
     }
     tree.put(&extents.key(block.0), &new.encode())?;
     tree.put(&Summaries.key(to.0), &summary.encode())?;
     counts.add(to, blocks);
     counts.sub(from, blocks);
+    expect(&old, -1, counts);
+    expect(&new, 1, counts);
     Ok(true)
 }
 

@@ -60,7 +60,7 @@ impl RunMap for Extents {
     }
     fn part(run: &Extent, from: u64, to: u64) -> Extent {
         let addr = if run.is_unwritten() { Addr::NONE } else { run.addr.plus((from - run.block.0) as u32) };
-        Extent { block: FileBlock(from), blocks: (to - from) as u32, addr }
+        Extent { block: FileBlock(from), blocks: (to - from) as u32, addr, ..*run }
     }
     fn join(a: &Extent, b: &Extent) -> Option<Extent> {
         let blocks = u64::from(a.blocks) + u64::from(b.blocks);
@@ -69,7 +69,9 @@ impl RunMap for Extents {
             (false, false) => follows(a.addr, a.blocks, b.addr),
             _ => false,
         };
-        (fits && a.end() == b.block).then_some(Extent { blocks: blocks as u32, ..*a })
+        // Of the joined one is expected what was of the longer part: to keep them apart would cut files into pieces for the sake of a hint.
+        let estimate = if b.blocks > a.blocks { b.estimate } else { a.estimate };
+        (fits && a.end() == b.block).then_some(Extent { blocks: blocks as u32, estimate, ..*a })
     }
 }
 
@@ -131,6 +133,9 @@ fn follows(addr: Addr, blocks: u32, next: Addr) -> bool {
 pub(super) struct Edit<R> {
     /// The parts of runs that lay in the range.
     pub(super) replaced: Vec<R>,
+    /// Runs that are there before, and what is there instead of them.
+    pub(super) before: Vec<R>,
+    pub(super) after: Vec<R>,
     removals: Vec<Key>,
     puts: Vec<(Key, Vec<u8>)>,
     /// For a hole: where the map goes on behind it.
@@ -270,7 +275,7 @@ pub(super) fn replace<M: RunMap>(map: &M, view: &dyn ItemView, from: u64, to: u6
     let removals = present.iter().filter(gone).map(key).collect();
     let puts = wanted.iter().filter(|run| !present.contains(run)).map(|run| (key(run), M::encode(run))).collect();
     let beyond = new.is_none().then(|| map.key(to));
-    Ok(Edit { replaced, removals, puts, beyond })
+    Ok(Edit { replaced, before: present, after: wanted, removals, puts, beyond })
 }
 
 /// A run that is set by one [`ItemTree::put`], which cannot fail any more.

@@ -89,6 +89,7 @@ impl ItemTree for Leaves {
 #[derive(Default, Debug, PartialEq, Eq)]
 struct Counts {
     zones: BTreeMap<Addr, u32>,
+    estimates: BTreeMap<Estimate, i64>,
     unwritten: u64,
 }
 impl LiveCounts for Counts {
@@ -101,6 +102,13 @@ impl LiveCounts for Counts {
         *count = count.checked_sub(blocks).expect("never below nothing");
         if *count == 0 {
             self.zones.remove(&addr.zone_base());
+        }
+    }
+    fn expect(&mut self, estimate: Estimate, blocks: i64) {
+        let count = self.estimates.entry(estimate).or_default();
+        *count += blocks;
+        if *count == 0 {
+            self.estimates.remove(&estimate);
         }
     }
     fn add_unwritten(&mut self, blocks: u64) {
@@ -205,7 +213,8 @@ impl World {
                     for n in 0..granted {
                         self.model.insert((ino, block + u64::from(n)), Some((addr.plus(n), checksums[n as usize])));
                     }
-                    deltas.push(Delta::Map { ino: Ino(ino), block: FileBlock(block), addr, checksums });
+                    let estimate = Estimate((self.stamp % 5) as u8);
+                    deltas.push(Delta::Map { ino: Ino(ino), block: FileBlock(block), addr, checksums, estimate });
                     block += u64::from(granted);
                     blocks -= granted;
                 }
@@ -275,7 +284,8 @@ impl World {
                             for part in found.parts {
                                 let (to, granted) = self.allocate(part.blocks);
                                 let (ino, block) = (part.ino, part.block);
-                                self.planned.push(Relocation { ino, block, blocks: granted, from: part.addr, to });
+                                let estimate = Estimate(part.estimate.0 + n as u8 % 2);
+                                self.planned.push(Relocation { ino, block, blocks: granted, from: part.addr, to, estimate });
                             }
                         }
                         Err(halt) => self.tree.load(halt),
@@ -355,6 +365,7 @@ impl World {
             }
             for extent in extents {
                 count(&extent, 1, &mut counts, &mut Change::default());
+                expect(&extent, 1, &mut counts);
                 let sums = match extent.is_unwritten() {
                     true => Vec::new(),
                     false => checksums(&self.tree, Ino(ino), extent.block, extent.blocks).expect("present"),
@@ -409,12 +420,35 @@ fn hostile_deltas_are_refused() {
     for (block, addr, n) in
         [(0, Addr(u64::MAX), 1), (u64::MAX, zone(0), 1), (MAX_FILE_BLOCKS, zone(0), 1), (0, Addr::NONE, 1), (0, zone(0), 0)]
     {
-        let delta = Delta::Map { ino: Ino(1), block: FileBlock(block), addr, checksums: vec![0; n] };
+        let delta = Delta::Map { ino: Ino(1), block: FileBlock(block), addr, checksums: vec![0; n], estimate: Estimate::UNKNOWN };
         assert!(matches!(apply(&mut world.tree, &mut world.counts, &delta), Err(Halt::Fail(_))), "{delta:?}");
     }
     let delta = Delta::Remove { key: Key::summary(zone(0)) };
     assert!(matches!(prepare(&world.tree, &delta), Err(Halt::Fail(_))));
     assert!(world.tree.items.is_empty());
+}
+
+#[test]
+fn a_part_keeps_its_estimate_and_joined_extents_take_that_of_the_longer_one() {
+    let mut world = World::default();
+    let mut map = |block: u64, at: u32, n: usize, estimate: u8| {
+        let delta = Delta::Map {
+            ino: Ino(1),
+            block: FileBlock(block),
+            addr: zone(0).plus(at),
+            checksums: vec![0; n],
+            estimate: Estimate(estimate),
+        };
+        apply(&mut world.tree, &mut world.counts, &delta).expect("resident");
+        let (extents, _) = extent_parts(&world.tree, Ino(1), FileBlock(0), FileBlock(100), 100).expect("resident");
+        extents.iter().map(|extent| (extent.block.0, extent.blocks, extent.estimate.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(map(0, 0, 4, 7), [(0, 4, 7)]);
+    assert_eq!(map(4, 4, 2, 9), [(0, 6, 7)]);
+    assert_eq!(map(2, 20, 1, 5), [(0, 2, 7), (2, 1, 5), (3, 3, 7)]);
+    assert_eq!(map(6, 6, 8, 3), [(0, 2, 7), (2, 1, 5), (3, 11, 3)]);
+    let counted: Vec<(u8, i64)> = world.counts.estimates.iter().map(|(estimate, blocks)| (estimate.0, *blocks)).collect();
+    assert_eq!(counted, [(3, 11), (5, 1), (7, 2)]);
 }
 
 #[test]

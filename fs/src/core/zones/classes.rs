@@ -8,7 +8,8 @@
 use super::{HEADS, PARTLY_FILLED, ZoneTable};
 use crate::addr::Addr;
 use crate::format::segment::Role;
-use gc::placement::{Temperature, ZONE_CLASSES, ZoneContent};
+use gc::deaths::Deaths;
+use gc::placement::{Temperature, ZONE_CLASSES};
 use zns::DeviceId;
 
 /// Most classes there are.
@@ -149,15 +150,19 @@ impl ZoneTable {
         let zone = self.zone_mut(addr);
         if zone.put == 0 {
             zone.entry.opened_at = clock;
+            zone.deaths = Deaths::since(clock);
         }
         zone.put = zone.put.saturating_add(blocks);
         zone.rate += f64::from(blocks) / interval.max(1.0);
         zone.entry.temperature = Temperature::of(f64::from(zone.put) / zone.rate);
     }
 
-    /// The interval that was expected of the blocks of the zone of `addr`.
+    /// After how many blocks of users what lives in the zone of `addr` is expected to be written again: what was expected when it was filled, corrected by
+    /// what was seen to die there.
     pub fn expected(&self, addr: Addr) -> Option<f64> {
-        self.entry(addr)?.temperature.interval()
+        let zone = self.zone(addr)?;
+        let filled = zone.entry.temperature.interval()?;
+        Some(if self.estimating { zone.deaths.expected(filled, zone.entry.live, self.clock) } else { filled })
     }
 
     /// About when the block at `addr` came there: its zone was filled from one time to another, and the block lies so far behind its begin.
@@ -167,16 +172,5 @@ impl ZoneTable {
         let unknown = e.temperature == Temperature::UNKNOWN || e.opened_at > e.written_at;
         let into = u128::from(span) * u128::from(addr.block().min(e.written)) / u128::from(e.written.max(1));
         Some(if unknown { e.written_at } else { e.opened_at + into as u64 })
-    }
-
-    /// What is in the zones of data, for a plan of classes.
-    pub fn contents(&self) -> impl Iterator<Item = ZoneContent> {
-        let clock = self.clock;
-        let content = move |e: &crate::format::segment::SegmentEntry| ZoneContent {
-            live: e.live,
-            interval: e.temperature.interval(),
-            age: clock.saturating_sub(e.written_at),
-        };
-        self.iter().filter(|(_, e)| e.role.is_data()).map(move |(_, e)| content(e))
     }
 }

@@ -18,6 +18,8 @@ use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::{Member, RING_ZONES, Reserves};
 use bitvec::vec::BitVec;
 use classes::{SLOTS, slot_of};
+use gc::deaths::Deaths;
+use gc::placement::{Estimate, Population};
 use space::PARTLY_FILLED;
 use std::collections::BTreeSet;
 use zns::{DeviceId, ZoneId};
@@ -39,6 +41,8 @@ struct Zone {
     /// Blocks put into it, and the sum of 1 / interval over them, of which its temperature is made.
     put: u32,
     rate: f64,
+    /// What died in it in this mount, while temperatures are kept.
+    deaths: Deaths,
 }
 
 impl Zone {
@@ -47,7 +51,7 @@ impl Zone {
             Some(interval) => (entry.written, f64::from(entry.written) / interval),
             None => (0, 0.0),
         };
-        Self { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false, put, rate }
+        Self { entry, pins: 0, writing: 0, victim: false, forgotten: false, unmovable: false, put, rate, deaths: Deaths::default() }
     }
 }
 
@@ -74,7 +78,7 @@ pub const HEADS: [Role; 6] = [Role::Log, Role::Metadata, Role::User, Role::Reloc
 /// | 9..    | 2 | 1 | 1 | 1 | 1 | 1                              | 1 |
 ///
 /// The ring takes its second slot (a mirror of each superblock) where nine or more are to be had. Fewer than six: refused by mkfs.
-/// With 11 there can be two classes of user and relocated data, with 13 three: [`ZoneTable::most_classes`].
+/// With 11 there can be two classes of user and relocated data, with 13 three, with 15 four: [`ZoneTable::most_classes`].
 pub fn head_for(role: Role, active_limit: u32) -> Role {
     match role {
         Role::CopiedByDevice if active_limit < 9 => Role::RelocatedByDevice,
@@ -107,6 +111,7 @@ pub struct ZoneTable {
     live_data: u64,
     live_metadata: u64,
     unwritten: u64,
+    population: Population,
     promised: u64,
     /// Cleaning may take one zone of the checkpoint reserve.
     last_resort: bool,
@@ -165,6 +170,7 @@ impl ZoneTable {
             live_data: 0,
             live_metadata: 0,
             unwritten: 0,
+            population: Population::default(),
             promised: 0,
             last_resort: false,
             granted: 0,
@@ -327,11 +333,33 @@ impl ZoneTable {
         self.total = self.compute_total();
     }
 
-    /// Ends loading: sets what the superblock knows, logical time and preallocated blocks.
-    pub fn loaded(&mut self, clock: u64, unwritten: u64) {
+    /// Ends loading: sets what the superblock knows, logical time, preallocated blocks, and how many live blocks have each estimate.
+    pub fn loaded(&mut self, clock: u64, unwritten: u64, population: Population) {
         self.total = self.compute_total();
         self.clock = clock;
         self.unwritten = unwritten;
+        self.population = population;
+        // What died before the mount nobody knows.
+        let zones = self.devices.iter_mut().flat_map(|device| device.zones.iter_mut());
+        zones.for_each(|zone| zone.deaths = Deaths::since(clock));
+    }
+
+    /// How many live blocks have each estimate.
+    pub fn population(&self) -> &Population {
+        &self.population
+    }
+
+    /// So many more live blocks have an estimate (or fewer, when negative).
+    pub fn expect(&mut self, estimate: Estimate, blocks: i64) {
+        match blocks >= 0 {
+            true => self.population.add(estimate, blocks.unsigned_abs()),
+            false => self.population.sub(estimate, blocks.unsigned_abs()),
+        }
+    }
+
+    /// They were counted anew.
+    pub fn set_population(&mut self, population: Population) {
+        self.population = population;
     }
 
     fn page_span(&self, page: u32) -> (usize, usize, usize) {
@@ -387,7 +415,12 @@ impl ZoneTable {
         if self.zone(addr).is_none() {
             return;
         }
+        let (clock, estimating) = (self.clock, self.estimating);
         let zone = self.zone_mut(addr);
+        // What the cleaner takes out of it does not die.
+        if estimating && !zone.victim {
+            zone.deaths.count(blocks, zone.entry.live, clock);
+        }
         let below_nothing = zone.entry.live < blocks;
         let gone = blocks.min(zone.entry.live);
         zone.entry.live -= gone;

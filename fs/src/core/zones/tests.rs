@@ -105,7 +105,7 @@ fn open_zones(table: &ZoneTable) -> usize {
 #[test]
 fn classes_are_as_many_as_active_zones_and_space_allow() {
     let most = |zones: u32, active: u32| ZoneTable::new(&[member(zones)], reserves_for(zones, CAPACITY), active).most_classes();
-    for (active, classes) in [(6, 1), (8, 1), (9, 1), (10, 1), (11, 2), (12, 2), (13, 3), (14, 3), (u32::MAX, 3)] {
+    for (active, classes) in [(6, 1), (8, 1), (9, 1), (10, 1), (11, 2), (12, 2), (13, 3), (14, 3), (15, 4), (u32::MAX, 4)] {
         assert_eq!(most(256, active), classes, "{active} active zones");
     }
     // What heads of relocation have begun and not filled must not be missed by users.

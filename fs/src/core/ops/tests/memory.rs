@@ -10,6 +10,7 @@ use crate::error::FsError;
 use crate::format::item::{Extent, Inode, Timestamp};
 use crate::format::record::Delta;
 use crate::ids::{FileBlock, Ino};
+use gc::placement::Estimate;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +62,7 @@ impl Memory {
     }
     /// Maps blocks as writing does, `blocks` of the inode included.
     pub fn write(&mut self, ino: Ino, block: u64, blocks: u32, addr: Addr) {
-        self.apply(Delta::Map { ino, block: FileBlock(block), addr, checksums: vec![0; blocks as usize] });
+        self.apply(Delta::Map { ino, block: FileBlock(block), addr, checksums: vec![0; blocks as usize], estimate: Estimate::UNKNOWN });
         let mut inode = self.inode(ino).expect("a file");
         inode.blocks = self.extents(ino).iter().map(|extent| u64::from(extent.blocks)).sum();
         self.set(Key::inode(ino), inode.encode());
