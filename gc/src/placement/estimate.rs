@@ -202,7 +202,8 @@ pub struct BlockEstimates {
     classes: Vec<u8>,
     /// How often the blocks between two classes are written: falling.
     cuts: Vec<f64>,
-    last_plan: Seq,
+    /// Nobody counted before the first plan: a mount begins late in the life of a volume.
+    last_plan: Option<Seq>,
     next_plan: Seq,
 }
 
@@ -233,7 +234,7 @@ impl BlockEstimates {
             classes: vec![0; meanings.len()],
             cuts: Vec::new(),
             meanings,
-            last_plan: 0,
+            last_plan: None,
             next_plan: 0,
         }
     }
@@ -384,8 +385,8 @@ impl BlockEstimates {
 
     /// What was counted of each bin. The intervals of bytes follow it.
     fn count(&mut self, now: Seq, population: &Population) -> Vec<Bin> {
-        let period = now.saturating_sub(self.last_plan) as f64;
-        (self.last_plan, self.next_plan) = (now, now + (self.shape.space / PLANS).max(1));
+        let period = self.last_plan.map_or(0, |last| now.saturating_sub(last)) as f64;
+        (self.last_plan, self.next_plan) = (Some(now), now + (self.shape.space / PLANS).max(1));
         let mut bins = vec![Bin::default(); self.meanings.last().map_or(0, |last| last.bin + 1)];
         for ((seen, count), meaning) in self.seen.iter_mut().zip(population.counts()).zip(&self.meanings) {
             seen.time += (*count + seen.before) as f64 / 2.0 * period;
@@ -449,6 +450,16 @@ mod tests {
         // A zone is judged by what was counted, too.
         let of_zone = |byte: u8| estimates.class_of(estimates.interval(Estimate(byte)));
         assert_eq!((of_zone(8), of_zone(BYTES[0])), (Class(1), Class(0)));
+    }
+
+    #[test]
+    fn the_first_plan_of_a_mount_takes_estimates_as_they_stand() {
+        let mut estimates = BlockEstimates::new(SHAPE);
+        let mut population = Population::default();
+        BYTES.iter().for_each(|byte| population.add(Estimate(*byte), 5000));
+        estimates.plan(1000 * SPACE, &population, 1.0);
+        let nominal = |byte: u8| estimates.meanings[usize::from(byte)].interval;
+        assert_eq!(BYTES.map(|byte| estimates.interval(Estimate(byte))), BYTES.map(nominal));
     }
 
     #[test]
