@@ -18,7 +18,7 @@ use crate::volume::log::LogWriter;
 use crate::volume::members::RunWrite;
 use crate::volume::placing::Heat;
 use crate::volume::state::State;
-use gc::placement::Estimate;
+use gc::placement::{Estimate, Population};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use zns::{BufSlice, IoClass};
@@ -220,10 +220,10 @@ impl Volume {
         let blocks: u64 = runs.iter().map(|r| u64::from(r.2)).sum();
         let mut missing = Vec::new();
         state.plan_classes();
-        let mut heats = Vec::with_capacity(runs.len());
+        let (mut heats, mut over) = (Vec::with_capacity(runs.len()), Population::default());
         let mut wanted = [0u64; MAX_CLASSES];
         for (ino, block, blocks) in &runs {
-            match state.heat(*ino, *block, *blocks) {
+            match state.heat(*ino, *block, *blocks, &mut over) {
                 Ok(heat) => {
                     wanted[usize::from(heat.class)] += u64::from(*blocks);
                     heats.push(heat);
@@ -261,7 +261,7 @@ impl Volume {
         if log && state.log.room(&state.zones) < LogWriter::blocks_for(bytes) {
             return Err(NoCut::LogFull);
         }
-        heats.iter().for_each(|heat| state.note_over(&heat.over));
+        state.note_over(&over);
         self.carry_out_cut(state, &places, split, log)
     }
 

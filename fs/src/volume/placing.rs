@@ -10,12 +10,12 @@ use crate::core::halt::{Halt, Planned};
 use crate::core::key::Key;
 use crate::core::ops::WriteHint;
 use crate::core::zones::ZoneTable;
-use crate::format::item::Inode;
+use crate::format::item::{Extent, Inode};
 use crate::ids::{FileBlock, Ino};
 use crate::volume::options::MountOptions;
 use crate::volume::state::State;
 use gc::PlacementKind;
-use gc::placement::{BlockEstimates, Estimate, Lot, Shape};
+use gc::placement::{BlockEstimates, Estimate, Lot, Population, Shape};
 
 /// Extents of a run that are looked at: the rest of it is taken to be like these.
 const PARTS: usize = 64;
@@ -24,18 +24,16 @@ const PARTS: usize = 64;
 const OPEN: f64 = 2.0;
 
 /// What a run of blocks is expected to do, and where it goes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Heat {
     /// For its extent; unknown: nobody estimates.
     pub estimate: Estimate,
     /// The class of its head.
     pub class: u8,
-    /// What was expected of the blocks that it is written over.
-    pub over: Vec<(Estimate, u32)>,
 }
 
 impl Heat {
-    const NONE: Self = Self { estimate: Estimate::UNKNOWN, class: 0, over: Vec::new() };
+    const NONE: Self = Self { estimate: Estimate::UNKNOWN, class: 0 };
 }
 
 /// Chance that depends on nothing but where something lies and when it is asked for.
@@ -68,11 +66,12 @@ impl State {
         self.zones.set_active_classes(estimates.active(), unplaced);
     }
 
-    /// What blocks of a file that are written now are expected to do, by what was expected of them and how long they lay where they did.
+    /// What blocks of a file that are written now are expected to do, by what was expected of them and how long they lay where they did. What they are
+    /// written over is added to `over`.
     ///
     /// # Errors
     /// [`Halt::Need`] for a block that is not resident, which mapping them needs, too. What is damaged says nothing of them.
-    pub(super) fn heat(&self, ino: Ino, block: FileBlock, blocks: u32) -> Planned<Heat> {
+    pub(super) fn heat(&self, ino: Ino, block: FileBlock, blocks: u32, over: &mut Population) -> Planned<Heat> {
         let Some(estimates) = &self.estimates else { return Ok(Heat::NONE) };
         let end = FileBlock(block.0.saturating_add(blocks.into()));
         let parts = match extent_parts(&self.tree, ino, block, end, PARTS) {
@@ -82,23 +81,33 @@ impl State {
         };
         let now = self.zones.clock();
         let mut lot = lot(ino.0.rotate_left(20) ^ block.0, now);
-        let (mut over, mut expected) = (Vec::new(), Vec::new());
-        for part in parts.iter().filter(|part| !part.is_unwritten()) {
+        let mut rewritten = |part: &Extent| {
             let lived = self.zones.placed_at(part.addr).map(|placed| now.saturating_sub(placed));
-            over.push((part.estimate, part.blocks));
-            expected.push((estimates.rewritten(part.estimate, lived, &mut lot), part.blocks));
-        }
-        let estimate = match expected[..] {
-            [] => estimates.fresh(self.hint(ino).map_or(1.0, WriteHint::factor)),
-            _ => estimates.together(&expected, &mut lot),
+            over.add(part.estimate, part.blocks.into());
+            estimates.rewritten(part.estimate, lived, &mut lot)
         };
-        Ok(Heat { estimate, class: estimates.class(estimate).0, over })
+        let estimate = match parts[..] {
+            // Mostly one extent, and this is asked for each block that is written at random.
+            [ref part] if !part.is_unwritten() => rewritten(part),
+            _ => {
+                let written = parts.iter().filter(|part| !part.is_unwritten());
+                let expected: Vec<(Estimate, u32)> = written.map(|part| (rewritten(part), part.blocks)).collect();
+                match expected.is_empty() {
+                    true => estimates.fresh(self.hint(ino).map_or(1.0, WriteHint::factor)),
+                    false => estimates.together(&expected, &mut lot),
+                }
+            }
+        };
+        Ok(Heat { estimate, class: estimates.class(estimate).0 })
     }
 
-    /// What was written over.
-    pub(super) fn note_over(&mut self, over: &[(Estimate, u32)]) {
+    /// So many blocks of each estimate were written over.
+    pub(super) fn note_over(&mut self, over: &Population) {
         let Some(estimates) = &mut self.estimates else { return };
-        over.iter().for_each(|(estimate, blocks)| estimates.note_write(*estimate, u64::from(*blocks)));
+        (0..=u8::MAX)
+            .zip(over.counts())
+            .filter(|(_, blocks)| **blocks > 0)
+            .for_each(|(byte, blocks)| estimates.note_write(Estimate(byte), *blocks));
     }
 
     /// What was said of a file. No block is loaded for that.
