@@ -10,26 +10,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 struct Counts {
     begun: AtomicU64,
     over: AtomicU64,
+    running: AtomicU64,
 }
 
-/// Shared by the filesystem, which makes checkpoints one at a time, and its cleaner.
+/// Shared by the filesystem and its cleaner. Several may be under way at once: each gives back what was emptied before it began and is not given back yet, so
+/// that it does not matter whether those that began earlier are over.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoints(Arc<Counts>);
 
 impl Checkpoints {
-    /// One begins, before it looks at which zones are dead.
-    pub fn begin(&self) {
-        self.0.begun.fetch_add(1, Ordering::SeqCst);
+    /// One begins, before it looks at which zones are dead; gives its number.
+    pub fn begin(&self) -> u64 {
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        self.0.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// It is over, whatever came of it.
-    pub fn end(&self) {
-        self.0.over.store(self.0.begun.load(Ordering::SeqCst), Ordering::SeqCst);
+    /// The one with this number is over.
+    pub fn end(&self, number: u64) {
+        self.0.over.fetch_max(number, Ordering::SeqCst);
+        self.give_up();
+    }
+
+    /// One is over and gave nothing back: it is as if it had never begun.
+    pub fn give_up(&self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Is one being made?
     pub fn is_under_way(&self) -> bool {
-        self.0.over.load(Ordering::SeqCst) < self.0.begun.load(Ordering::SeqCst)
+        self.0.running.load(Ordering::SeqCst) > 0
     }
 
     /// How many have begun.
@@ -57,10 +66,28 @@ mod tests {
         let checkpoints = Checkpoints::default();
         let before = checkpoints.begun();
         assert!(!checkpoints.is_under_way() && !checkpoints.will_give_back(before) && !checkpoints.is_past(before));
-        checkpoints.begin();
+        let number = checkpoints.begin();
         let during = checkpoints.begun();
         assert!(checkpoints.is_under_way() && checkpoints.will_give_back(before) && !checkpoints.will_give_back(during));
-        checkpoints.end();
+        checkpoints.end(number);
         assert!(!checkpoints.is_under_way() && checkpoints.is_past(before) && !checkpoints.is_past(during));
+    }
+
+    #[test]
+    fn what_begins_later_and_ends_first_is_past_and_ends_nothing_else() {
+        let checkpoints = Checkpoints::default();
+        let long = checkpoints.begin();
+        let between = checkpoints.begun();
+        let short = checkpoints.begin();
+        assert!(checkpoints.will_give_back(between));
+        checkpoints.end(short);
+        assert!(checkpoints.is_past(between) && checkpoints.is_under_way());
+        let late = checkpoints.begun();
+        let next = checkpoints.begin();
+        checkpoints.end(long);
+        assert!(checkpoints.is_under_way() && checkpoints.will_give_back(late) && !checkpoints.is_past(late));
+        checkpoints.give_up();
+        assert!(!checkpoints.is_under_way() && !checkpoints.will_give_back(late) && !checkpoints.is_past(late));
+        assert!(next > short);
     }
 }

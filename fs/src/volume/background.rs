@@ -1,6 +1,8 @@
-//! The threads of a mounted volume: one that commits, one that makes checkpoints, one that cleans. Simulations run without them.
+//! The threads of a mounted volume: one that commits, one that makes checkpoints, one that has the log give zones back, one that cleans. Simulations run without
+//! them.
 //!
-//! Checkpoints have a thread of their own so that meanwhile commits and cleaning go on, and nobody who writes has to make one.
+//! Checkpoints have a thread of their own so that meanwhile commits and cleaning go on, and nobody who writes has to make one. Zones that the log can give back
+//! have another, for they must not wait for a checkpoint that is being written.
 //! They sleep until there is something to do; an idle volume is quiet.
 
 use crate::error::Result;
@@ -21,8 +23,10 @@ use std::time::{Duration, Instant};
 enum Task {
     /// Something may have to be committed or freed.
     Commit,
-    /// A checkpoint is due, or zones are to be given back.
+    /// A checkpoint is due.
     Checkpoint,
+    /// Zones are to be given back, by the log if that will do.
+    Release,
     /// Something may have to be cleaned.
     Clean,
 }
@@ -31,7 +35,7 @@ enum Task {
 #[derive(Debug, Default)]
 pub(super) struct Wake {
     flags: Mutex<Flags>,
-    bells: [Condvar; 3],
+    bells: [Condvar; 4],
 }
 
 #[derive(Debug, Default)]
@@ -40,9 +44,7 @@ struct Flags {
     threads: bool,
     stop: bool,
     /// For each [`Task`] whether there is something to do.
-    wanted: [bool; 3],
-    /// Of the thread that makes checkpoints: one of those who want something want a checkpoint, not only zones.
-    whole: bool,
+    wanted: [bool; 4],
 }
 
 impl Wake {
@@ -68,11 +70,6 @@ impl Wake {
         !flags.stop
     }
 
-    /// Does it take a checkpoint, or will whatever gives zones back do? What is asked for from here on is another matter.
-    fn take_whole(&self) -> bool {
-        std::mem::take(&mut self.flags.lock().whole)
-    }
-
     fn stop(&self) {
         self.flags.lock().stop = true;
         for bell in &self.bells {
@@ -81,10 +78,10 @@ impl Wake {
     }
 }
 
-/// When the thread that makes checkpoints is gone, whatever the reason, whoever wants one makes it.
-struct CheckpointsEnd(Arc<Wake>);
+/// When a thread that gives zones back is gone, whatever the reason, whoever wants some does that himself.
+struct ThreadsEnd(Arc<Wake>);
 
-impl Drop for CheckpointsEnd {
+impl Drop for ThreadsEnd {
     fn drop(&mut self) {
         self.0.flags.lock().threads = false;
     }
@@ -126,21 +123,8 @@ impl Volume {
             }
         };
         threads.push(std::thread::Builder::new().name("ferryfs-commit".into()).spawn(tend)?);
-        let volume = Arc::downgrade(self);
-        let wake = self.wake.clone();
-        let checkpoint = move || {
-            be_patient();
-            let _ends = CheckpointsEnd(wake.clone());
-            while wake.wait(Task::Checkpoint, None) {
-                let Some(volume) = volume.upgrade() else { return };
-                let made = if wake.take_whole() { volume.checkpoint_for_cleaning() } else { volume.release_for_cleaning() };
-                match made {
-                    Ok(_) => volume.nudge_cleaner(),
-                    Err(error) => tracing::warn!("a checkpoint in the background: {error}"),
-                }
-            }
-        };
-        threads.push(std::thread::Builder::new().name("ferryfs-point".into()).spawn(checkpoint)?);
+        threads.push(self.start_giving_back(Task::Checkpoint, "ferryfs-point", |volume| volume.checkpoint_for_cleaning().map(|_| true))?);
+        threads.push(self.start_giving_back(Task::Release, "ferryfs-zones", Self::release_in_background)?);
         if self.options.gc == GcMode::Background {
             let volume = Arc::downgrade(self);
             let wake = self.wake.clone();
@@ -164,6 +148,30 @@ impl Volume {
         Ok(())
     }
 
+    /// A thread that does this whenever it is wanted, which says whether it could. If it could not, the cleaner is not told: it would ask again at once.
+    fn start_giving_back(
+        self: &Arc<Self>,
+        task: Task,
+        name: &str,
+        give_back: fn(&Self) -> Result<bool>,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let volume = Arc::downgrade(self);
+        let wake = self.wake.clone();
+        let work = move || {
+            be_patient();
+            let _ends = ThreadsEnd(wake.clone());
+            while wake.wait(task, None) {
+                let Some(volume) = volume.upgrade() else { return };
+                match give_back(&volume) {
+                    Ok(true) => volume.nudge_cleaner(),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!("giving zones back in the background ({task:?}): {error}"),
+                }
+            }
+        };
+        std::thread::Builder::new().name(name.into()).spawn(work)
+    }
+
     /// Wakes the thread that commits and frees.
     pub(crate) fn nudge(&self) {
         self.wake.want(Task::Commit);
@@ -177,13 +185,12 @@ impl Volume {
 
     /// Has the thread make a checkpoint. If it is making one, it makes another.
     pub(crate) fn ask_for_checkpoint(&self) {
-        self.wake.flags.lock().whole = true;
         self.wake.want(Task::Checkpoint);
     }
 
-    /// Has the same thread give emptied zones back, by the log if that will do. A checkpoint gives them back as well.
+    /// Has another thread give emptied zones back, by the log if that will do, whether or not a checkpoint is being made.
     pub(crate) fn ask_for_zones(&self) {
-        self.wake.want(Task::Checkpoint);
+        self.wake.want(Task::Release);
     }
 
     /// Wakes the cleaner.
@@ -373,6 +380,28 @@ mod tests {
         assert!((1..BLOCKS_TO_TELL).all(|_| !told(below, 1)));
         assert!(told(below, 1) && !told(below, 1) && told(below, BLOCKS_TO_TELL));
         assert!(told(pace.low, 1) && told(pace.low, 1), "writers pay: it is to keep up");
+    }
+
+    /// Whoever waits looks again when the checkpoint is over. Another one would give back what this one does, and whoever asked without end would take a
+    /// processor from it.
+    #[test]
+    fn what_the_log_cannot_give_back_beside_a_checkpoint_waits_for_that_one() {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let fill_log = |volume: &Volume| volume.state.lock().logged = volume.log_limit;
+        let asked = |volume: &Volume| {
+            let flags = &mut volume.wake.flags.lock().wanted;
+            [Task::Checkpoint, Task::Clean].map(|task| std::mem::take(&mut flags[task as usize]))
+        };
+        volume.at_seams(move |volume, _| {
+            fill_log(volume);
+            asked(volume);
+            assert!(!volume.release_in_background().expect("no failure"));
+            assert_eq!(asked(volume), [false, false]);
+        });
+        volume.checkpoint().expect("a checkpoint");
+        fill_log(&volume);
+        assert!(!volume.release_in_background().expect("no failure"));
+        assert_eq!(asked(&volume), [true, false]);
     }
 
     #[test]

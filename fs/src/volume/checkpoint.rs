@@ -3,16 +3,21 @@
 //! 1. Summaries of dead data zones leave the tree, so that the zones can be reset afterwards.
 //! 2. Under the lock, after everything it needs is resident: a last batch is cut, all dirty blocks are placed and serialised, the dead
 //!    zones are noted. From here on the volume goes on changing.
-//! 3. The batch is written (others may commit again), then the metadata; every device is flushed.
+//! 3. The batch is written (others may commit again, and the log gives zones back), then the metadata; every device is flushed.
 //! 4. The superblock is written into the ring of every device, and flushed.
-//! 5. Zones that were dead at the cut and still are, and that nobody pins, are reset (I2).
+//! 5. Zones that were dead at the cut and still are, that nobody has reset since, and that nobody pins, are reset (I2).
+//!
+//! What the log gives back in steps 3 to 5 may be zones of which the checkpoint before this one, or this one, knows that they hold something, and zones that this
+//! one is about to give back. A mount that finds the one before follows the log from there, across the cut, for all that was changed before it is in the log: where
+//! it is not, nobody commits or gives zones back before this one is durable. A mount that finds this one follows the log from the cut. Either meets the release
+//! behind all that emptied the zone.
 
 use crate::BLOCK;
 use crate::addr::Addr;
 use crate::core::extents;
 use crate::core::halt::BlockId;
 use crate::core::nodes::{CutSpace, Write};
-use crate::core::zones::ZoneTable;
+use crate::core::zones::{Dead, ZoneTable};
 use crate::error::{FsError, Result};
 use crate::format::batch;
 use crate::format::segment::Role;
@@ -22,8 +27,10 @@ use crate::volume::Volume;
 use crate::volume::commit::{Batch, Landed, NoCut};
 use crate::volume::damage::Unmet;
 use crate::volume::members::RunWrite;
+use crate::volume::seam::Seam;
 use crate::volume::state::State;
 use gc::trace::Event;
+use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use zns::{AlignedBuf, BufSlice, IoClass};
@@ -95,7 +102,7 @@ struct CheckpointCut {
     /// The zones it goes to.
     places: Vec<Addr>,
     superblock: Superblock,
-    dead: Vec<Addr>,
+    dead: Vec<Dead>,
     batch: u64,
     /// The log does not hold everything up to the cut.
     log_has_gap: bool,
@@ -142,12 +149,13 @@ impl Volume {
         self.check_writable()?;
         self.check_counts()?;
         let _unbroken = self.unbroken("a checkpoint");
-        self.made.begin();
-        self.released.begin();
-        let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind));
+        // A zone must not be given back, and be another one, while its summaries are being forgotten.
+        let release = self.release_lock.lock();
+        let (made, released) = (self.made.begin(), self.released.begin());
+        let outcome = self.forget_dead_zones().and_then(|()| self.checkpoint_attempts(kind, release));
         // Before it is counted: whoever has seen the count and finds one under way waits for another, which nobody may be making.
-        self.made.end();
-        self.released.end();
+        self.made.end(made);
+        self.released.end(released);
         let counter = if outcome.is_ok() { &self.counters.checkpoints } else { &self.counters.checkpoints_failed };
         // Under the lock, lest somebody who has just looked goes to sleep without having heard.
         let state = self.state.lock();
@@ -168,9 +176,11 @@ impl Volume {
         Err(FsError::ReadOnly(reason))
     }
 
-    fn checkpoint_attempts(&self, kind: CheckpointKind) -> Result<()> {
+    fn checkpoint_attempts(&self, kind: CheckpointKind, release: MutexGuard<'_, ()>) -> Result<()> {
+        let mut release = Some(release);
         for attempt in 0.. {
-            match self.try_checkpoint(kind) {
+            let release = release.take().unwrap_or_else(|| self.release_lock.lock());
+            match self.try_checkpoint(kind, release) {
                 Ok(()) => return Ok(()),
                 Err(error) if attempt < 3 && self.is_writable() && !self.lost_power(&error) => {
                     tracing::warn!("a checkpoint failed and is made again elsewhere: {error}");
@@ -218,15 +228,19 @@ impl Volume {
         Ok(())
     }
 
-    fn try_checkpoint(&self, kind: CheckpointKind) -> Result<()> {
+    fn try_checkpoint(&self, kind: CheckpointKind, release: MutexGuard<'_, ()>) -> Result<()> {
         let started = Instant::now();
-        let commit = self.commit_lock.lock();
+        let mut locks = Some((release, self.commit_lock.lock()));
+        // Below the locks: after a panic the volume is read-only before anybody else has them.
+        let _unbroken = self.unbroken("a checkpoint");
         let (batch, cut) = self.cut_checkpoint(kind)?;
         let target = cut.batch;
         let written = self.write_batch(batch);
         // A batch that is not in the log may not be followed by one that is before this checkpoint is durable: a crash would replay the
         // one without the other (I7).
-        let commit = cut.log_has_gap.then_some(commit);
+        if !cut.log_has_gap {
+            locks = None;
+        }
         let outcome = match written {
             Ok(Landed::AsCut) => self.write_checkpoint(&cut),
             // Not an end: the next attempt finds the data where it is now.
@@ -251,7 +265,8 @@ impl Volume {
         }
         state.flushed = state.flushed.max(target);
         drop(state);
-        drop(commit);
+        drop(locks);
+        self.meet(Seam::Durable);
         let freed = self.reset_dead_zones(&cut.dead);
         self.tracer.emit(|| Event::Checkpoint {
             seq: cut.superblock.generation,
@@ -375,6 +390,7 @@ impl Volume {
 
     /// Steps 3 (the metadata) and 4.
     fn write_checkpoint(&self, cut: &CheckpointCut) -> Result<()> {
+        self.meet(Seam::Cut);
         let generation = cut.superblock.generation;
         let mut runs: Vec<RunWrite> = cut
             .groups
@@ -404,15 +420,16 @@ impl Volume {
         }
         self.finish_ended_zones();
         self.flush_devices()?;
+        self.meet(Seam::Flushed);
         // Whether the superblock is durable is not known any more then: nothing may be built on either answer.
         self.write_superblock(&cut.superblock)
     }
 
     /// Step 5.
-    pub(super) fn reset_dead_zones(&self, dead: &[Addr]) -> u32 {
+    pub(super) fn reset_dead_zones(&self, dead: &[Dead]) -> u32 {
         let resettable: Vec<Addr> = {
             let mut state = self.state.lock();
-            let resettable: Vec<Addr> = dead.iter().copied().filter(|addr| state.zones.is_resettable(*addr)).collect();
+            let resettable: Vec<Addr> = dead.iter().filter(|dead| state.zones.is_still_dead(**dead)).map(|dead| dead.addr).collect();
             // Until they are reset they are nobody's victims.
             resettable.iter().for_each(|addr| state.zones.begin_write(*addr));
             state.moved.forget(&resettable);

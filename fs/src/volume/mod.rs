@@ -1,7 +1,8 @@
 //! The volume shell: devices, log, checkpoints, recovery and cleaning around the pure core.
 //!
-//! Locks, in the order they are taken: checkpoint, commit, state; cleaner, state. Only the state lock is needed by foreground operations, and it is never
-//! held across I/O (I6); the commit lock is held while a batch is written, and only those who wait for durability take it.
+//! Locks, in the order they are taken: checkpoint, release, commit, state; cleaner, state. Only the state lock is needed by foreground operations, and it is never
+//! held across I/O (I6); the commit lock is held while a batch is written, and only those who wait for durability take it. Whoever gives zones back by the log
+//! holds the release lock, and so does a checkpoint until its last batch is in the log.
 
 mod access;
 pub mod assemble;
@@ -42,6 +43,7 @@ pub(crate) mod rig;
 pub mod ring;
 pub(crate) mod room;
 pub mod scrub;
+mod seam;
 pub mod state;
 pub mod status;
 mod unbroken;
@@ -77,6 +79,7 @@ pub struct Volume {
     pub(crate) state: Mutex<State>,
     commit_lock: Mutex<()>,
     checkpoint_lock: Mutex<()>,
+    release_lock: Mutex<()>,
     /// Space was gained, a batch landed, a checkpoint is done: whoever waits looks again.
     pub(crate) progress: Condvar,
     /// Held by the one who waits for the kernel to let go of removed files.
@@ -126,6 +129,9 @@ pub struct Volume {
     failed_write: Mutex<Option<String>>,
     /// Files of which bad data was told.
     blamed: blame::Blamed,
+    /// Where tests step in.
+    #[cfg(test)]
+    pub(crate) seams: seam::Seams,
 }
 
 impl Volume {

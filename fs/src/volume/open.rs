@@ -175,6 +175,7 @@ impl Volume {
             state: Mutex::new(state),
             commit_lock: Mutex::new(()),
             checkpoint_lock: Mutex::new(()),
+            release_lock: Mutex::new(()),
             progress: Condvar::new(),
             regaining: Mutex::default(),
             members: Members::new(devices),
@@ -205,6 +206,8 @@ impl Volume {
             read_only_reason: Mutex::new(None),
             failed_write: Mutex::new(None),
             blamed: Default::default(),
+            #[cfg(test)]
+            seams: Default::default(),
         })
     }
 

@@ -10,13 +10,18 @@
 //! 4. The zones are reset (I2).
 //!
 //! Power may fail anywhere: until the batch is durable nothing has happened, and from then on a mount finds the zones empty, whatever is in them.
+//!
+//! A checkpoint that is being written is no obstacle, and neither is a zone that it will give back itself: see [`super::checkpoint`]. Whoever comes first resets it.
 
-use crate::addr::Addr;
+use crate::core::zones::Dead;
 use crate::error::Result;
 use crate::format::superblock::Superblock;
 use crate::volume::Volume;
 use crate::volume::commit::NoCut;
+use crate::volume::seam::Seam;
 use crate::volume::state::State;
+use crate::volume::unbroken::Unbroken;
+use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering;
 
 /// Log after which zones are given back by a checkpoint, which lets it go: the zones that are kept for the log, but for the one that is being filled.
@@ -28,18 +33,36 @@ pub(super) fn log_limit(superblock: &Superblock) -> u64 {
 impl Volume {
     /// Gives dead zones of data back by a record in the log if that will do, and everything else as well by a checkpoint if not; how many zones.
     pub(super) fn release_for_cleaning(&self) -> Result<u32> {
+        match self.release_and_tell()? {
+            Some(freed) => Ok(freed),
+            None => self.checkpoint_for_cleaning(),
+        }
+    }
+
+    /// The same, but a checkpoint is left to its own thread. While that makes one, nothing is asked of it: whoever waits looks again when it is over. Whether the
+    /// log gave zones back.
+    pub(super) fn release_in_background(&self) -> Result<bool> {
+        let released = self.release_and_tell()?.is_some();
+        if !released && !self.made.is_under_way() {
+            self.ask_for_checkpoint();
+        }
+        Ok(released)
+    }
+
+    /// How many zones the log gave back; none: it takes a checkpoint.
+    fn release_and_tell(&self) -> Result<Option<u32>> {
         let before = self.counters.zones_reclaimed.load(Ordering::Relaxed);
         if !self.release_by_log()? {
-            return self.checkpoint_for_cleaning();
+            return Ok(None);
         }
         let freed = (self.counters.zones_reclaimed.load(Ordering::Relaxed) - before) as u32;
         self.with_cleaner(|cleaner| cleaner.checkpointed(freed));
-        Ok(freed)
+        Ok(Some(freed))
     }
 
     /// `false`: it takes a checkpoint.
-    fn release_by_log(&self) -> Result<bool> {
-        let _one = self.checkpoint_lock.lock();
+    pub(super) fn release_by_log(&self) -> Result<bool> {
+        let _one = self.release_lock.lock();
         self.check_writable()?;
         self.check_counts()?;
         let logged = self.state.lock().logged;
@@ -47,9 +70,12 @@ impl Volume {
             return Ok(false);
         }
         let _unbroken = self.unbroken("giving zones back");
-        self.released.begin();
+        let number = self.released.begin();
         let outcome = self.forget_dead_zones().and_then(|()| self.try_release());
-        self.released.end();
+        match outcome {
+            Ok(true) => self.released.end(number),
+            _ => self.released.give_up(),
+        }
         // Under the lock, lest somebody who has just looked goes to sleep without having heard.
         let state = self.state.lock();
         self.counters.releases.fetch_add(u64::from(matches!(outcome, Ok(true))), Ordering::SeqCst);
@@ -65,7 +91,7 @@ impl Volume {
         if !self.flush_log()? {
             return Ok(false);
         }
-        let commit = self.commit_lock.lock();
+        let (commit, unbroken) = self.lock_commits()?;
         // The record says itself that what is before it is flushed: file data that its batches name may lie in a zone that is reset then.
         let is_flushed = {
             let state = self.state.lock();
@@ -77,26 +103,34 @@ impl Volume {
         let mut zones = Vec::new();
         let told = self.append_marked(|state| {
             zones = to_release(state);
-            state.moved.release(zones.clone());
+            state.moved.release(zones.iter().map(|zone| zone.addr).collect());
             !zones.is_empty()
         })?;
         if zones.is_empty() {
             return Ok(true);
         }
-        drop(commit);
+        drop((unbroken, commit));
         if !told || !self.flush_log()? {
             return Ok(false);
         }
-        let commit = self.commit_lock.lock();
+        let (commit, unbroken) = self.lock_commits()?;
         let sealed = self.append_marked(|state| {
             state.moved.seal();
             true
         })?;
-        drop(commit);
+        drop((unbroken, commit));
         if sealed {
+            self.meet(Seam::Told);
             self.reset_dead_zones(&zones);
         }
         Ok(sealed)
+    }
+
+    /// Nobody else commits. After a failure elsewhere nothing is logged any more; after a panic here the volume is read-only before anybody else can commit.
+    fn lock_commits(&self) -> Result<(MutexGuard<'_, ()>, Unbroken<'_>)> {
+        let commit = self.commit_lock.lock();
+        self.check_writable()?;
+        Ok((commit, self.unbroken("giving zones back")))
     }
 
     /// Cuts and writes a batch that has what `mark` asks for, which may be nothing: `false`. `false`, too, if it is not in the log. The caller holds the commit lock.
@@ -126,11 +160,11 @@ impl Volume {
 }
 
 /// Zones of data that are dead and that nobody needs, if the log may say so.
-fn to_release(state: &State) -> Vec<Addr> {
+fn to_release(state: &State) -> Vec<Dead> {
     let kept = state.moved.not_to_release();
-    let is_data = |addr: &Addr| state.zones.entry(*addr).is_some_and(|entry| entry.role.is_data());
+    let is_data = |zone: &Dead| state.zones.entry(zone.addr).is_some_and(|entry| entry.role.is_data());
     let candidates = state.zones.reset_candidates(&state.log.zones_in_use());
-    candidates.into_iter().filter(|addr| is_data(addr) && state.zones.is_resettable(*addr) && !kept.contains(addr)).collect()
+    candidates.into_iter().filter(|zone| is_data(zone) && state.zones.is_still_dead(*zone) && !kept.contains(&zone.addr)).collect()
 }
 
 #[cfg(test)]

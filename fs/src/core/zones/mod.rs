@@ -11,6 +11,7 @@ mod space;
 
 pub use classes::MAX_CLASSES;
 pub use heads::{Place, reserves_for};
+pub use reclaim::Dead;
 pub use space::SpaceCounts;
 
 use crate::addr::Addr;

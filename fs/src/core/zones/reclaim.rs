@@ -5,6 +5,14 @@ use crate::addr::Addr;
 use crate::format::segment::{Phase, Role, SegmentEntry};
 use zns::{DeviceId, ZoneId};
 
+/// A zone that was found to hold nothing. Once somebody has reset it, it is another one: a checkpoint and the log may both be about to give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// Which.
+    pub addr: Addr,
+    resets: u32,
+}
+
 impl ZoneTable {
     /// The content of the zone stays until unpinned.
     pub fn pin(&mut self, addr: Addr) {
@@ -39,6 +47,12 @@ impl ZoneTable {
     pub fn in_use(&self) -> Vec<Addr> {
         let in_use = |(addr, _): &(Addr, &SegmentEntry)| self.zone(*addr).is_some_and(|zone| zone.pins > 0 || zone.writing > 0);
         self.iter().filter(in_use).map(|(addr, _)| addr).collect()
+    }
+
+    /// The next zone to be opened on its device, if it is empty.
+    #[cfg(test)]
+    pub fn open_next(&mut self, addr: Addr) {
+        self.devices[usize::from(addr.device().0)].next = addr.zone().0 as usize;
     }
 
     /// Marks a zone as victim (or not any more).
@@ -104,7 +118,7 @@ impl ZoneTable {
 
     /// Zones that hold nothing live and may be reset once the checkpoint that is being cut is durable (I2). `log_keep` are the log
     /// zones that the checkpoint still starts from.
-    pub fn reset_candidates(&self, log_keep: &[Addr]) -> Vec<Addr> {
+    pub fn reset_candidates(&self, log_keep: &[Addr]) -> Vec<Dead> {
         self.dead()
             .filter(|(addr, zone)| match zone.entry.role {
                 Role::Log => !log_keep.contains(addr),
@@ -112,7 +126,7 @@ impl ZoneTable {
                 role if role.is_data() => zone.forgotten,
                 _ => false,
             })
-            .map(|(addr, _)| addr)
+            .map(|(addr, zone)| Dead { addr, resets: zone.entry.resets })
             .collect()
     }
 
@@ -138,6 +152,12 @@ impl ZoneTable {
                     && z.writing == 0
                     && !z.victim
             })
+    }
+
+    /// May it be reset, and is it the zone that it was when it was found dead? What it holds since somebody else has reset it may be dead, too, but what killed
+    /// that need not be durable.
+    pub fn is_still_dead(&self, dead: Dead) -> bool {
+        self.is_resettable(dead.addr) && self.entry(dead.addr).is_some_and(|entry| entry.resets == dead.resets)
     }
 
     /// The log says that the zone holds nothing from here on (a mount). It may have been reset since then, or not.
