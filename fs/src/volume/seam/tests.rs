@@ -3,12 +3,13 @@
 use super::Seam;
 use crate::addr::Addr;
 use crate::check::{CheckOptions, check};
-use crate::core::extents::extent_parts;
+use crate::core::extents::{extent_parts, forget_zone, prepare_forget_zone};
 use crate::error::{FsError, Result};
 use crate::format::item::Timestamp;
 use crate::format::segment::{Phase, SegmentEntry};
 use crate::ids::{FileBlock, Ino};
 use crate::volume::rig::make;
+use crate::volume::state::State;
 use crate::volume::{Clock, FormatOptions, MountOptions, Volume, WriteOptions};
 use gc::campaign::{Campaign, CampaignStep};
 use parking_lot::{Condvar, Mutex};
@@ -234,6 +235,15 @@ fn strike_beside_a_checkpoint(base: &[SimDrive], seam: Seam, strike: Strike, at:
     let volume = opened(&drives).expect("mounts");
     assert!(volume.is_writable(), "{when}: {:?}", volume.read_only_reason());
     model.lock().verify(&volume, &when);
+    let empty: Vec<Addr> =
+        volume.state.lock().zones.iter().filter(|(_, entry)| entry.phase == Phase::Empty).map(|(addr, _)| addr).collect();
+    for zone in empty {
+        let forget = |state: &mut State| {
+            prepare_forget_zone(&state.tree, zone, 1)?;
+            forget_zone(&mut state.tree, zone, 1)
+        };
+        assert!(!volume.change(forget).expect("read"), "{when}: zone {zone} is empty and its summaries are in the tree");
+    }
     assert!(drives.iter().all(|drive| drive.violations().is_empty()), "{when}");
     !is_over
 }
