@@ -303,10 +303,11 @@ fn items() {
     assert_eq!(compare("Inode", &value, &fields), value.len());
 
     let extent = Extent { block: FileBlock(9), blocks: 7, addr: Addr(5), estimate: Estimate(8) }.encode();
-    assert_eq!(extent, [7, 8, 5]);
+    assert_eq!(extent, [0xff, 7, 8, 5]);
+    assert_eq!(Extent { block: FileBlock(9), blocks: 1, addr: Addr(5), estimate: Estimate(8) }.encode(), [8, 5]);
     assert_eq!(
         Extent { block: FileBlock(9), blocks: 300, addr: Addr(0x0102_0300), estimate: Estimate(0) }.encode(),
-        [0xac, 2, 0, 0, 3, 2, 1]
+        [0xff, 0xac, 2, 0, 0, 3, 2, 1]
     );
     let summary = Summary { addr: Addr(1), blocks: 7, ino: Ino(5), block: FileBlock(6) }.encode();
     assert_eq!(summary, [7, 5, 6]);

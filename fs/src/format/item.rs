@@ -253,7 +253,11 @@ fn take_last(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Most bytes in the value of an extent.
-pub const MAX_EXTENT: usize = 5 + 1 + 8;
+pub const MAX_EXTENT: usize = 1 + 5 + 1 + 8;
+
+/// First byte of an extent that says its length; any other is the estimate of a single block. What is written at random is single blocks, of which a leaf holds as
+/// many as if there were no estimates.
+const LENGTH_FOLLOWS: u8 = 0xff;
 
 /// An extent of a file: the key holds its first file block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,17 +284,32 @@ impl Extent {
     /// The value of its item.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(MAX_EXTENT);
-        push_varint(&mut out, self.blocks.into());
-        out.push(self.estimate.0);
+        if self.is_short() {
+            out.push(self.estimate.0);
+        } else {
+            out.push(LENGTH_FOLLOWS);
+            push_varint(&mut out, self.blocks.into());
+            out.push(self.estimate.0);
+        }
         push_last(&mut out, self.addr.0);
         out
     }
     /// The inverse of [`Extent::encode`].
     pub fn decode(block: FileBlock, value: &[u8]) -> Option<Self> {
-        let (blocks, rest) = take_varint(value)?;
+        let (&first, rest) = value.split_first()?;
+        if first != LENGTH_FOLLOWS {
+            return Some(Self { block, blocks: 1, addr: Addr(take_last(rest)?), estimate: Estimate(first) });
+        }
+        let (blocks, rest) = take_varint(rest)?;
         let (&estimate, rest) = rest.split_first()?;
         let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks > 0)?;
-        Some(Self { block, blocks, addr: Addr(take_last(rest)?), estimate: Estimate(estimate) })
+        let extent = Self { block, blocks, addr: Addr(take_last(rest)?), estimate: Estimate(estimate) };
+        // A value has one form.
+        (!extent.is_short()).then_some(extent)
+    }
+    /// A single block, which its estimate alone tells.
+    fn is_short(&self) -> bool {
+        self.blocks == 1 && self.estimate.0 != LENGTH_FOLLOWS
     }
 }
 
@@ -397,9 +416,18 @@ mod tests {
 
     #[test]
     fn impossible_lengths_are_refused() {
-        for value in [&[][..], &[0, 0], &[0x80], &[0x80, 0, 0], &[1], &[1, 0, 0], &[1; 11], &[0xff, 0xff, 0xff, 0xff, 0x1f, 0, 1]] {
+        for value in [
+            &[][..],
+            &[1, 0],
+            &[1; 10],
+            &[0xff],
+            &[0xff, 0, 0],
+            &[0xff, 0x80],
+            &[0xff, 1, 7, 1],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0, 1],
+        ] {
             assert_eq!(Extent::decode(FileBlock(0), value), None, "{value:?}");
         }
-        assert_eq!(Extent::decode(FileBlock(0), &[1, 0]).map(|extent| extent.is_unwritten()), Some(true));
+        assert_eq!(Extent::decode(FileBlock(0), &[7]).map(|extent| (extent.blocks, extent.is_unwritten())), Some((1, true)));
     }
 }

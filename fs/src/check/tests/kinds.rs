@@ -320,7 +320,9 @@ const KINDS: &[Kind] = &[
     mended("a file that has lost content before", &["content-lost"], |e| e.change(e.big, |i| i.flags |= LOST_CONTENT)),
     // --- extents ---
     mended("data beyond the end", &["beyond-end"], |e| e.change(e.big, |i| i.size = 4096)),
-    mended("an extent that cannot be decoded", &["block-count", "item", "live-count", ESTIMATES], |e| e.put(e.extent(e.big).0, &[0x80])),
+    mended("an extent that cannot be decoded", &["block-count", "item", "live-count", ESTIMATES], |e| {
+        e.put(e.extent(e.big).0, &[0xff, 0x80])
+    }),
     mended("an extent outside the volume", &["extent, lies outside the volume", "live-count"], |e| {
         let (key, extent) = e.extent(e.big);
         e.put(key, &Extent { addr: Addr::new(zns::DeviceId(0), zns::ZoneId(9999), 0), ..extent }.encode());
