@@ -466,7 +466,7 @@ mod tests {
         let volume = formatted(&drive);
         let file = make(&volume, "a");
         // So full that there is something to do.
-        let blocks = volume.statfs().expect("counted").available * 3 / 4;
+        let blocks = volume.statfs().expect("counted").available * 4 / 5;
         for step in [1, 2] {
             for at in (0..blocks).step_by(step) {
                 volume.write(file, at * BLOCK as u64, &[step as u8; BLOCK], &WriteOptions::default()).expect("written");
