@@ -48,6 +48,12 @@ impl Blocks {
         }
     }
 
+    fn forget(&mut self, block: u64) {
+        if self.get(block) != Estimate::UNKNOWN {
+            self.set(block, Estimate::UNKNOWN);
+        }
+    }
+
     fn interval(&self, block: u64) -> f64 {
         self.estimates.interval(self.get(block))
     }
@@ -116,9 +122,7 @@ impl Placement for Adaptive {
         self.0.estimates.class(estimate)
     }
     fn trimmed(&mut self, block: u64) {
-        if self.0.get(block) != Estimate::UNKNOWN {
-            self.0.set(block, Estimate::UNKNOWN);
-        }
+        self.0.forget(block);
     }
 }
 
@@ -162,8 +166,6 @@ impl Placement for AdaptiveZones {
         Class(2 * estimates.class_of(estimates.survivors(block.expected, lived(block))).0 + 1)
     }
     fn trimmed(&mut self, block: u64) {
-        if self.0.get(block) != Estimate::UNKNOWN {
-            self.0.set(block, Estimate::UNKNOWN);
-        }
+        self.0.forget(block);
     }
 }

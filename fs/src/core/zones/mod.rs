@@ -404,7 +404,8 @@ impl ZoneTable {
             return;
         }
         let zone = self.zone_mut(addr);
-        zone.entry.live += blocks;
+        // On a damaged volume extents may be as long as items can say, many of them in one place.
+        zone.entry.live = zone.entry.live.saturating_add(blocks);
         match zone.entry.role {
             Role::Metadata => self.live_metadata += u64::from(blocks),
             _ => self.live_data += u64::from(blocks),

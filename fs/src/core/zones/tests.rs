@@ -89,6 +89,16 @@ fn more_that_dies_than_lived_is_damage_and_no_panic() {
     assert!(!zones.is_resettable(dead) && zones.reset_candidates(&[]).is_empty() && zones.dead_zones() == 0);
 }
 
+/// A log may move extents as long as an item can say, of many files, into one zone.
+#[test]
+fn more_that_lives_in_a_zone_than_can_be_counted_is_no_panic() {
+    let mut zones = table(&[64]);
+    let (addr, _) = zones.allocate(Role::User, 10).expect("there is room");
+    (0..17).for_each(|_| zones.add_live(addr, 1 << 28));
+    assert_eq!(zones.entry(addr).map(|entry| entry.live), Some(u32::MAX));
+    assert!(!zones.is_resettable(addr));
+}
+
 /// How many zones of each role and class are open, each at most once (on each device, where every device has a head).
 fn open_zones(table: &ZoneTable) -> usize {
     let mut seen = std::collections::BTreeSet::new();
