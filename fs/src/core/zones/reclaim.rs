@@ -184,6 +184,8 @@ impl ZoneTable {
         let zone = self.zone_mut(addr);
         zone.entry = SegmentEntry { resets: zone.entry.resets + 1, ..SegmentEntry::EMPTY };
         zone.forgotten = false;
+        // In roll-forward nobody opens the zone before something is put into it.
+        (zone.put, zone.rate) = (0, 0.0);
         // It is not active any more, and must not become full.
         self.to_finish.retain(|ended| *ended != addr.zone_base());
         let device = &mut self.devices[usize::from(addr.device().0)];

@@ -308,3 +308,21 @@ fn the_reserve_holds_two_checkpoints_of_all_that_may_be_dirty() {
     // All leaves of a small volume; what half of the default cache holds; more where hardly anything is lost by it.
     assert_eq!([1024, 4096, 1 << 20, 25 << 20].map(|size| bound(size * MIB, 4096)), [5461, 16_384, 65_536, 65_536]);
 }
+
+/// Roll-forward meets a release and then what was put into the zone afterwards; nobody opens the zone in between.
+#[test]
+fn a_zone_that_the_log_gave_back_and_filled_again_says_nothing_of_what_it_held_before() {
+    let mut zones = table(&[64]);
+    zones.set_classes(Some(1));
+    let (addr, blocks) = zones.allocate(Role::User, u32::MAX).expect("there is room");
+    zones.note_put(addr, blocks, 10.0);
+    zones.advance_clock(1000);
+    zones.note_released(addr);
+    let entry =
+        SegmentEntry { role: Role::User, phase: Phase::Open, written: 8, written_at: 1000, ..*zones.entry(addr).expect("it is there") };
+    zones.set_entry(addr, entry);
+    zones.note_put(addr, 8, 5000.0);
+    assert_eq!(zones.entry(addr).map(|entry| entry.opened_at), Some(1000));
+    let interval = zones.expected(addr).expect("expected");
+    assert!((interval / 5000.0).log2().abs() < 0.1, "{interval}");
+}
