@@ -420,7 +420,7 @@ impl Volume {
                 Delta::Move(moved) => extents::left_to_move(&state.tree, moved)?,
                 _ => 0,
             };
-            state.apply(delta)?;
+            apply_as_then(state, delta)?;
             match delta {
                 Delta::Map { addr, checksums, estimate, .. } => state.note_placed(*addr, checksums.len() as u32, *estimate),
                 Delta::Move(moved) => state.note_placed(moved.to, left, moved.estimate),
@@ -491,6 +491,15 @@ impl Volume {
     }
 }
 
+/// What the cleaner took out of a zone did not die there: it was a victim then.
+fn apply_as_then(state: &mut State, delta: &Delta) -> Planned<()> {
+    let Delta::Move(moved) = delta else { return state.apply(delta).map(drop) };
+    state.zones.set_victim(moved.from, true);
+    let applied = state.apply(delta);
+    state.zones.set_victim(moved.from, false);
+    applied.map(drop)
+}
+
 /// The zone that a delta maps was opened after the checkpoint; what filled it is told by what it holds. The checkpoint may still know it by
 /// the part it played before it was freed, of a log zone say: what it holds now is file data.
 fn note_written(state: &mut State, delta: &Delta) -> Planned<()> {
@@ -558,3 +567,28 @@ fn heads_in(at: Addr, bytes: &[u8]) -> impl Iterator<Item = (Addr, u32)> {
 const AT_ONCE: u32 = 64;
 /// Blocks looked at behind a break of the chain, to tell a torn end from damage.
 const LOOK_AHEAD: u32 = 2 * log::MAX_BLOCKS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::extents::{Relocation, extent_parts};
+    use crate::ids::FileBlock;
+    use crate::volume::{WriteOptions, rig};
+    use zns::sim::{SimConfig, SimDrive};
+
+    #[test]
+    fn what_was_moved_out_of_a_zone_did_not_die_there() {
+        let volume = rig::formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let file = rig::make(&volume, "file");
+        volume.write(file, 0, &[1; 100 * BLOCK], &WriteOptions::default()).expect("written");
+        volume.sync().expect("synced");
+        let part = volume.ask(|state| extent_parts(&state.tree, file, FileBlock(0), FileBlock(100), 1)).expect("read").0[0];
+        let empty = |state: &State| state.zones.iter().filter(|(_, entry)| entry.phase == Phase::Empty).last().map(|(addr, _)| addr);
+        let to = empty(&volume.state.lock()).expect("an empty zone");
+        let expected = || volume.state.lock().zones.expected(part.addr);
+        let before = expected();
+        let moved = Relocation { ino: file, block: part.block, blocks: 90, from: part.addr, to, estimate: part.estimate };
+        assert!(volume.roll_forward(&Delta::Move(moved)).is_ok());
+        assert!(before.is_some() && expected() == before, "{before:?} before, {:?} now", expected());
+    }
+}

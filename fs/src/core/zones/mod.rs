@@ -419,9 +419,10 @@ impl ZoneTable {
         }
         let (clock, estimating) = (self.clock, self.estimating);
         let zone = self.zone_mut(addr);
-        // What the cleaner takes out of it does not die.
-        if estimating && !zone.victim {
-            zone.deaths.count(blocks, zone.entry.live, clock);
+        if estimating {
+            // What the cleaner takes out of it does not die, but has lived there until now.
+            let died = if zone.victim { 0 } else { blocks };
+            zone.deaths.count(died, zone.entry.live, clock);
         }
         let below_nothing = zone.entry.live < blocks;
         let gone = blocks.min(zone.entry.live);
