@@ -10,7 +10,7 @@ use crate::format::record::Delta;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Most bytes that a relocation takes in the log.
-const LONGEST: usize = 1 + 10 + 10 + 5 + 16;
+const LONGEST: usize = 1 + 10 + 10 + 5 + 16 + 1;
 /// Bytes that a zone that is given back takes in the log.
 const RELEASE: usize = 9;
 
@@ -138,6 +138,12 @@ mod tests {
         moved.release(vec![at(4, 0)]);
         assert!(moved.bytes() >= moved.take().iter().map(Delta::encoded_len).sum());
         assert!(!moved.not_to_release().is_empty(), "the second one still waits");
+    }
+
+    #[test]
+    fn no_relocation_takes_more_than_was_counted_for_it() {
+        let longest = Relocation { ino: Ino(u64::MAX), block: FileBlock(u64::MAX), blocks: u32::MAX, ..relocation(4, 6) };
+        assert_eq!(Delta::Move(longest).encoded_len(), LONGEST);
     }
 
     #[test]
