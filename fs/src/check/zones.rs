@@ -6,6 +6,8 @@ use super::{Checker, Finding};
 use crate::addr::Addr;
 use crate::core::key::Class;
 use crate::format::segment::{Phase, Role, SegmentEntry};
+use crate::format::superblock::is_recorded_exactly;
+use gc::placement::Population;
 use std::collections::BTreeMap;
 use zns::{ZoneInfo, ZoneState};
 
@@ -132,10 +134,34 @@ impl Checker<'_> {
         if unwritten != counts.unwritten && !self.scan.is_class_lost(Class::Extent) {
             self.add(Finding::Total { what: "preallocated blocks", recorded: unwritten, counted: counts.unwritten });
         }
-        // The first will do: all are set together.
-        let wrong = population.counts().iter().zip(self.population.counts()).find(|(recorded, counted)| recorded != counted);
+        let wrong = wrong_estimate(&population, &self.population);
         if let Some((recorded, counted)) = wrong.filter(|_| !self.scan.is_class_lost(Class::Extent)) {
-            self.add(Finding::Total { what: ESTIMATES, recorded: *recorded, counted: *counted });
+            self.add(Finding::Total { what: ESTIMATES, recorded, counted });
         }
+    }
+}
+
+/// How many blocks of the first estimate that is wrong are recorded, and how many there are: the first will do, for all are set together. A volume so large that
+/// a record rounds them is not damaged by that.
+fn wrong_estimate(recorded: &Population, counted: &Population) -> Option<(u64, u64)> {
+    let mut pairs = recorded.counts().iter().copied().zip(counted.counts().iter().copied());
+    pairs.find(|(recorded, counted)| recorded != counted).filter(|_| is_recorded_exactly(counted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_in_the_record_of_a_large_volume_is_no_damage_and_anything_else_is() {
+        let of = |most: u64| {
+            Population::of(std::array::from_fn(|n| [most, 1 << 21, 0][usize::from(n > 32) + usize::from(n > 244)] + u64::from(n == 7)))
+        };
+        let (large, small) = (of(1 << 28), of((1 << 28) - 2));
+        // As a mount has it that read such a record.
+        let recorded = Population::of(large.counts().map(|count| count & !1));
+        assert!(recorded != large && wrong_estimate(&recorded, &large).is_none());
+        let recorded = Population::of(small.counts().map(|count| count & !1));
+        assert_eq!(wrong_estimate(&recorded, &small), Some(((1 << 28) - 2, (1 << 28) - 1)));
     }
 }

@@ -203,7 +203,7 @@ const POPULATION: std::ops::Range<usize> = TABLE + MAX_DEVICES * size_of::<DiskM
 const _: () = assert!(POPULATION.end - POPULATION.start == 1024);
 
 /// Live blocks of each estimate, as variable-length numbers of the units that the first byte says (2 to its power): single blocks as long as that has room, which in
-/// volumes below 256 TiB it has.
+/// volumes below 32 TiB it has (the least that has not: 33 estimates of 1 TiB, which take five bytes, and 212 of 8 GiB, which take four).
 fn population_to(population: &Population, out: &mut [u8]) {
     for unit in 0..u64::BITS as u8 {
         let mut bytes = vec![unit];
@@ -225,6 +225,13 @@ fn population_from(bytes: &[u8]) -> Option<Population> {
     }
     counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count)).filter(|sum| *sum < MOST_BLOCKS)?;
     Some(Population::of(counts))
+}
+
+/// Does a record say how many blocks there are to the block? What was read from one that does not was rounded down.
+pub fn is_recorded_exactly(population: &Population) -> bool {
+    let mut bytes = [0; POPULATION.end - POPULATION.start];
+    population_to(population, &mut bytes);
+    population_from(&bytes).as_ref() == Some(population)
 }
 
 /// Why a block is no superblock that can be used.
