@@ -74,16 +74,19 @@ impl State {
     pub(super) fn heat(&self, ino: Ino, block: FileBlock, blocks: u32, over: &mut Population) -> Planned<Heat> {
         let Some(estimates) = &self.estimates else { return Ok(Heat::NONE) };
         let end = FileBlock(block.0.saturating_add(blocks.into()));
-        let parts = match extent_parts(&self.tree, ino, block, end, PARTS) {
-            Ok((parts, _)) => parts,
+        let (parts, next) = match extent_parts(&self.tree, ino, block, end, PARTS) {
+            Ok(found) => found,
             Err(Halt::Need(id)) => return Err(Halt::Need(id)),
-            Err(Halt::Fail(_)) => Vec::new(),
+            Err(Halt::Fail(_)) => (Vec::new(), None),
         };
+        // Each part stands for its share of what was not looked at, too.
+        let looked_at = next.map_or(blocks.into(), |next| next.0 - block.0);
+        let stretched = |at: FileBlock| (at.0 - block.0) * u64::from(blocks) / looked_at.max(1);
         let now = self.zones.clock();
         let mut lot = lot(ino.0.rotate_left(20) ^ block.0, now);
         let mut rewritten = |part: &Extent| {
             let lived = self.zones.placed_at(part.addr).map(|placed| now.saturating_sub(placed));
-            over.add(part.estimate, part.blocks.into());
+            over.add(part.estimate, stretched(part.end()) - stretched(part.block));
             estimates.rewritten(part.estimate, lived, &mut lot)
         };
         let estimate = match parts[..] {
@@ -135,7 +138,7 @@ impl State {
         estimates.survived(estimate, self.lived_at(addr), &mut lot(addr.0, self.zones.clock()))
     }
 
-    /// Blocks of which this is expected were put at `addr`.
+    /// Blocks of which this is expected were put at `addr`. Those of which nothing is (a copy, or the log of a mount that did not estimate) say nothing of their zone.
     pub(super) fn note_placed(&mut self, addr: Addr, blocks: u32, estimate: Estimate) {
         let Some(estimates) = &self.estimates else { return };
         self.zones.note_put(addr, blocks, estimates.interval(estimate));
@@ -197,6 +200,15 @@ mod tests {
         let (hot, cold) = (interval(true), interval(false));
         let (hottest, coldest) = (hot.iter().fold(0.0, |a: f64, b| a.max(*b)), cold.iter().fold(f64::INFINITY, |a: f64, b| a.min(*b)));
         assert!(hottest * 8.0 < coldest, "{hottest} and {coldest}");
+    }
+
+    #[test]
+    fn all_blocks_of_a_run_that_is_written_over_are_counted_however_many_extents_it_has() {
+        let (_, volume, file) = skewed();
+        let mut over = Population::default();
+        let heat = volume.state.lock().heat(file, FileBlock(0), BLOCKS as u32, &mut over);
+        assert!(heat.is_ok(), "all is resident");
+        assert_eq!(over.counts().iter().sum::<u64>(), BLOCKS);
     }
 
     #[test]
