@@ -140,7 +140,7 @@ impl State {
 
     /// Blocks of which this is expected were put at `addr`. Those of which nothing is (a copy, or the log of a mount that did not estimate) say nothing of their zone.
     pub(super) fn note_placed(&mut self, addr: Addr, blocks: u32, estimate: Estimate) {
-        let Some(estimates) = &self.estimates else { return };
+        let Some(estimates) = self.estimates.as_ref().filter(|_| estimate != Estimate::UNKNOWN) else { return };
         self.zones.note_put(addr, blocks, estimates.interval(estimate));
     }
 }
@@ -236,6 +236,24 @@ mod tests {
             state.estimates.as_ref().map(BlockEstimates::active)
         };
         assert!(classes(&again) > Some(1), "what was there before the mount is a part of the first plan");
+    }
+
+    #[test]
+    fn what_was_copied_says_nothing_of_its_zone_before_a_crash_and_after_it() {
+        let drive = SimDrive::new(SimConfig::zoned(64, 1));
+        let volume = rig::formatted(&drive);
+        let (file, copy) = (rig::make(&volume, "file"), rig::make(&volume, "copy"));
+        write(&volume, file, 0..100);
+        volume.checkpoint().expect("a checkpoint");
+        assert_eq!(volume.copy_file_range(file, 0, copy, 0, 100 * BLOCK as u64).expect("copied"), 100 * BLOCK as u64);
+        volume.sync().expect("synced");
+        let zone = volume.ask(|state| extent_parts(&state.tree, copy, FileBlock(0), FileBlock(1), 1)).expect("read").0[0].addr;
+        let expected = |volume: &Volume| volume.state.lock().zones.expected(zone);
+        assert_eq!(expected(&volume), None);
+        drive.cut_power();
+        drive.power_cycle_with(Survival::LoseAll);
+        drop(volume);
+        assert_eq!(expected(&rig::open(&drive)), None);
     }
 
     #[test]
