@@ -91,11 +91,13 @@ impl State {
         };
         let estimate = match parts[..] {
             // Mostly one extent, and this is asked for each block that is written at random.
-            [ref part] if !part.is_unwritten() => rewritten(part),
+            [ref part] if !part.is_unwritten() && part.blocks == blocks => rewritten(part),
             _ => {
                 let written = parts.iter().filter(|part| !part.is_unwritten());
                 let expected: Vec<(Estimate, u32)> = written.map(|part| (rewritten(part), part.blocks)).collect();
-                match expected.is_empty() {
+                let old: u64 = expected.iter().map(|(_, blocks)| u64::from(*blocks)).sum();
+                // The block in which a file ended says nothing of the many that are appended: what most of the run is decides.
+                match 2 * old < looked_at || expected.is_empty() {
                     true => estimates.fresh(self.hint(ino).map_or(1.0, WriteHint::factor)),
                     false => estimates.together(&expected, &mut lot),
                 }
@@ -200,6 +202,26 @@ mod tests {
         let (hot, cold) = (interval(true), interval(false));
         let (hottest, coldest) = (hot.iter().fold(0.0, |a: f64, b| a.max(*b)), cold.iter().fold(f64::INFINITY, |a: f64, b| a.min(*b)));
         assert!(hottest * 8.0 < coldest, "{hottest} and {coldest}");
+    }
+
+    /// The block in which a file ended is written over with each append that is not aligned: it says nothing of those behind it.
+    #[test]
+    fn of_new_blocks_behind_one_that_is_written_over_is_expected_what_is_of_any_that_are_new() {
+        let volume = rig::formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let file = rig::make(&volume, "log");
+        let append =
+            |n: u64| volume.write(file, n * (20 * BLOCK as u64 + 100), &[1; 20 * BLOCK + 100], &WriteOptions::default()).expect("written");
+        (0..8).for_each(|n| {
+            append(n);
+            volume.sync().expect("synced");
+        });
+        append(8);
+        let (heat, fresh) = {
+            let state = volume.state.lock();
+            let heat = state.heat(file, FileBlock(160), 21, &mut Population::default());
+            (heat.ok().map(|heat| heat.estimate), state.estimates.as_ref().map(|estimates| estimates.fresh(1.0)))
+        };
+        assert!(heat.is_some() && heat == fresh, "{heat:?}, not {fresh:?}");
     }
 
     #[test]
