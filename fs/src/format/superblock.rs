@@ -227,6 +227,15 @@ fn population_from(bytes: &[u8]) -> Option<Population> {
     Some(Population::of(counts))
 }
 
+/// Counts that a record can hold, whatever a forged one said once: what is counted of so many blocks means nothing any more, and what nobody could read
+/// must not be written.
+pub fn recordable(population: &Population) -> Population {
+    let counts = population.counts();
+    let sum = |halved: u32| counts.iter().fold(0u64, |sum, count| sum.saturating_add(count >> halved));
+    let halved = (0..u64::BITS).find(|halved| sum(*halved) < MOST_BLOCKS).unwrap_or(u64::BITS - 1);
+    Population::of(counts.map(|count| count >> halved))
+}
+
 /// Does a record say how many blocks there are to the block? What was read from one that does not was rounded down.
 pub fn is_recorded_exactly(population: &Population) -> bool {
     let mut bytes = [0; POPULATION.end - POPULATION.start];
@@ -286,8 +295,8 @@ pub fn generation_of(block: &[u8]) -> u64 {
 
 /// What counts up has not come so far in any volume: there is always a next number.
 const LAST_NUMBER: u64 = 1 << 62;
-/// Blocks whose bytes can be counted.
-const MOST_BLOCKS: u64 = 1 << 51;
+/// Blocks whose bytes can be counted: what a record says of blocks is less.
+pub const MOST_BLOCKS: u64 = 1 << 51;
 /// Zones of a device, and blocks of a zone, that an address can tell.
 const MOST_IN_ADDRESS: u64 = 1 << 28;
 

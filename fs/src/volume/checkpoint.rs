@@ -21,7 +21,7 @@ use crate::core::zones::{Dead, ZoneTable};
 use crate::error::{FsError, Result};
 use crate::format::batch;
 use crate::format::segment::Role;
-use crate::format::superblock::{RootPointers, Superblock};
+use crate::format::superblock::{MOST_BLOCKS, RootPointers, Superblock, recordable};
 use crate::ids::NodeId;
 use crate::volume::Volume;
 use crate::volume::commit::{Batch, Landed, NoCut};
@@ -371,9 +371,10 @@ impl Volume {
             epoch: state.log.epoch,
             secret: state.log.secret,
             next_ino: state.next_ino,
-            clock: state.zones.clock(),
-            unwritten: state.zones.unwritten(),
-            population: state.zones.population().clone(),
+            // Only a forged record began where these end; then they stay there.
+            clock: state.zones.clock().min(MOST_BLOCKS - 1),
+            unwritten: state.zones.unwritten().min(MOST_BLOCKS - 1),
+            population: recordable(state.zones.population()),
             inodes: state.inodes,
             roots: RootPointers {
                 tree_root: roots.tree_root,

@@ -384,6 +384,7 @@ impl Volume {
         for (d, cursor) in rings.iter_mut().enumerate().filter(|(_, cursor)| wanted(cursor)) {
             let record = Superblock { device: d as u8, ..superblock.clone() }.encode();
             let device = DeviceId(d as u8);
+            readable(&record).map_err(|error| (members.device(device).label(), error))?;
             let zone = write_first(members, device, cursor, &record, mirrored).map_err(|error| (members.device(device).label(), error))?;
             firsts.push((d, zone, record));
         }
@@ -395,6 +396,14 @@ impl Volume {
             write_second(members, DeviceId(*d as u8), &mut rings[*d], &superblock::second_copy(record), mirrored);
         }
         Ok(())
+    }
+}
+
+/// A record that could not be read again takes the place of none that can.
+fn readable(record: &[u8; BLOCK]) -> Result<()> {
+    match Superblock::decode(record) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(FsError::ReadOnly(format!("its next superblock could not be read again: {error}"))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a repair leaves behind: nothing that was not there before, and nothing that can still be found lost.
 
 use super::super::repair::{Repair, RepairReport, repair};
-use super::forged::{fork, newest, peek};
+use super::forged::{forged, fork, newest, peek};
 use super::kinds::{base, base_on, damaged, mend};
 use super::media::{flipped, live_metadata};
 use super::*;
@@ -12,7 +12,9 @@ use crate::core::key::Key;
 use crate::core::nodes::map::{Entry, entry};
 use crate::core::page::Page;
 use crate::format::item::Extent;
+use crate::format::superblock::{MOST_BLOCKS, Superblock};
 use crate::ids::FileBlock;
+use gc::placement::Population;
 use std::collections::BTreeMap;
 
 /// What every file of a volume holds, by inode: of regular files their bytes.
@@ -347,7 +349,7 @@ fn what_a_page_of_the_node_map_knows_is_not_missed_in_silence_where_it_cannot_be
     for n in 0..60 {
         volume.setxattr(make(&volume, Ino::ROOT, &format!("file {n}")), b"user.long", &content(n, 30_000), 0).expect("set");
     }
-    volume.shutdown().expect("unmounted");
+    volume.shutdown().expect("ends");
     drop(volume);
     // Of a volume of which nothing is resident; `times` reads from this one on fail.
     let look = |reached: Option<&_>, read: u64, times: u64| {
@@ -416,4 +418,47 @@ fn of_blocks_that_two_files_claim_each_keeps_its_own() {
     assert!(half_of(one, 0).expect("its own").to_vec() == content(1, half), "{report}");
     assert!(half_of(other, half).expect("its own").to_vec() == content(2, half), "{report}");
     assert!(half_of(one, half).is_err() && half_of(other, 0).is_err(), "what is lost is an error");
+}
+
+/// Counts that only a forged superblock can have begun with. One that is written after it can be read, whatever was counted since.
+#[test]
+fn counts_that_a_forged_superblock_has_at_their_end_are_no_end_of_the_volume() {
+    let most = MOST_BLOCKS - 1;
+    let counts = || Population::of(std::array::from_fn(|estimate| if estimate == 255 { most } else { 0 }));
+    let forgeries: [&dyn Fn(&mut Superblock); 3] = [
+        &|record| record.clock = most,
+        &|record| record.population = counts(),
+        // So much is promised that nothing has room: only the repair writes.
+        &|record| record.unwritten = most,
+    ];
+    for forge in forgeries {
+        let base = base();
+        let mut rig = forged(&base, |record, _| forge(record));
+        let generation = newest(&rig.drives[0])[0].1.generation;
+        let was = contents(&rig.mount());
+        let volume = rig.mount();
+        let options = WriteOptions { sync: false, kill_suid: false, append: false };
+        let _ = volume.write(base.big, 0, &content(1, 100_000), &options);
+        volume.shutdown().expect("ends");
+        let report = mend(&rig);
+        assert!(report.after.clean, "{report}");
+        assert!(mend(&rig).repairs.is_empty());
+        rig.assert_clean();
+        assert!(newest(&rig.drives[0])[0].1.generation > generation, "nothing was written");
+        assert_eq!(contents(&rig.mount()).len(), was.len());
+    }
+}
+
+/// A number that cannot count on is the end of writing, and costs nothing that is there: a superblock that nobody can read replaces none.
+#[test]
+fn a_superblock_that_could_not_be_read_again_is_not_written() {
+    let rig = forged(&base(), |record, _| record.generation = (1 << 62) - 1);
+    let options = MountOptions { clock: clock(), gc: GcMode::Manual, ..MountOptions::default() };
+    let was = contents(&Volume::open(rig.copies(), MountOptions { read_only: true, ..options.clone() }).expect("can be read"));
+    let refused = Volume::open(rig.devices(), options.clone()).map(|volume| volume.shutdown());
+    let refused = refused.and_then(|ended| ended).expect_err("there is no next generation").to_string();
+    assert!(refused.contains("could not be read again"), "{refused}");
+    let volume = Volume::open(rig.copies(), MountOptions { read_only: true, ..options }).expect("can be read as before");
+    assert_eq!(contents(&volume), was);
+    assert_eq!(newest(&rig.drives[0])[0].1.generation, (1 << 62) - 1);
 }
