@@ -6,6 +6,7 @@ mod bench;
 mod benchmarks;
 mod build;
 mod demo;
+mod foreign;
 mod memory;
 mod packages;
 mod paper;

@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Need, need};
 use crate::suite::{self, Tally};
-use crate::{build, interrupt, memory};
+use crate::{build, foreign, interrupt, memory};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::os::unix::fs::PermissionsExt;
@@ -31,6 +31,8 @@ const NEEDS: &[Need] = &[
     need("mdadm", "mdadm", "arrays in guests"),
     need("mkfs.xfs", "xfsprogs", "a filesystem whose files share blocks"),
     need("mkfs.btrfs", "btrfs-progs", "another one"),
+    need("stress-ng", "stress-ng", "stressors of filesystems in the mount"),
+    need("dbench", "dbench", "the load of a file server in the mount"),
 ];
 
 /// A suite none of whose tests ends for so long hangs. Longer than the limit of a guest, so that a guest that hangs is told of by its own test.
@@ -73,7 +75,7 @@ pub fn run(arguments: &TestArguments) -> Result<bool> {
     if arguments.filter.is_none() {
         lints(&mut total)?;
     }
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(foreign::provide(programs.directory().parent().unwrap_or(programs.directory()))?)?;
     for test in &tests {
         interrupt::check()?;
         let in_guests = test.name == IN_GUESTS;
@@ -133,7 +135,7 @@ fn conclude(total: &Tally, elapsed: Duration) -> bool {
 }
 
 fn environment(command: &mut Command, arguments: &TestArguments, scratch: &Scratch) {
-    command.env("FERRYFS_SKIPS", scratch.skips()).env("TMPDIR", &scratch.directory);
+    command.env("FERRYFS_SKIPS", scratch.skips()).env("TMPDIR", &scratch.directory).env("PATH", foreign::path_with(&scratch.suites));
     command.env("RUST_TEST_THREADS", processors().max(2).to_string());
     // Tests read what other programs say.
     command.env("LC_ALL", "C").env_remove("LANGUAGE");
@@ -230,16 +232,18 @@ fn check(name: &str, command: &mut Command, total: &mut Tally) -> Result<()> {
 /// A directory for everything that the tests write, gone at the end with all that is mounted in it.
 struct Scratch {
     directory: PathBuf,
+    /// Where suites of others are.
+    suites: PathBuf,
 }
 
 impl Scratch {
-    fn new() -> Result<Scratch> {
+    fn new(suites: PathBuf) -> Result<Scratch> {
         let parent = memory::roomy().map_or_else(std::env::temp_dir, Path::to_path_buf);
         let directory = parent.join(format!("ferryfs-tests-{}", std::process::id()));
         std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
         // Tests run programs as other users.
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
-        let scratch = Scratch { directory };
+        let scratch = Scratch { directory, suites };
         // Somebody of the same process id may have been killed here.
         scratch.clear();
         Ok(scratch)

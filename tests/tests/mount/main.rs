@@ -10,6 +10,7 @@ mod crash;
 mod data;
 mod devices;
 mod flags;
+mod foreign;
 mod full;
 mod locks;
 mod names;
