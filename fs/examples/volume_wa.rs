@@ -100,6 +100,9 @@ fn main() {
     let rows = [
         ("separate", PlacementKind::Separate, gc::Policy::Greedy),
         ("separate", PlacementKind::Separate, gc::Policy::CostBenefit),
+        ("hot-warm-cold", PlacementKind::HotWarmColdZones, gc::Policy::CostBenefit),
+        ("dac", PlacementKind::DacZones, gc::Policy::CostBenefit),
+        ("sepbit", PlacementKind::SepBitZones, gc::Policy::CostBenefit),
         ("adaptive", PlacementKind::AdaptiveZones, gc::Policy::CostBenefit),
         ("adaptive", PlacementKind::AdaptiveZones, gc::Policy::DecliningCost),
     ];

@@ -11,6 +11,7 @@ mod learned;
 mod midas;
 mod oracle;
 mod temperature;
+mod zones;
 
 pub use adaptive::{Adaptive, AdaptiveZones, ZONE_CLASSES};
 pub use estimate::{BlockEstimates, Estimate, Lot, Population};
@@ -19,6 +20,7 @@ pub use learned::{Dac, HotWarmCold, SepBit};
 pub use midas::Midas;
 pub use oracle::Oracle;
 pub use temperature::Temperature;
+pub use zones::{ByZone, Goes, Stay, Zones};
 
 use crate::segment::Seq;
 use serde::{Deserialize, Serialize};
@@ -178,6 +180,13 @@ pub enum PlacementKind {
     Adaptive,
     /// The same as a volume does it that is mounted with `adaptive`: users' writes and what is relocated in zones of their own, victims to one class whole.
     AdaptiveZones,
+    /// [`Self::HotWarmCold`] as a volume does it.
+    HotWarmColdZones,
+    /// [`Self::Dac`] as a volume does it.
+    DacZones,
+    /// [`Self::SepBit`] as a volume does it.
+    #[serde(rename = "sepbit-zones")]
+    SepBitZones,
     /// The future is known; for comparison, and in the simulator only.
     Oracle,
 }
@@ -192,7 +201,7 @@ pub struct UnknownPlacement {
 
 impl PlacementKind {
     /// Every placement.
-    pub const ALL: [PlacementKind; 9] = [
+    pub const ALL: [PlacementKind; 12] = [
         PlacementKind::None,
         PlacementKind::Separate,
         PlacementKind::HotWarmCold,
@@ -201,19 +210,25 @@ impl PlacementKind {
         PlacementKind::Midas,
         PlacementKind::Adaptive,
         PlacementKind::AdaptiveZones,
+        PlacementKind::HotWarmColdZones,
+        PlacementKind::DacZones,
+        PlacementKind::SepBitZones,
         PlacementKind::Oracle,
     ];
 
-    /// Can a volume use it? The others need a memory for each block, which only the simulator has. What a volume does as `adaptive` is
-    /// `adaptive-zones` in the simulator.
+    /// Can a volume use it? The others need the future or a memory for each block, which only the simulator has, or are what it has for one of volumes
+    /// ([`Self::simulated`]).
     pub fn is_for_volumes(self) -> bool {
-        matches!(self, Self::None | Self::Separate | Self::Adaptive)
+        matches!(self, Self::None | Self::Separate | Self::HotWarmCold | Self::Dac | Self::SepBit | Self::Adaptive)
     }
 
     /// What does in the simulator what this one does in a volume.
     pub fn simulated(self) -> Self {
         match self {
             Self::Adaptive => Self::AdaptiveZones,
+            Self::HotWarmCold => Self::HotWarmColdZones,
+            Self::Dac => Self::DacZones,
+            Self::SepBit => Self::SepBitZones,
             other => other,
         }
     }
@@ -229,6 +244,9 @@ impl PlacementKind {
             Self::Midas => "midas",
             Self::Adaptive => "adaptive",
             Self::AdaptiveZones => "adaptive-zones",
+            Self::HotWarmColdZones => "hot-warm-cold-zones",
+            Self::DacZones => "dac-zones",
+            Self::SepBitZones => "sepbit-zones",
             Self::Oracle => "oracle",
         }
     }
@@ -244,6 +262,7 @@ impl PlacementKind {
             Self::Midas => Box::new(Midas::new(*shape)),
             Self::Adaptive => Box::new(Adaptive::new(*shape)),
             Self::AdaptiveZones => Box::new(AdaptiveZones::new(*shape)),
+            Self::HotWarmColdZones | Self::DacZones | Self::SepBitZones => Box::new(Zones::new(self, shape.space)),
             Self::Oracle => Box::new(Oracle::new(shape)),
         }
     }
@@ -305,7 +324,7 @@ mod tests {
             assert!(user.0 < placement.classes() && moved.0 < placement.classes());
         }
         assert_eq!("default".parse(), Ok(PlacementKind::Adaptive));
-        assert_eq!(PlacementKind::names_for_volumes(), "default, none, separate, adaptive");
+        assert_eq!(PlacementKind::names_for_volumes(), "default, none, separate, hot-warm-cold, dac, sepbit, adaptive");
         assert!("hot".parse::<PlacementKind>().is_err());
     }
 }

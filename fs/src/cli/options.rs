@@ -387,8 +387,11 @@ mod tests {
             ("gc=never", "choose one of background, manual"),
             ("verify_copies=maybe", "choose one of off, sampled, full"),
             ("policy=best", "no cleaning policy"),
-            ("placement=best", "choose one of default, none, separate, adaptive"),
-            ("placement=sepbit", "simulator (ferryfs-bench wa) only: choose one of default, none, separate, adaptive"),
+            ("placement=best", "choose one of default, none, separate, hot-warm-cold, dac, sepbit, adaptive"),
+            (
+                "placement=oracle",
+                "simulator (ferryfs-bench wa) only: choose one of default, none, separate, hot-warm-cold, dac, sepbit, adaptive",
+            ),
             ("cache_size=big", "is not a size"),
             ("cache_size=1K", "at least 4M"),
             ("commit=0", "from 1 to 3600"),

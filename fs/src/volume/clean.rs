@@ -84,7 +84,7 @@ impl LogSpace for Space {
             // it policies that wait for the young to die would leave its dead space alone. So it is as old as all that users have.
             let (written_at, expected) = match e.role {
                 Role::Metadata => (e.written_at.min(now.saturating_sub(typical)), if estimating { typical } else { 0 }),
-                _ => (e.written_at, state.zones.expected(addr).map_or(0, |interval| interval as Seq)),
+                _ => (e.written_at, state.zones.expected(addr).filter(|_| estimating).map_or(0, |interval| interval as Seq)),
             };
             SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at, expected }
         };
@@ -245,7 +245,7 @@ impl Volume {
                 Ok(moved) => {
                     if moved > 0 {
                         log.add(*relocation);
-                        state.note_placed(relocation.to, moved, relocation.estimate);
+                        state.note_moved(relocation, moved);
                     }
                     done.moved += moved;
                     done.lost += relocation.blocks.saturating_sub(moved);

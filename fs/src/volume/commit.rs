@@ -45,6 +45,7 @@ struct Piece {
     place: usize,
     /// See [`super::placing::Heat`].
     estimate: Estimate,
+    noted: Option<f64>,
 }
 
 /// A batch on its way.
@@ -284,7 +285,7 @@ impl Volume {
         }
         let mut data = Vec::with_capacity(split.len());
         let mut blocks_cut = 0;
-        for Piece { ino, block, addr, blocks, place, estimate } in split {
+        for Piece { ino, block, addr, blocks, place, estimate, noted } in split {
             let mut slices: Vec<BufSlice> = Vec::new();
             let mut checksums = Vec::with_capacity(blocks as usize);
             for page in pages.by_ref().take(blocks as usize) {
@@ -301,7 +302,10 @@ impl Volume {
                 self.fail(format!("a change that was prepared could not be applied: {halt:?}"));
                 return Err(NoCut::Fail(FsError::Internal("a change that was prepared could not be applied")));
             }
-            state.note_placed(addr, blocks, estimate);
+            match noted {
+                Some(interval) => state.zones.note_put(addr, blocks, interval),
+                None => state.note_placed(addr, blocks, estimate),
+            }
             deltas.push(delta);
             data.push((place, DataRun { ino, block, addr, data: slices, blocks, estimate, head: places[place].head }));
         }
@@ -499,7 +503,7 @@ fn split_runs(runs: &[(Ino, FileBlock, u32)], heats: &[Heat], places: &[Place]) 
                 continue;
             }
             let n = rest.min(place.blocks);
-            split.push(Piece { ino: *ino, block, addr: place.addr, blocks: n, place: *at, estimate: heat.estimate });
+            split.push(Piece { ino: *ino, block, addr: place.addr, blocks: n, place: *at, estimate: heat.estimate, noted: heat.noted });
             block = FileBlock(block.0 + u64::from(n));
             rest -= n;
             (place.addr, place.blocks) = (place.addr.plus(n), place.blocks - n);

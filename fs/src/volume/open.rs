@@ -106,7 +106,7 @@ impl Volume {
     ) -> Result<Volume> {
         let active_limit = devices.iter().map(|d| d.geometry().active_limit()).min().unwrap_or(u32::MAX);
         let mut zones = ZoneTable::new(&superblock.members, superblock.reserves, active_limit);
-        let estimates = super::placing::estimates(&options, &mut zones);
+        let (estimates, by_zone) = super::placing::placement(&options, &mut zones);
         let raw_pages = u64::from(ZoneTable::page_count(&superblock.members));
         let p = &superblock.roots;
         let tree = if p.map_addr.is_none() {
@@ -163,6 +163,7 @@ impl Volume {
             line: crate::volume::room::Line::default(),
             lost: Lost::default(),
             estimates,
+            by_zone,
         };
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).

@@ -5,17 +5,18 @@
 //! be without. What is expected of a zone, of which victims are judged and by which they go to one class whole, is in the segment table ([`gc::placement::Temperature`]).
 
 use crate::addr::Addr;
-use crate::core::extents::extent_parts;
+use crate::core::extents::{Relocation, extent_parts};
 use crate::core::halt::{Halt, Planned};
 use crate::core::key::Key;
 use crate::core::ops::WriteHint;
 use crate::core::zones::ZoneTable;
 use crate::format::item::{Extent, Inode};
+use crate::format::segment::Role;
 use crate::ids::{FileBlock, Ino};
 use crate::volume::options::MountOptions;
 use crate::volume::state::State;
 use gc::PlacementKind;
-use gc::placement::{BlockEstimates, Estimate, Lot, Population, Shape};
+use gc::placement::{BlockEstimates, ByZone, Estimate, Goes, Lot, Population, Shape, Stay};
 
 /// Extents of a run that are looked at: the rest of it is taken to be like these.
 const PARTS: usize = 64;
@@ -30,10 +31,12 @@ pub(super) struct Heat {
     pub estimate: Estimate,
     /// The class of its head.
     pub class: u8,
+    /// What is to be noted of its zone, where that does not follow from the estimate.
+    pub noted: Option<f64>,
 }
 
 impl Heat {
-    const NONE: Self = Self { estimate: Estimate::UNKNOWN, class: 0 };
+    const NONE: Self = Self { estimate: Estimate::UNKNOWN, class: 0, noted: None };
 }
 
 /// Chance that depends on nothing but where something lies and when it is asked for.
@@ -41,23 +44,31 @@ fn lot(place: u64, now: u64) -> Lot {
     Lot::new(place.rotate_left(32) ^ now)
 }
 
-/// The estimates of a mount, if its placement has any; the zone table is told how many classes there are.
-pub(super) fn estimates(options: &MountOptions, zones: &mut ZoneTable) -> Option<BlockEstimates> {
+/// What the placement of a mount goes by, if by anything; the zone table is told how many classes there are.
+pub(super) fn placement(options: &MountOptions, zones: &mut ZoneTable) -> (Option<BlockEstimates>, Option<ByZone>) {
     let kind: PlacementKind = options.placement.parse().unwrap_or_default();
-    if kind != PlacementKind::Adaptive {
-        return None;
-    }
-    zones.set_classes(Some(zones.most_classes()));
     let blocks = |(addr, _): (Addr, &crate::format::segment::SegmentEntry)| u64::from(zones.capacity(addr.device()));
     let space = zones.iter().map(blocks).sum();
+    if let Some(by_zone) = ByZone::of(kind, space) {
+        zones.set_classes(Some(by_zone.classes()), false);
+        return (None, Some(by_zone));
+    }
+    if kind != PlacementKind::Adaptive {
+        return (None, None);
+    }
+    zones.set_classes(Some(zones.most_classes()), true);
     let segment = zones.iter().map(|(addr, _)| zones.capacity(addr.device())).max().unwrap_or(1);
-    Some(BlockEstimates::new(Shape { space, segment, heads: zones.classes(), charged: true }))
+    (Some(BlockEstimates::new(Shape { space, segment, heads: zones.classes(), charged: true })), None)
 }
 
 impl State {
     /// Cuts classes anew when it is time.
     pub(super) fn plan_classes(&mut self) {
         let unplaced = self.unplaced();
+        if let Some(by_zone) = &mut self.by_zone {
+            self.zones.take_lives().for_each(|life| by_zone.reclaimed(life));
+            self.zones.set_active_classes(by_zone.classes(), unplaced);
+        }
         let Some(estimates) = &mut self.estimates else { return };
         let now = self.zones.clock();
         if estimates.is_plan_due(now) {
@@ -72,13 +83,16 @@ impl State {
     /// # Errors
     /// [`Halt::Need`] for a block that is not resident, which mapping them needs, too. What is damaged says nothing of them.
     pub(super) fn heat(&self, ino: Ino, block: FileBlock, blocks: u32, over: &mut Population) -> Planned<Heat> {
-        let Some(estimates) = &self.estimates else { return Ok(Heat::NONE) };
+        if self.estimates.is_none() && self.by_zone.is_none() {
+            return Ok(Heat::NONE);
+        }
         let end = FileBlock(block.0.saturating_add(blocks.into()));
         let (parts, next) = match extent_parts(&self.tree, ino, block, end, PARTS) {
             Ok(found) => found,
             Err(Halt::Need(id)) => return Err(Halt::Need(id)),
             Err(Halt::Fail(_)) => (Vec::new(), None),
         };
+        let Some(estimates) = &self.estimates else { return Ok(self.heat_by_zone(block, next.unwrap_or(end), &parts)) };
         // Each part stands for its share of what was not looked at, too.
         let looked_at = next.map_or(blocks.into(), |next| next.0 - block.0);
         let stretched = |at: FileBlock| (at.0 - block.0) * u64::from(blocks) / looked_at.max(1);
@@ -103,7 +117,31 @@ impl State {
                 }
             }
         };
-        Ok(Heat { estimate, class: estimates.class(estimate).0 })
+        Ok(Heat { estimate, class: estimates.class(estimate).0, noted: None })
+    }
+
+    /// The same by what is known of the zones in which `parts` of the blocks from `block` to `end` lie.
+    fn heat_by_zone(&self, block: FileBlock, end: FileBlock, parts: &[Extent]) -> Heat {
+        let Some(by_zone) = &self.by_zone else { return Heat::NONE };
+        let written = parts.iter().filter(|part| !part.is_unwritten());
+        let old: Vec<(Stay, u32)> = written.filter_map(|part| Some((self.stay(part.addr)?, part.blocks))).collect();
+        let known: u64 = old.iter().map(|(_, blocks)| u64::from(*blocks)).sum();
+        let new = u32::try_from((end.0 - block.0).saturating_sub(known)).unwrap_or(u32::MAX);
+        let goes = by_zone.user(&old, new);
+        Heat { estimate: Estimate::UNKNOWN, class: goes.class, noted: Some(goes.interval) }
+    }
+
+    /// What is known of the block at `addr` by its zone.
+    fn stay(&self, addr: Addr) -> Option<Stay> {
+        let entry = self.zones.entry(addr)?;
+        let moved = matches!(entry.role, Role::RelocatedByDevice | Role::RelocatedByHost);
+        Some(Stay { moved, class: entry.class, noted: entry.temperature.interval(), lived: self.lived_at(addr) })
+    }
+
+    /// Where everything goes that lives in the zone of `victim`.
+    fn goes_on(&self, victim: Addr) -> Option<Goes> {
+        let middle = victim.zone_base().plus(self.zones.capacity(victim.device()) / 2);
+        Some(self.by_zone.as_ref()?.relocated(&self.stay(middle)?))
     }
 
     /// So many blocks of each estimate were written over.
@@ -123,7 +161,7 @@ impl State {
 
     /// The class that everything goes to that is alive in a victim.
     pub(super) fn class_of_victim(&self, victim: Addr) -> u8 {
-        let Some(estimates) = &self.estimates else { return 0 };
+        let Some(estimates) = &self.estimates else { return self.goes_on(victim).map_or(0, |goes| goes.class) };
         let middle = victim.zone_base().plus(self.zones.capacity(victim.device()) / 2);
         let interval = estimates.survivors(self.zones.expected(victim), self.lived_at(middle));
         estimates.class_of(interval).0
@@ -138,6 +176,14 @@ impl State {
     pub(super) fn moved_on(&self, estimate: Estimate, addr: Addr) -> Estimate {
         let Some(estimates) = &self.estimates else { return estimate };
         estimates.survived(estimate, self.lived_at(addr), &mut lot(addr.0, self.zones.clock()))
+    }
+
+    /// The cleaner moved so many blocks of what it had found.
+    pub(super) fn note_moved(&mut self, moved: &Relocation, blocks: u32) {
+        match self.goes_on(moved.from) {
+            Some(goes) => self.zones.note_put(moved.to, blocks, goes.interval),
+            None => self.note_placed(moved.to, blocks, moved.estimate),
+        }
     }
 
     /// Blocks of which this is expected were put at `addr`. Those of which nothing is (a copy, or the log of a mount that did not estimate) say nothing of their zone.
@@ -276,6 +322,68 @@ mod tests {
         drive.power_cycle_with(Survival::LoseAll);
         drop(volume);
         assert_eq!(expected(&rig::open(&drive)), None);
+    }
+
+    /// For each block of a file: was it moved to its zone, and of which class is that?
+    fn heads_of(volume: &Volume, file: Ino) -> Vec<(bool, u8)> {
+        let state = volume.state.lock();
+        let parts = extent_parts(&state.tree, file, FileBlock(0), FileBlock(BLOCKS), usize::MAX).expect("resident").0;
+        let head = |part: &Extent| state.stay(part.addr).map_or((false, 0), |stay| (stay.moved, stay.class));
+        parts.iter().flat_map(|part| std::iter::repeat_n(head(part), part.blocks as usize)).collect()
+    }
+
+    /// The published placements know blocks by their zones, and zones are known over mounts and power cuts.
+    #[test]
+    fn published_placements_part_what_is_written_often_from_what_is_not() {
+        for (name, hot, cold, once_more) in [("hot-warm-cold", 0, 1, 0), ("dac", 0, 2, 1), ("sepbit", 0, 1, 0)] {
+            let open = |drive: &SimDrive| {
+                let options = MountOptions { placement: name.into(), ..rig::options() };
+                Volume::open(vec![drive.open() as std::sync::Arc<dyn zns::ZonedDevice>], options).expect("mounts")
+            };
+            let drive = SimDrive::new(SimConfig { max_open: 20, max_active: 20, ..SimConfig::zoned(64, 1) });
+            drop(rig::formatted(&drive));
+            let volume = open(&drive);
+            let file = rig::make(&volume, "file");
+            write(&volume, file, 0..BLOCKS);
+            (0..10).for_each(|_| write(&volume, file, (0..HOT).map(|n| n * (BLOCKS / HOT))));
+            volume.checkpoint().expect("a checkpoint");
+            let heads = heads_of(&volume, file);
+            (0..BLOCKS as usize)
+                .for_each(|block| assert_eq!(heads[block], (false, if is_hot(block) { hot } else { cold }), "{name}: block {block}"));
+            drive.cut_power();
+            drive.power_cycle_with(Survival::LoseAll);
+            drop(volume);
+            let volume = open(&drive);
+            write(&volume, file, [0, 2, 4].into_iter());
+            let heads = heads_of(&volume, file);
+            assert_eq!([heads[0], heads[2], heads[4]], [(false, hot), (false, once_more), (false, once_more)], "{name}: after a mount");
+            assert!(volume.zones().iter().all(|zone| zone.expected.is_none()), "{name}: what is noted is no expectation");
+            volume.gc(true).expect("cleaned");
+            volume.shutdown().expect("ends");
+            let report = check(vec![drive.open()], CheckOptions::default()).expect("a volume");
+            assert!(report.clean, "{name}: {report}");
+        }
+    }
+
+    #[test]
+    fn what_is_moved_sinks_and_what_lives_is_learned_from_zones_that_were_given_back() {
+        let drive = SimDrive::new(SimConfig { max_open: 20, max_active: 20, ..SimConfig::zoned(64, 1) });
+        drop(rig::formatted(&drive));
+        let options = MountOptions { placement: "sepbit".into(), ..rig::options() };
+        let volume = Volume::open(vec![drive.open() as std::sync::Arc<dyn zns::ZonedDevice>], options).expect("mounts");
+        let file = rig::make(&volume, "file");
+        // All of it over and over: no life is short any more when the mean of sixteen is known, for each is as long as that.
+        (0..2).for_each(|_| write(&volume, file, 0..BLOCKS));
+        assert!(heads_of(&volume, file).iter().all(|head| *head == (false, 0)), "at the start every life is short");
+        let mut state = volume.state.lock();
+        let zone = extent_parts(&state.tree, file, FileBlock(0), FileBlock(1), 1).expect("resident").0[0].addr;
+        assert_eq!(state.goes_on(zone).map(|goes| goes.class), Some(0), "out of the first class");
+        let lived = state.lived_at(zone);
+        let by_zone = state.by_zone.as_mut().expect("it is one of them");
+        (0..16).for_each(|_| by_zone.reclaimed(lived / 10));
+        drop(state);
+        write(&volume, file, 0..100);
+        assert!(heads_of(&volume, file)[..100].iter().all(|head| *head == (false, 1)), "it had lived for longer than the mean");
     }
 
     #[test]

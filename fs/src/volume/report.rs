@@ -244,7 +244,7 @@ impl Volume {
                 live: bytes(e.live),
                 live_share: f64::from(e.live) / f64::from(capacity),
                 age: clock.saturating_sub(e.written_at) * BLOCK as u64,
-                expected: e.temperature.interval().map(|blocks| (blocks * BLOCK as f64) as u64),
+                expected: e.temperature.interval().filter(|_| state.estimates.is_some()).map(|blocks| (blocks * BLOCK as f64) as u64),
                 resets: e.resets,
             }
         };

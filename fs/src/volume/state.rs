@@ -129,6 +129,8 @@ pub struct State {
     pub lost: Lost,
     /// Where blocks go by what they are expected to do, if the placement of this mount says that.
     pub estimates: Option<gc::placement::BlockEstimates>,
+    /// Or by what is known of the zones they lie in: one of the published placements.
+    pub by_zone: Option<gc::placement::ByZone>,
 }
 
 /// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).

@@ -111,10 +111,10 @@ fn in_simulator(load: Load, placement: PlacementKind, policy: Policy, blocks: u3
 }
 
 /// The volume's write amplification over the simulator's with as much space for data.
-fn ratio(load: Load, placement: PlacementKind, in_simulation: PlacementKind, policy: Policy) -> f64 {
+fn ratio(load: Load, placement: PlacementKind, policy: Policy) -> f64 {
     let real = on_volume(load, placement, policy);
     let segments = real.zones - 0.5 + 1.0;
-    let simulated = |segments: f64| in_simulator(load, in_simulation, policy, real.blocks, segments as u32);
+    let simulated = |segments: f64| in_simulator(load, placement.simulated(), policy, real.blocks, segments as u32);
     let (less, more) = (simulated(segments.floor()), simulated(segments.ceil()));
     let expected = less + (more - less) * segments.fract();
     println!(
@@ -127,12 +127,15 @@ fn ratio(load: Load, placement: PlacementKind, in_simulation: PlacementKind, pol
 #[test]
 fn a_volume_amplifies_writes_as_the_simulator_does() {
     let rows = [
-        (Load::Uniform, PlacementKind::Separate, PlacementKind::Separate, Policy::Greedy),
-        (Load::Zipf, PlacementKind::Separate, PlacementKind::Separate, Policy::CostBenefit),
-        (Load::Zipf, PlacementKind::Adaptive, PlacementKind::AdaptiveZones, Policy::DecliningCost),
+        (Load::Uniform, PlacementKind::Separate, Policy::Greedy),
+        (Load::Zipf, PlacementKind::Separate, Policy::CostBenefit),
+        (Load::Zipf, PlacementKind::HotWarmCold, Policy::CostBenefit),
+        (Load::Zipf, PlacementKind::Dac, Policy::CostBenefit),
+        (Load::Zipf, PlacementKind::SepBit, Policy::CostBenefit),
+        (Load::Zipf, PlacementKind::Adaptive, Policy::DecliningCost),
     ];
-    for (load, placement, in_simulation, policy) in rows {
-        let ratio = ratio(load, placement, in_simulation, policy);
+    for (load, placement, policy) in rows {
+        let ratio = ratio(load, placement, policy);
         assert!((ratio - 1.0).abs() <= 0.05, "{load:?}, {placement}, {policy}: {ratio:.3} times as much");
     }
 }

@@ -1,5 +1,5 @@
 //! Placements that look at each block's past: how often it was written, and when. They remember a byte or nothing for each logical block, and are for the
-//! simulator ([`crate::sim`]) so far: a volume keeps no such memory yet.
+//! simulator ([`crate::sim`]): a volume has them by what it knows of zones ([`super::ByZone`]).
 
 use super::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite};
 use crate::segment::Seq;
@@ -87,8 +87,29 @@ pub struct SepBit {
 const LIVES: usize = 16;
 
 impl SepBit {
-    fn is_below(&self, age: Seq, times: f64) -> bool {
+    pub(super) fn is_below(&self, age: Seq, times: f64) -> bool {
         self.mean.is_none_or(|mean| (age as f64) < times * mean)
+    }
+
+    /// The class of what is moved out of a segment of class 0, or another one, and was written so long ago.
+    pub(super) fn moved(&self, from_first: bool, age: Seq) -> Class {
+        Class(match () {
+            _ if from_first => 2,
+            _ if self.is_below(age, 4.0) => 3,
+            _ if self.is_below(age, 16.0) => 4,
+            _ => 5,
+        })
+    }
+
+    /// A segment of class 0 was reclaimed so long after it was opened.
+    pub(super) fn learn(&mut self, life: Seq) {
+        self.lives.push_back(life);
+        if self.lives.len() > LIVES {
+            self.lives.pop_front();
+        }
+        if self.lives.len() == LIVES {
+            self.mean = Some(self.lives.iter().map(|life| *life as f64).sum::<f64>() / LIVES as f64);
+        }
     }
 }
 
@@ -107,26 +128,11 @@ impl Placement for SepBit {
         Class(if short { 0 } else { 1 })
     }
     fn relocated(&mut self, block: &RelocatedBlock) -> Class {
-        if block.from == Class(0) {
-            return Class(2);
-        }
-        let age = block.written.map_or(Seq::MAX, |written| block.now - written);
-        Class(match () {
-            _ if self.is_below(age, 4.0) => 3,
-            _ if self.is_below(age, 16.0) => 4,
-            _ => 5,
-        })
+        self.moved(block.from == Class(0), block.written.map_or(Seq::MAX, |written| block.now - written))
     }
     fn reclaimed(&mut self, segment: &ReclaimedSegment) {
-        if segment.class != Class(0) {
-            return;
-        }
-        self.lives.push_back(segment.now - segment.opened_at);
-        if self.lives.len() > LIVES {
-            self.lives.pop_front();
-        }
-        if self.lives.len() == LIVES {
-            self.mean = Some(self.lives.iter().map(|life| *life as f64).sum::<f64>() / LIVES as f64);
+        if segment.class == Class(0) {
+            self.learn(segment.now - segment.opened_at);
         }
     }
 }

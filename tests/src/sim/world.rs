@@ -74,10 +74,13 @@ impl World {
         self.mounts = self.mounts.wrapping_add(1);
         let clock = self.clock.clone();
         // Each mount places and chooses otherwise than the one before, so that what one leaves is met by the other.
-        let (placement, policy) = match (self.seed + u64::from(self.mounts)) % 3 {
-            0 => ("adaptive", gc::Policy::DecliningCost),
-            1 => ("separate", gc::Policy::Greedy),
-            _ => ("default", gc::Policy::default()),
+        let turn = self.seed + u64::from(self.mounts);
+        let (placement, policy) = match (turn % 3, turn / 3 % 3) {
+            (0, _) => ("default", gc::Policy::default()),
+            (1, _) => ("separate", gc::Policy::Greedy),
+            (_, 0) => ("hot-warm-cold", gc::Policy::CostBenefit),
+            (_, 1) => ("dac", gc::Policy::DecliningCost),
+            _ => ("sepbit", gc::Policy::Fifo),
         };
         let options = MountOptions {
             read_only,

@@ -15,6 +15,9 @@ use zns::DeviceId;
 /// Most classes there are.
 pub const MAX_CLASSES: usize = ZONE_CLASSES as usize;
 
+/// Lives of zones that are remembered until somebody takes them.
+const MOST_LIVES: usize = 64;
+
 /// Roles that have a head for each class.
 const CLASSED: [Role; 3] = [Role::User, Role::RelocatedByDevice, Role::RelocatedByHost];
 
@@ -69,8 +72,10 @@ impl ZoneTable {
     }
 
     /// Sets how many classes there are ([`Self::most_classes`] at most): heads of higher ones are opened no more. None: there is no placement, and no temperatures are kept.
-    pub fn set_classes(&mut self, classes: Option<u8>) {
+    /// `watching`: they are intervals, and corrected by what is seen to die.
+    pub fn set_classes(&mut self, classes: Option<u8>, watching: bool) {
         self.estimating = classes.is_some();
+        self.watching = self.estimating && watching;
         self.classes = classes.unwrap_or(1).clamp(1, self.most_classes());
         self.active_classes = 1;
     }
@@ -162,7 +167,22 @@ impl ZoneTable {
     pub fn expected(&self, addr: Addr) -> Option<f64> {
         let zone = self.zone(addr)?;
         let filled = zone.entry.temperature.interval()?;
-        Some(if self.estimating { zone.deaths.expected(filled, zone.entry.live, self.clock) } else { filled })
+        Some(if self.watching { zone.deaths.expected(filled, zone.entry.live, self.clock) } else { filled })
+    }
+
+    /// A zone is given back: what its life was is remembered for a placement that wants to know, of the last few.
+    pub(super) fn note_life(&mut self, addr: Addr) {
+        let Some(e) = self.entry(addr).filter(|e| self.estimating && e.role == Role::User && e.class == 0) else { return };
+        if e.temperature != Temperature::UNKNOWN {
+            let life = self.clock.saturating_sub(e.opened_at);
+            self.lives.truncate(MOST_LIVES - 1);
+            self.lives.push_front(life);
+        }
+    }
+
+    /// In blocks of users: how long zones lived that users filled as the first class, of those that were given back since the last call; the last of many.
+    pub fn take_lives(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.lives.drain(..).rev()
     }
 
     /// About when the block at `addr` came there: its zone was filled from one time to another, and the block lies so far behind its begin.

@@ -22,7 +22,7 @@ use classes::{SLOTS, slot_of};
 use gc::deaths::Deaths;
 use gc::placement::{Estimate, Population};
 use space::PARTLY_FILLED;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use zns::{DeviceId, ZoneId};
 
 /// One zone in memory.
@@ -127,10 +127,13 @@ pub struct ZoneTable {
     incomplete: bool,
     /// See [`ZoneTable::miscounted`].
     miscounted: Option<Addr>,
-    /// Classes there are, classes in use, and whether temperatures are kept: see `classes`.
+    /// Classes there are, classes in use, whether temperatures are kept, and whether they are corrected by what is seen to die: see `classes`.
     classes: u8,
     active_classes: u8,
     estimating: bool,
+    watching: bool,
+    /// How long zones lived that users filled as the first class, from their opening until they were given back; see [`ZoneTable::take_lives`].
+    lives: VecDeque<u64>,
 }
 
 impl ZoneTable {
@@ -185,6 +188,8 @@ impl ZoneTable {
             classes: 1,
             active_classes: 1,
             estimating: false,
+            watching: false,
+            lives: VecDeque::new(),
         };
         table.total = table.compute_total();
         table
@@ -417,9 +422,9 @@ impl ZoneTable {
         if self.zone(addr).is_none() {
             return;
         }
-        let (clock, estimating) = (self.clock, self.estimating);
+        let (clock, watching) = (self.clock, self.watching);
         let zone = self.zone_mut(addr);
-        if estimating {
+        if watching {
             // What the cleaner takes out of it does not die, but has lived there until now.
             let died = if zone.victim { 0 } else { blocks };
             zone.deaths.count(died, zone.entry.live, clock);

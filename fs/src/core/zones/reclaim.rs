@@ -181,6 +181,7 @@ impl ZoneTable {
         if self.zone(addr).is_some_and(|z| z.entry.role == Role::Log) {
             self.log_held = self.log_held.saturating_sub(1);
         }
+        self.note_life(addr);
         let zone = self.zone_mut(addr);
         zone.entry = SegmentEntry { resets: zone.entry.resets + 1, ..SegmentEntry::EMPTY };
         zone.forgotten = false;

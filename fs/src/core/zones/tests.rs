@@ -130,7 +130,7 @@ fn classes_are_as_many_as_active_zones_and_space_allow() {
 #[test]
 fn a_class_whose_zone_is_full_goes_where_another_has_room_when_little_is_empty() {
     let mut zones = table(&[128]);
-    zones.set_classes(Some(3));
+    zones.set_classes(Some(3), true);
     zones.set_active_classes(3, 0);
     let mut heads = [Addr::NONE; 3];
     for class in [0, 1, 2] {
@@ -151,7 +151,7 @@ fn a_class_whose_zone_is_full_goes_where_another_has_room_when_little_is_empty()
 #[test]
 fn heads_of_all_classes_are_found_again_and_what_is_too_many_is_ended() {
     let mut before = table(&[128]);
-    before.set_classes(Some(3));
+    before.set_classes(Some(3), true);
     before.set_active_classes(3, 0);
     let (users, _) = before.allocate_for_users(2, 10).expect("there is room");
     let (moved, _) = before.allocate_on(DeviceId(0), Role::RelocatedByDevice, 1, 10).expect("there is room");
@@ -177,7 +177,7 @@ fn heads_of_all_classes_are_found_again_and_what_is_too_many_is_ended() {
 #[test]
 fn the_two_roads_of_relocation_share_what_may_be_active() {
     let mut zones = table(&[128]);
-    zones.set_classes(Some(3));
+    zones.set_classes(Some(3), true);
     zones.set_active_classes(3, 0);
     let device = DeviceId(0);
     for class in [2, 1, 0] {
@@ -197,7 +197,7 @@ proptest::proptest! {
         ops in proptest::collection::vec((0u8..8, 0u8..3, 1u32..700, 0u8..3, 1u32..400), 1..120),
     ) {
         let mut zones = table(&[100, 70][..devices]);
-        zones.set_classes(Some(3));
+        zones.set_classes(Some(3), true);
         for (kind, class, blocks, other, more) in ops {
             let near = DeviceId(u8::from(devices > 1 && blocks % 2 == 0));
             match kind {
@@ -230,7 +230,7 @@ proptest::proptest! {
 #[test]
 fn a_class_opens_no_zone_where_its_device_has_none_and_goes_where_there_is_room() {
     let mut zones = table(&[100, 70]);
-    zones.set_classes(Some(zones.most_classes()));
+    zones.set_classes(Some(zones.most_classes()), true);
     zones.set_active_classes(3, 0);
     let (near, role) = (DeviceId(1), Role::RelocatedByDevice);
     while zones.devices[1].empty_count > 1 {
@@ -249,7 +249,7 @@ fn what_further_heads_hold_is_counted_out_by_and_by() {
     let large = Member { zone_blocks: u64::from(LARGE), zone_capacity: LARGE, ..member(200) };
     for by_hand in [false, true] {
         let mut zones = ZoneTable::new(&[large], reserves_for(200, LARGE), u32::MAX);
-        zones.set_classes(Some(3));
+        zones.set_classes(Some(3), true);
         let pacer = gc::Pacer::new(zones.pace());
         if by_hand {
             // Heads of classes that are not in use, as cleaning by hand leaves them.
@@ -313,7 +313,7 @@ fn the_reserve_holds_two_checkpoints_of_all_that_may_be_dirty() {
 #[test]
 fn a_zone_that_the_log_gave_back_and_filled_again_says_nothing_of_what_it_held_before() {
     let mut zones = table(&[64]);
-    zones.set_classes(Some(1));
+    zones.set_classes(Some(1), true);
     let (addr, blocks) = zones.allocate(Role::User, u32::MAX).expect("there is room");
     zones.note_put(addr, blocks, 10.0);
     zones.advance_clock(1000);
