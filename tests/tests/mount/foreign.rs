@@ -52,7 +52,11 @@ fn pjdfstest_finds_nothing() {
         );
         fs::write(&settings, text).unwrap();
         let other = settings.parent().expect("a directory");
-        run(Command::new("pjdfstest").arg("-c").arg(&settings).arg("-p").arg(&directory).arg("-s").arg(other).args(of))
+        // By a short name: the address of a socket has no room for the path of a mount that tests make. (Who mounts needs the other one.)
+        let place = if remount { &directory } else { Path::new("/proc/self/cwd") };
+        let mut command = Command::new("pjdfstest");
+        command.arg("-c").arg(&settings).arg("-p").arg(place).arg("-s").arg(other).args(of);
+        run(command.current_dir(if remount { other } else { &directory }))
     };
     let said = suite(false, &[]);
     let mut skipped: Vec<&str> =
@@ -176,7 +180,6 @@ fn stressors_of_filesystems_find_nothing() {
         "getdent",
         "hdd",
         "inode-flags",
-        "io",
         "lease",
         "link",
         "locka",
@@ -201,7 +204,7 @@ fn stressors_of_filesystems_find_nothing() {
     for of in ["fallocate", "hdd", "readahead", "revio", "seek", "sync-file"] {
         command.arg(format!("--{of}-{}", if of == "seek" { "size" } else { "bytes" })).arg("16M");
     }
-    // All at once.
+    // All at once, but for those that look for other mounts, which are not theirs (io).
     command
         .args(["--timeout", if quick() { "5" } else { "20" }, "--verify", "--temp-path"])
         .arg(mounted.root())
