@@ -1,5 +1,5 @@
 //! Write amplification of a volume on a simulated drive, 85 % full, by placement and victim policy, with the simulator's for as many zones beside it:
-//! `cargo run -p fs --release --example volume_wa [ZONES [PASSES [SEED]]]`. No threads and no mount point: cleaning is what writers pay for.
+//! `cargo run -p fs --release --example volume_wa [ZONES [PASSES [SEED [PLACEMENT]]]]`. No threads and no mount point: cleaning is what writers pay for.
 
 use fs::BLOCK;
 use fs::core::ops;
@@ -103,13 +103,15 @@ fn main() {
         ("hot-warm-cold", PlacementKind::HotWarmColdZones, gc::Policy::CostBenefit),
         ("dac", PlacementKind::DacZones, gc::Policy::CostBenefit),
         ("sepbit", PlacementKind::SepBitZones, gc::Policy::CostBenefit),
+        ("midas", PlacementKind::MidasZones, gc::Policy::Greedy),
         ("adaptive", PlacementKind::AdaptiveZones, gc::Policy::CostBenefit),
         ("adaptive", PlacementKind::AdaptiveZones, gc::Policy::DecliningCost),
     ];
     println!("| placement | policy | load | volume | simulator |");
     println!("|---|---|---|---|---|");
+    let only = std::env::args().nth(4);
     for load in ["uniform", "zipf:0.8", "zipf:1.0", "90/10"] {
-        for (placement, kind, policy) in rows {
+        for (placement, kind, policy) in rows.into_iter().filter(|row| only.as_deref().is_none_or(|name| name == row.0)) {
             let (real, simulated) =
                 (on_volume(zones, passes, (load, seed), placement, policy), simulated(zones, passes, (load, seed), kind, policy));
             println!("| {placement} | {policy} | {load} | {real:.2} | {simulated:.2} |");

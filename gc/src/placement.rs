@@ -17,7 +17,7 @@ pub use adaptive::{Adaptive, AdaptiveZones, ZONE_CLASSES};
 pub use estimate::{BlockEstimates, Estimate, Lot, Population};
 pub use fixed::{None, Separate};
 pub use learned::{Dac, HotWarmCold, SepBit};
-pub use midas::Midas;
+pub use midas::{MayGive, Midas, MidasZones};
 pub use oracle::Oracle;
 pub use temperature::Temperature;
 pub use zones::{ByZone, Goes, Stay, Zones};
@@ -145,7 +145,7 @@ pub trait Placement: Send {
     fn user(&mut self, write: &UserWrite) -> Class;
     /// The class of a block that the cleaner moves.
     fn relocated(&mut self, block: &RelocatedBlock) -> Class;
-    /// Of which classes the next victim must be, where the placement decides that; told how many closed segments each class has. Only the simulator asks.
+    /// Of which classes the next victim must be, where the placement decides that; told how many closed segments each class has.
     fn victims(&self, _closed: &[u32]) -> Option<Victims> {
         Option::None
     }
@@ -187,6 +187,8 @@ pub enum PlacementKind {
     /// [`Self::SepBit`] as a volume does it.
     #[serde(rename = "sepbit-zones")]
     SepBitZones,
+    /// [`Self::Midas`] as a volume does it.
+    MidasZones,
     /// The future is known; for comparison, and in the simulator only.
     Oracle,
 }
@@ -201,7 +203,7 @@ pub struct UnknownPlacement {
 
 impl PlacementKind {
     /// Every placement.
-    pub const ALL: [PlacementKind; 12] = [
+    pub const ALL: [PlacementKind; 13] = [
         PlacementKind::None,
         PlacementKind::Separate,
         PlacementKind::HotWarmCold,
@@ -213,13 +215,14 @@ impl PlacementKind {
         PlacementKind::HotWarmColdZones,
         PlacementKind::DacZones,
         PlacementKind::SepBitZones,
+        PlacementKind::MidasZones,
         PlacementKind::Oracle,
     ];
 
-    /// Can a volume use it? The others need the future or a memory for each block, which only the simulator has, or are what it has for one of volumes
+    /// Can a volume use it? The others need the future, or are what the simulator has for one of volumes
     /// ([`Self::simulated`]).
     pub fn is_for_volumes(self) -> bool {
-        matches!(self, Self::None | Self::Separate | Self::HotWarmCold | Self::Dac | Self::SepBit | Self::Adaptive)
+        matches!(self, Self::None | Self::Separate | Self::HotWarmCold | Self::Dac | Self::SepBit | Self::Midas | Self::Adaptive)
     }
 
     /// What does in the simulator what this one does in a volume.
@@ -229,6 +232,7 @@ impl PlacementKind {
             Self::HotWarmCold => Self::HotWarmColdZones,
             Self::Dac => Self::DacZones,
             Self::SepBit => Self::SepBitZones,
+            Self::Midas => Self::MidasZones,
             other => other,
         }
     }
@@ -247,6 +251,7 @@ impl PlacementKind {
             Self::HotWarmColdZones => "hot-warm-cold-zones",
             Self::DacZones => "dac-zones",
             Self::SepBitZones => "sepbit-zones",
+            Self::MidasZones => "midas-zones",
             Self::Oracle => "oracle",
         }
     }
@@ -263,6 +268,7 @@ impl PlacementKind {
             Self::Adaptive => Box::new(Adaptive::new(*shape)),
             Self::AdaptiveZones => Box::new(AdaptiveZones::new(*shape)),
             Self::HotWarmColdZones | Self::DacZones | Self::SepBitZones => Box::new(Zones::new(self, shape.space)),
+            Self::MidasZones => Box::new(MidasZones::new(*shape)),
             Self::Oracle => Box::new(Oracle::new(shape)),
         }
     }
@@ -324,7 +330,7 @@ mod tests {
             assert!(user.0 < placement.classes() && moved.0 < placement.classes());
         }
         assert_eq!("default".parse(), Ok(PlacementKind::Adaptive));
-        assert_eq!(PlacementKind::names_for_volumes(), "default, none, separate, hot-warm-cold, dac, sepbit, adaptive");
+        assert_eq!(PlacementKind::names_for_volumes(), "default, none, separate, hot-warm-cold, dac, sepbit, midas, adaptive");
         assert!("hot".parse::<PlacementKind>().is_err());
     }
 }

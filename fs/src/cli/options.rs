@@ -387,10 +387,10 @@ mod tests {
             ("gc=never", "choose one of background, manual"),
             ("verify_copies=maybe", "choose one of off, sampled, full"),
             ("policy=best", "no cleaning policy"),
-            ("placement=best", "choose one of default, none, separate, hot-warm-cold, dac, sepbit, adaptive"),
+            ("placement=best", "choose one of default, none, separate, hot-warm-cold, dac, sepbit, midas, adaptive"),
             (
                 "placement=oracle",
-                "simulator (ferryfs-bench wa) only: choose one of default, none, separate, hot-warm-cold, dac, sepbit, adaptive",
+                "simulator (ferryfs-bench wa) only: choose one of default, none, separate, hot-warm-cold, dac, sepbit, midas, adaptive",
             ),
             ("cache_size=big", "is not a size"),
             ("cache_size=1K", "at least 4M"),

@@ -88,7 +88,9 @@ impl LogSpace for Space {
             };
             SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at, expected }
         };
-        state.zones.victims().filter(worth).map(info).collect()
+        let mut segments: Vec<SegmentInfo> = state.zones.victims().filter(worth).map(info).collect();
+        state.admit_victims(&mut segments);
+        segments
     }
 
     fn now(&self) -> Seq {

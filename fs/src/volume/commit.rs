@@ -302,6 +302,7 @@ impl Volume {
                 self.fail(format!("a change that was prepared could not be applied: {halt:?}"));
                 return Err(NoCut::Fail(FsError::Internal("a change that was prepared could not be applied")));
             }
+            state.note_run(ino, block, blocks);
             match noted {
                 Some(interval) => state.zones.note_put(addr, blocks, interval),
                 None => state.note_placed(addr, blocks, estimate),

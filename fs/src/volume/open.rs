@@ -19,6 +19,7 @@ use crate::volume::members::Members;
 use crate::volume::moved::Moved;
 use crate::volume::options::MountOptions;
 use crate::volume::pages::DirtyPages;
+use crate::volume::placing::Placing;
 use crate::volume::recovery::Unappliable;
 use crate::volume::release::log_limit;
 use crate::volume::ring::RingCursor;
@@ -106,7 +107,7 @@ impl Volume {
     ) -> Result<Volume> {
         let active_limit = devices.iter().map(|d| d.geometry().active_limit()).min().unwrap_or(u32::MAX);
         let mut zones = ZoneTable::new(&superblock.members, superblock.reserves, active_limit);
-        let (estimates, by_zone) = super::placing::placement(&options, &mut zones);
+        let Placing { estimates, by_zone, midas } = Placing::of(&options, &mut zones);
         let raw_pages = u64::from(ZoneTable::page_count(&superblock.members));
         let p = &superblock.roots;
         let tree = if p.map_addr.is_none() {
@@ -164,6 +165,7 @@ impl Volume {
             lost: Lost::default(),
             estimates,
             by_zone,
+            midas,
         };
         let cache_budget = options.cache_size.max(MIN_CACHE) as usize;
         // Half of the cache may be dirty; the checkpoint reserve bounds it too (I8).

@@ -16,7 +16,8 @@ use crate::ids::{FileBlock, Ino};
 use crate::volume::options::MountOptions;
 use crate::volume::state::State;
 use gc::PlacementKind;
-use gc::placement::{BlockEstimates, ByZone, Estimate, Goes, Lot, Population, Shape, Stay};
+use gc::placement::{BlockEstimates, ByZone, Estimate, Goes, Lot, MidasZones, Population, Shape, Stay, ZONE_CLASSES};
+use gc::{SegmentInfo, Stream};
 
 /// Extents of a run that are looked at: the rest of it is taken to be like these.
 const PARTS: usize = 64;
@@ -44,21 +45,52 @@ fn lot(place: u64, now: u64) -> Lot {
     Lot::new(place.rotate_left(32) ^ now)
 }
 
-/// What the placement of a mount goes by, if by anything; the zone table is told how many classes there are.
-pub(super) fn placement(options: &MountOptions, zones: &mut ZoneTable) -> (Option<BlockEstimates>, Option<ByZone>) {
-    let kind: PlacementKind = options.placement.parse().unwrap_or_default();
-    let blocks = |(addr, _): (Addr, &crate::format::segment::SegmentEntry)| u64::from(zones.capacity(addr.device()));
-    let space = zones.iter().map(blocks).sum();
-    if let Some(by_zone) = ByZone::of(kind, space) {
-        zones.set_classes(Some(by_zone.classes()), false);
-        return (None, Some(by_zone));
+/// What the placement of a mount goes by: one of these, or nothing.
+#[derive(Default)]
+pub(super) struct Placing {
+    pub estimates: Option<BlockEstimates>,
+    pub by_zone: Option<ByZone>,
+    pub midas: Option<MidasZones>,
+}
+
+impl Placing {
+    /// The zone table is told how many classes there are.
+    pub(super) fn of(options: &MountOptions, zones: &mut ZoneTable) -> Self {
+        let kind: PlacementKind = options.placement.parse().unwrap_or_default();
+        let blocks = |(addr, _): (Addr, &crate::format::segment::SegmentEntry)| u64::from(zones.capacity(addr.device()));
+        let space = zones.iter().map(blocks).sum();
+        let segment = zones.iter().map(|(addr, _)| zones.capacity(addr.device())).max().unwrap_or(1);
+        if let Some(by_zone) = ByZone::of(kind, space) {
+            zones.set_classes(Some(by_zone.classes()), false);
+            return Self { by_zone: Some(by_zone), ..Self::default() };
+        }
+        match kind {
+            PlacementKind::Midas => {
+                zones.set_classes(Some(ZONE_CLASSES), false);
+                // It sizes its groups by the space that data has.
+                let shape = Shape { space: zones.total(), segment, heads: zones.classes() + 1, charged: true };
+                Self { midas: Some(MidasZones::in_volume(shape)), ..Self::default() }
+            }
+            PlacementKind::Adaptive => {
+                zones.set_classes(Some(zones.most_classes()), true);
+                let shape = Shape { space, segment, heads: zones.classes(), charged: true };
+                Self { estimates: Some(BlockEstimates::new(shape)), ..Self::default() }
+            }
+            _ => Self::default(),
+        }
     }
-    if kind != PlacementKind::Adaptive {
-        return (None, None);
-    }
-    zones.set_classes(Some(zones.most_classes()), true);
-    let segment = zones.iter().map(|(addr, _)| zones.capacity(addr.device())).max().unwrap_or(1);
-    (Some(BlockEstimates::new(Shape { space, segment, heads: zones.classes(), charged: true })), None)
+}
+
+/// What MiDAS calls a block of a file: numbers that are spread over all there are (the finalizer of splitmix64).
+fn name_of(ino: Ino, block: u64) -> u64 {
+    let mut mixed = ino.0.rotate_left(40) ^ block;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+fn names_of(ino: Ino, block: FileBlock, blocks: u32) -> impl Iterator<Item = u64> {
+    (block.0..block.0.saturating_add(blocks.into())).map(move |block| name_of(ino, block))
 }
 
 impl State {
@@ -68,6 +100,9 @@ impl State {
         if let Some(by_zone) = &mut self.by_zone {
             self.zones.take_lives().for_each(|life| by_zone.reclaimed(life));
             self.zones.set_active_classes(by_zone.classes(), unplaced);
+        }
+        if self.midas.is_some() {
+            self.zones.set_active_classes(ZONE_CLASSES, unplaced);
         }
         let Some(estimates) = &mut self.estimates else { return };
         let now = self.zones.clock();
@@ -83,6 +118,9 @@ impl State {
     /// # Errors
     /// [`Halt::Need`] for a block that is not resident, which mapping them needs, too. What is damaged says nothing of them.
     pub(super) fn heat(&self, ino: Ino, block: FileBlock, blocks: u32, over: &mut Population) -> Planned<Heat> {
+        if let Some(midas) = &self.midas {
+            return Ok(Heat { class: midas.class_of_run(names_of(ino, block, blocks)), ..Heat::NONE });
+        }
         if self.estimates.is_none() && self.by_zone.is_none() {
             return Ok(Heat::NONE);
         }
@@ -131,6 +169,39 @@ impl State {
         Heat { estimate: Estimate::UNKNOWN, class: goes.class, noted: Some(goes.interval) }
     }
 
+    /// Users wrote so many blocks.
+    pub(super) fn note_run(&mut self, ino: Ino, block: FileBlock, blocks: u32) {
+        let (now, live) = (self.zones.clock(), self.zones.live_data());
+        if let Some(midas) = &mut self.midas {
+            names_of(ino, block, blocks).for_each(|name| midas.wrote(name, now, live));
+        }
+    }
+
+    /// Victims that the placement has nothing against: it may choose the group that gives one, and say that it gives its oldest zone.
+    pub(super) fn admit_victims(&self, victims: &mut Vec<SegmentInfo>) {
+        let Some(midas) = &self.midas else { return };
+        // Where users have next to nothing left whatever gives most is right.
+        let typical = victims.iter().map(|info| info.capacity).max().unwrap_or(0);
+        if self.zones.room(self.tree.store().dirty_blocks()).writable < i64::from(typical / 2) {
+            return;
+        }
+        let filled = |info: &SegmentInfo| {
+            let entry = self.zones.entry(Addr::new(info.id.device, info.id.zone, 0)).filter(|_| info.stream != Stream::Metadata)?;
+            Some((matches!(entry.role, Role::RelocatedByDevice | Role::RelocatedByHost), entry.class))
+        };
+        let may = midas.may_give(victims.iter().filter_map(filled));
+        let is_of_group = |info: &SegmentInfo| filled(info).is_some_and(|(moved, class)| may.zone(moved, class));
+        // What gives next to nothing costs more than any layout gains.
+        let dead = |info: &SegmentInfo| info.capacity - info.live.min(info.capacity) > info.capacity / 32;
+        if !victims.iter().any(|info| is_of_group(info) && dead(info)) {
+            return;
+        }
+        match victims.iter().filter(|info| may.oldest && is_of_group(info) && dead(info)).min_by_key(|info| info.written_at).copied() {
+            Some(one) => *victims = vec![one],
+            None => victims.retain(|info| info.stream == Stream::Metadata || is_of_group(info)),
+        }
+    }
+
     /// What is known of the block at `addr` by its zone.
     fn stay(&self, addr: Addr) -> Option<Stay> {
         let entry = self.zones.entry(addr)?;
@@ -161,6 +232,9 @@ impl State {
 
     /// The class that everything goes to that is alive in a victim.
     pub(super) fn class_of_victim(&self, victim: Addr) -> u8 {
+        if let (Some(midas), Some(stay)) = (&self.midas, self.stay(victim)) {
+            return midas.class_of_survivors(stay.moved, stay.class);
+        }
         let Some(estimates) = &self.estimates else { return self.goes_on(victim).map_or(0, |goes| goes.class) };
         let middle = victim.zone_base().plus(self.zones.capacity(victim.device()) / 2);
         let interval = estimates.survivors(self.zones.expected(victim), self.lived_at(middle));
@@ -180,6 +254,10 @@ impl State {
 
     /// The cleaner moved so many blocks of what it had found.
     pub(super) fn note_moved(&mut self, moved: &Relocation, blocks: u32) {
+        let now = self.zones.clock();
+        if let (Some(stay), Some(midas)) = (self.stay(moved.from), &mut self.midas) {
+            names_of(moved.ino, moved.block, blocks).for_each(|name| midas.moved(name, stay.moved, stay.class, now));
+        }
         match self.goes_on(moved.from) {
             Some(goes) => self.zones.note_put(moved.to, blocks, goes.interval),
             None => self.note_placed(moved.to, blocks, moved.estimate),

@@ -131,6 +131,8 @@ pub struct State {
     pub estimates: Option<gc::placement::BlockEstimates>,
     /// Or by what is known of the zones they lie in: one of the published placements.
     pub by_zone: Option<gc::placement::ByZone>,
+    /// Or as MiDAS has it.
+    pub midas: Option<gc::placement::MidasZones>,
 }
 
 /// Space at the end of a head zone, held by one copy (I1: one copy in flight per destination zone).

@@ -132,6 +132,7 @@ fn a_volume_amplifies_writes_as_the_simulator_does() {
         (Load::Zipf, PlacementKind::HotWarmCold, Policy::CostBenefit),
         (Load::Zipf, PlacementKind::Dac, Policy::CostBenefit),
         (Load::Zipf, PlacementKind::SepBit, Policy::CostBenefit),
+        (Load::Zipf, PlacementKind::Midas, Policy::Greedy),
         (Load::Zipf, PlacementKind::Adaptive, Policy::DecliningCost),
     ];
     for (load, placement, policy) in rows {

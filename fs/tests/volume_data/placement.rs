@@ -44,7 +44,12 @@ impl Skewed {
     }
 
     fn amplification(&mut self) -> f64 {
-        self.overwrite(2 * self.blocks);
+        self.amplification_after(2)
+    }
+
+    /// While the blocks are overwritten twice, after they were so often.
+    fn amplification_after(&mut self, times: u64) -> f64 {
+        self.overwrite(times * self.blocks);
         let before = self.volume.status();
         self.overwrite(2 * self.blocks);
         let after = self.volume.status();
@@ -60,6 +65,18 @@ fn placement_saves_copies_where_few_blocks_get_most_writes() {
     let with = skewed.amplification();
     println!("{with:.2} against {without:.2}");
     assert!(with - 1.0 < 0.8 * (without - 1.0), "{with} against {without}");
+    assert_eq!(skewed.drive.violations().len(), 0, "{:?}", skewed.drive.violations());
+}
+
+/// MiDAS sizes its groups after it has seen the space written four times over, and names the groups that give victims.
+#[test]
+fn midas_learns_groups_and_victims_come_from_them() {
+    let mount = |placement: &str| MountOptions { placement: placement.into(), policy: gc::Policy::Greedy, ..options(2) };
+    let without = Skewed::new(96, mount("separate")).amplification();
+    let mut skewed = Skewed::new(96, mount("midas"));
+    let with = skewed.amplification_after(6);
+    println!("{with:.2} against {without:.2}");
+    assert!(with - 1.0 < 0.7 * (without - 1.0), "{with} against {without}");
     assert_eq!(skewed.drive.violations().len(), 0, "{:?}", skewed.drive.violations());
 }
 

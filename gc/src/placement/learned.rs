@@ -5,17 +5,36 @@ use super::{Class, Placement, ReclaimedSegment, RelocatedBlock, UserWrite};
 use crate::segment::Seq;
 use std::collections::VecDeque;
 
-/// A small number for each logical block; zero for those never seen. Grows to the highest block.
+/// A small number for each logical block; zero for those never seen. Grows to the highest block, or has a fixed size in which blocks may meet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PerBlock(Vec<u8>);
+pub(super) struct PerBlock {
+    numbers: Vec<u8>,
+    is_fixed: bool,
+}
 
 impl PerBlock {
-    pub(super) fn of(&mut self, block: u64) -> &mut u8 {
-        let at = usize::try_from(block).unwrap_or(usize::MAX);
-        if at >= self.0.len() {
-            self.0.resize(at + 1, 0);
+    /// So many numbers, whatever blocks are called.
+    pub(super) fn fixed(numbers: usize) -> Self {
+        Self { numbers: vec![0; numbers.max(1)], is_fixed: true }
+    }
+
+    fn place(&self, block: u64) -> usize {
+        match self.is_fixed {
+            true => ((u128::from(block) * self.numbers.len() as u128) >> 64) as usize,
+            false => usize::try_from(block).unwrap_or(usize::MAX),
         }
-        &mut self.0[at]
+    }
+
+    pub(super) fn get(&self, block: u64) -> u8 {
+        self.numbers.get(self.place(block)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn of(&mut self, block: u64) -> &mut u8 {
+        let at = self.place(block);
+        if at >= self.numbers.len() {
+            self.numbers.resize(at + 1, 0);
+        }
+        &mut self.numbers[at]
     }
 }
 

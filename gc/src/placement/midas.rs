@@ -13,16 +13,24 @@
 //! **Layouts.** At the end of an epoch the layout of least predicted write amplification is looked for, group by group; it is applied only when that beats what was
 //! measured in the epoch. A layout under which more was written than before it is given up again: then the model does not fit the load.
 //!
-//! For the simulator: it names the group of the victim itself ([`Placement::victims`]), which a volume does not ask for.
+//! **In a volume** ([`MidasZones`]; in the simulator `midas-zones`) what is moved has zones of its own, so G1 has two open ones: that of users, and that of what is moved out of HOT.
+//! A victim goes to one group whole. Counters are found by a hash of file and block in a table of bounded size, so that some share one, fewer blocks are watched in large volumes, and
+//! what was deleted is not told. When room gets short any zone may be the victim.
 
+use super::adaptive::ZONE_CLASSES;
 use super::learned::PerBlock;
 use super::{Class, Placement, RelocatedBlock, Shape, UserWrite, Victims};
 use crate::segment::Seq;
 use crate::theory::analytic_greedy;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
-/// One block in so many is watched.
+/// One block in so many is watched, or fewer where that would be more than [`MOST_WATCHED`].
 const SAMPLE: u64 = 100;
+/// Blocks that are watched in a volume.
+const MOST_WATCHED: u64 = 50_000;
+/// Counters of a volume: of bytes.
+const MOST_COUNTERS: u64 = 8 << 20;
 /// An epoch in spaces.
 const EPOCH: u64 = 4;
 /// Counter at which a block is hot.
@@ -88,6 +96,7 @@ struct Layout {
 #[derive(Clone, Debug)]
 pub struct Midas {
     shape: Shape,
+    sample: u64,
     counters: PerBlock,
     /// Of the blocks that are watched: when each was written last, and whether it was hot then.
     watched: HashMap<u64, (Seq, bool)>,
@@ -109,6 +118,7 @@ impl Midas {
         let shape = Shape { heads: shape.heads.max(3), segment: shape.segment.max(1), ..shape };
         Self {
             shape,
+            sample: SAMPLE,
             counters: PerBlock::default(),
             watched: HashMap::new(),
             cold: Intervals::new(),
@@ -127,13 +137,18 @@ impl Midas {
         self.layout.groups.len() as u8 + 1
     }
 
-    fn is_watched(block: u64) -> bool {
+    fn is_watched(&self, block: u64) -> bool {
         // Fibonacci hashing: neighbours are not watched together.
-        (block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).is_multiple_of(SAMPLE)
+        (block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).is_multiple_of(self.sample)
+    }
+
+    /// Does it go to HOT when it is written now?
+    fn would_be_hot(&self, block: u64) -> bool {
+        self.layout.hot > 0 && (self.counters.get(block) & 0x7f) + 1 >= HOT
     }
 
     fn watch(&mut self, block: u64, hot: bool, now: Seq) {
-        if !Self::is_watched(block) {
+        if !self.is_watched(block) {
             return;
         }
         if let Some((written, was_hot)) = self.watched.insert(block, (now, hot)) {
@@ -291,6 +306,127 @@ impl Placement for Midas {
     }
 }
 
+/// Groups of a volume: HOT, G1, and as many as there are further heads for what is moved.
+const GROUPS: u8 = ZONE_CLASSES + 1;
+
+/// The same as volumes have it; see the module. Users' writes of HOT and G1 go to class 0 and 1 of their heads, what is moved to group g to class g - 1.
+#[derive(Clone, Debug)]
+pub struct MidasZones {
+    midas: Midas,
+    is_told_of_deletions: bool,
+}
+
+impl MidasZones {
+    /// For the simulator.
+    pub fn new(shape: Shape) -> Self {
+        Self { midas: Midas::new(Shape { heads: GROUPS, ..shape }), is_told_of_deletions: true }
+    }
+
+    /// For a volume, whose blocks are called by numbers that are spread over all there are.
+    pub fn in_volume(shape: Shape) -> Self {
+        let mut midas = Midas::new(Shape { heads: GROUPS, ..shape });
+        midas.sample = SAMPLE.max(shape.space / MOST_WATCHED);
+        midas.counters = PerBlock::fixed((shape.space * 2).min(MOST_COUNTERS) as usize);
+        Self { midas, is_told_of_deletions: false }
+    }
+
+    /// The group of a zone, by what filled it.
+    fn group(moved: bool, class: u8) -> u8 {
+        if moved { class.saturating_add(1) } else { class.min(1) }
+    }
+
+    /// The class of users' heads that takes a run of these blocks: most of them decide.
+    pub fn class_of_run(&self, blocks: impl Iterator<Item = u64>) -> u8 {
+        let (hot, all) = blocks.fold((0u64, 0u64), |(hot, all), block| (hot + u64::from(self.midas.would_be_hot(block)), all + 1));
+        u8::from(2 * hot <= all)
+    }
+
+    /// Users have written a block; so many are live.
+    pub fn wrote(&mut self, block: u64, now: Seq, live: u64) {
+        self.midas.user(&UserWrite { block, previous: None, placed: None, expected: None, next: None, now });
+        if !self.is_told_of_deletions {
+            self.midas.live = live;
+            if self.midas.watched.len() as u64 > 4 * MOST_WATCHED {
+                self.midas.watched.clear();
+            }
+        }
+    }
+
+    /// A block was moved out of a zone that was filled so.
+    pub fn moved(&mut self, block: u64, moved: bool, class: u8, now: Seq) {
+        let from = Class(Self::group(moved, class));
+        self.midas.relocated(&RelocatedBlock { block, from, written: None, placed: None, expected: None, next: None, now });
+    }
+
+    /// The class of the heads of what is moved to which everything goes that lives in a zone that was filled so.
+    pub fn class_of_survivors(&self, moved: bool, class: u8) -> u8 {
+        (Self::group(moved, class) + 1).min(self.midas.last()) - 1
+    }
+
+    /// Of all closed zones, by what filled them: from which may the next victim be ([`MayGive::zone`])?
+    pub fn may_give(&self, closed: impl Iterator<Item = (bool, u8)>) -> MayGive {
+        let mut count = [0; GROUPS as usize];
+        for (moved, class) in closed {
+            count[usize::from(Self::group(moved, class).min(GROUPS - 1))] += 1;
+        }
+        match self.midas.victims(&count) {
+            Some(Victims { first, last, oldest }) => MayGive { groups: first.0..=last.0, oldest },
+            None => MayGive { groups: 0..=u8::MAX, oldest: false },
+        }
+    }
+}
+
+/// Groups of which the next victim must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MayGive {
+    groups: RangeInclusive<u8>,
+    /// The oldest zone of them, whatever lives in it; else the victim policy chooses.
+    pub oldest: bool,
+}
+
+impl MayGive {
+    /// Is a zone of them that was filled so?
+    pub fn zone(&self, moved: bool, class: u8) -> bool {
+        self.groups.contains(&MidasZones::group(moved, class))
+    }
+}
+
+/// The class of a group in the simulator, where classes of users and of what is moved take turns.
+fn simulated(group: u8, moved: bool) -> Class {
+    Class(if moved { 2 * group - 1 } else { 2 * group })
+}
+
+impl Placement for MidasZones {
+    fn name(&self) -> &'static str {
+        "midas-zones"
+    }
+    fn classes(&self) -> u8 {
+        2 * GROUPS - 1
+    }
+    fn active(&self) -> u8 {
+        2 * self.midas.last() + 1
+    }
+    fn user(&mut self, write: &UserWrite) -> Class {
+        let Class(group) = self.midas.user(write);
+        simulated(group, false)
+    }
+    fn relocated(&mut self, block: &RelocatedBlock) -> Class {
+        let from = Class(block.from.0.div_ceil(2));
+        let Class(group) = self.midas.relocated(&RelocatedBlock { from, ..*block });
+        simulated(group, true)
+    }
+    fn trimmed(&mut self, block: u64) {
+        self.midas.trimmed(block);
+    }
+    fn victims(&self, closed: &[u32]) -> Option<Victims> {
+        let mut count = [0; GROUPS as usize];
+        (0u8..).zip(closed).for_each(|(class, zones)| count[usize::from(class.div_ceil(2).min(GROUPS - 1))] += zones);
+        let Victims { first, last, oldest } = self.midas.victims(&count)?;
+        let first = Class((2 * first.0).saturating_sub(1));
+        Some(Victims { first, last: Class(last.0.saturating_mul(2)), oldest })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,5 +520,46 @@ mod tests {
         (0..100_000).for_each(|block| midas.trimmed(block));
         midas.trimmed(5);
         assert_eq!((midas.live, midas.watched.len()), (0, 0));
+    }
+
+    #[test]
+    fn groups_of_a_volume_are_found_by_who_filled_a_zone() {
+        let mut zones = MidasZones::in_volume(Shape { space: 100_000, segment: 100, heads: 6, charged: true });
+        zones.midas.layout = Layout { hot: 1, groups: vec![1, 2] };
+        assert_eq!(
+            [(false, 0), (false, 1), (true, 0), (true, 1), (true, 2), (true, 3)].map(|(moved, class)| MidasZones::group(moved, class)),
+            [0, 1, 1, 2, 3, 4]
+        );
+        let block = 77 << 40;
+        assert_eq!(zones.class_of_run([block].into_iter()), 1);
+        (0..2).for_each(|now| zones.wrote(block, now, 1));
+        assert_eq!(zones.class_of_run([block].into_iter()), 0, "the third write is one of a hot block");
+        assert_eq!(zones.class_of_run([block, 5 << 50].into_iter()), 1, "half of it is not");
+        zones.wrote(block, 3, 1);
+        zones.moved(block, false, 0, 4);
+        assert_eq!(zones.class_of_run([block].into_iter()), 0);
+        zones.moved(block, true, 0, 4);
+        assert_eq!(zones.class_of_run([block].into_iter()), 1, "it was moved out of HOT and G1");
+        let survivors = [(false, 0), (false, 1), (true, 0), (true, 1), (true, 2)];
+        assert_eq!(survivors.map(|(moved, class)| zones.class_of_survivors(moved, class)), [0, 1, 1, 2, 2]);
+        // G1 is larger than its one zone: one that users filled, and one with what came out of HOT.
+        let closed = [(false, 0), (false, 1), (true, 0), (true, 2)];
+        let may = zones.may_give(closed.into_iter());
+        assert_eq!(closed.map(|(moved, class)| may.zone(moved, class)), [false, true, true, false]);
+        assert!(may.oldest);
+        let may = zones.may_give([(false, 0), (false, 1), (true, 2)].into_iter());
+        assert!(may.zone(true, 2) && may.zone(true, 3) && !may.zone(false, 1) && !may.oldest);
+    }
+
+    #[test]
+    fn memory_for_blocks_of_a_volume_is_bounded() {
+        let mut zones = MidasZones::in_volume(Shape { space: 1 << 30, segment: 1 << 16, heads: 6, charged: true });
+        for block in 0..100_000u64 {
+            zones.wrote(block.wrapping_mul(0x9e37_79b9_7f4a_7c15), block, 7);
+        }
+        assert!(zones.midas.watched.len() < 50 && zones.midas.live == 7);
+        zones.midas.watched = (0..4 * MOST_WATCHED + 1).map(|block| (block, (0, false))).collect();
+        zones.wrote(1, 100_001, 7);
+        assert!(zones.midas.watched.len() <= 1);
     }
 }

@@ -75,11 +75,12 @@ impl World {
         let clock = self.clock.clone();
         // Each mount places and chooses otherwise than the one before, so that what one leaves is met by the other.
         let turn = self.seed + u64::from(self.mounts);
-        let (placement, policy) = match (turn % 3, turn / 3 % 3) {
+        let (placement, policy) = match (turn % 3, turn / 3 % 4) {
             (0, _) => ("default", gc::Policy::default()),
             (1, _) => ("separate", gc::Policy::Greedy),
             (_, 0) => ("hot-warm-cold", gc::Policy::CostBenefit),
             (_, 1) => ("dac", gc::Policy::DecliningCost),
+            (_, 2) => ("midas", gc::Policy::Greedy),
             _ => ("sepbit", gc::Policy::Fifo),
         };
         let options = MountOptions {

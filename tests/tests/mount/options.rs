@@ -145,6 +145,7 @@ fn every_mount_option_is_taken() {
         "placement=hot-warm-cold",
         "placement=dac",
         "placement=sepbit",
+        "placement=midas",
         "cache_size=33554432",
         "cache_size=64M",
         "verify_copies=off",
