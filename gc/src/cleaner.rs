@@ -489,7 +489,11 @@ impl<S: LogSpace, M: Mover> Cleaner<S, M> {
     fn best_of(&self, candidates: &[SegmentInfo], caller: Caller) -> Option<SegmentInfo> {
         let now = self.space().now();
         let policy: &dyn VictimPolicy = if caller == Caller::Blocked { &crate::policy::Greedy } else { &*self.policy };
-        let id = policy.choose(candidates, now)?;
+        let preferred = match caller {
+            Caller::Background | Caller::Foreground => self.space().preferred(candidates),
+            Caller::Blocked | Caller::Manual => None,
+        };
+        let id = preferred.and_then(|some| policy.choose(&some, now)).or_else(|| policy.choose(candidates, now))?;
         candidates.iter().find(|candidate| candidate.id == id).copied()
     }
 

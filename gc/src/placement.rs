@@ -17,7 +17,7 @@ pub use adaptive::{Adaptive, AdaptiveZones, ZONE_CLASSES};
 pub use estimate::{BlockEstimates, Estimate, Lot, Population};
 pub use fixed::{None, Separate};
 pub use learned::{Dac, HotWarmCold, SepBit};
-pub use midas::{MayGive, Midas, MidasZones};
+pub use midas::{Filled, MayGive, Midas, MidasZones};
 pub use oracle::Oracle;
 pub use temperature::Temperature;
 pub use zones::{ByZone, Goes, Stay, Zones};

@@ -96,6 +96,12 @@ pub trait LogSpace: Send + Sync {
     /// The closed segments that may be cleaned: nothing open, pinned, retired, or already empty of live blocks.
     fn segments(&self) -> Vec<SegmentInfo>;
 
+    /// Those of the candidates of which the placement would have the next victim, if it has a say in that. The victim policy chooses among them; where there is
+    /// no hurry.
+    fn preferred(&self, _candidates: &[SegmentInfo]) -> Option<Vec<SegmentInfo>> {
+        None
+    }
+
     /// Logical time.
     fn now(&self) -> Seq;
 
@@ -171,6 +177,9 @@ macro_rules! forward {
         impl<S: LogSpace + ?Sized> LogSpace for $pointer {
             fn segments(&self) -> Vec<SegmentInfo> {
                 (**self).segments()
+            }
+            fn preferred(&self, candidates: &[SegmentInfo]) -> Option<Vec<SegmentInfo>> {
+                (**self).preferred(candidates)
             }
             fn now(&self) -> Seq {
                 (**self).now()

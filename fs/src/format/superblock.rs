@@ -294,7 +294,7 @@ pub fn generation_of(block: &[u8]) -> u64 {
 }
 
 /// What counts up has not come so far in any volume: there is always a next number.
-const LAST_NUMBER: u64 = 1 << 62;
+pub const LAST_NUMBER: u64 = 1 << 62;
 /// Blocks whose bytes can be counted: what a record says of blocks is less.
 pub const MOST_BLOCKS: u64 = 1 << 51;
 /// Zones of a device, and blocks of a zone, that an address can tell.

@@ -21,7 +21,7 @@ use crate::core::zones::{Dead, ZoneTable};
 use crate::error::{FsError, Result};
 use crate::format::batch;
 use crate::format::segment::Role;
-use crate::format::superblock::{MOST_BLOCKS, RootPointers, Superblock, recordable};
+use crate::format::superblock::{LAST_NUMBER, MOST_BLOCKS, RootPointers, Superblock, recordable};
 use crate::ids::NodeId;
 use crate::volume::Volume;
 use crate::volume::commit::{Batch, Landed, NoCut};
@@ -375,7 +375,7 @@ impl Volume {
             clock: state.zones.clock().min(MOST_BLOCKS - 1),
             unwritten: state.zones.unwritten().min(MOST_BLOCKS - 1),
             population: recordable(state.zones.population()),
-            inodes: state.inodes,
+            inodes: state.inodes.min(LAST_NUMBER - 1),
             roots: RootPointers {
                 tree_root: roots.tree_root,
                 map_addr: roots.map_root.addr,

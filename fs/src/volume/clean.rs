@@ -88,9 +88,11 @@ impl LogSpace for Space {
             };
             SegmentInfo { id, stream: stream_of(e.role), live, capacity, written_at, expected }
         };
-        let mut segments: Vec<SegmentInfo> = state.zones.victims().filter(worth).map(info).collect();
-        state.admit_victims(&mut segments);
-        segments
+        state.zones.victims().filter(worth).map(info).collect()
+    }
+
+    fn preferred(&self, candidates: &[SegmentInfo]) -> Option<Vec<SegmentInfo>> {
+        self.volume().ok()?.state.lock().preferred(candidates)
     }
 
     fn now(&self) -> Seq {

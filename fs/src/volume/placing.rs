@@ -11,12 +11,12 @@ use crate::core::key::Key;
 use crate::core::ops::WriteHint;
 use crate::core::zones::ZoneTable;
 use crate::format::item::{Extent, Inode};
-use crate::format::segment::Role;
+use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::ids::{FileBlock, Ino};
 use crate::volume::options::MountOptions;
 use crate::volume::state::State;
 use gc::PlacementKind;
-use gc::placement::{BlockEstimates, ByZone, Estimate, Goes, Lot, MidasZones, Population, Shape, Stay, ZONE_CLASSES};
+use gc::placement::{BlockEstimates, ByZone, Estimate, Filled, Goes, Lot, MidasZones, Population, Shape, Stay, ZONE_CLASSES};
 use gc::{SegmentInfo, Stream};
 
 /// Extents of a run that are looked at: the rest of it is taken to be like these.
@@ -57,7 +57,7 @@ impl Placing {
     /// The zone table is told how many classes there are.
     pub(super) fn of(options: &MountOptions, zones: &mut ZoneTable) -> Self {
         let kind: PlacementKind = options.placement.parse().unwrap_or_default();
-        let blocks = |(addr, _): (Addr, &crate::format::segment::SegmentEntry)| u64::from(zones.capacity(addr.device()));
+        let blocks = |(addr, _): (Addr, &SegmentEntry)| u64::from(zones.capacity(addr.device()));
         let space = zones.iter().map(blocks).sum();
         let segment = zones.iter().map(|(addr, _)| zones.capacity(addr.device())).max().unwrap_or(1);
         if let Some(by_zone) = ByZone::of(kind, space) {
@@ -65,10 +65,11 @@ impl Placing {
             return Self { by_zone: Some(by_zone), ..Self::default() };
         }
         match kind {
-            PlacementKind::Midas => {
-                zones.set_classes(Some(ZONE_CLASSES), false);
-                // It sizes its groups by the space that data has.
-                let shape = Shape { space: zones.total(), segment, heads: zones.classes() + 1, charged: true };
+            // With heads for one class there is nothing to choose.
+            PlacementKind::Midas if zones.most_classes() > 1 => {
+                zones.set_classes(Some(zones.most_classes()), false);
+                // It sizes its groups by the space that users have.
+                let shape = Shape { space: zones.total(), segment, heads: zones.classes(), charged: true };
                 Self { midas: Some(MidasZones::in_volume(shape)), ..Self::default() }
             }
             PlacementKind::Adaptive => {
@@ -91,6 +92,15 @@ fn name_of(ino: Ino, block: u64) -> u64 {
 
 fn names_of(ino: Ino, block: FileBlock, blocks: u32) -> impl Iterator<Item = u64> {
     (block.0..block.0.saturating_add(blocks.into())).map(move |block| name_of(ino, block))
+}
+
+/// Who filled a zone, as MiDAS asks for it. What users copied is new to it.
+fn filled(entry: &SegmentEntry) -> Filled {
+    match entry.role {
+        Role::RelocatedByDevice | Role::RelocatedByHost => Filled::Moved(entry.class),
+        Role::User => Filled::Users(entry.class),
+        _ => Filled::Users(1),
+    }
 }
 
 impl State {
@@ -119,7 +129,9 @@ impl State {
     /// [`Halt::Need`] for a block that is not resident, which mapping them needs, too. What is damaged says nothing of them.
     pub(super) fn heat(&self, ino: Ino, block: FileBlock, blocks: u32, over: &mut Population) -> Planned<Heat> {
         if let Some(midas) = &self.midas {
-            return Ok(Heat { class: midas.class_of_run(names_of(ino, block, blocks)), ..Heat::NONE });
+            // Of a long run some are asked.
+            let step = (blocks as usize / PARTS).max(1);
+            return Ok(Heat { class: midas.class_of_run(names_of(ino, block, blocks).step_by(step)), ..Heat::NONE });
         }
         if self.estimates.is_none() && self.by_zone.is_none() {
             return Ok(Heat::NONE);
@@ -177,28 +189,23 @@ impl State {
         }
     }
 
-    /// Victims that the placement has nothing against: it may choose the group that gives one, and say that it gives its oldest zone.
-    pub(super) fn admit_victims(&self, victims: &mut Vec<SegmentInfo>) {
-        let Some(midas) = &self.midas else { return };
-        // Where users have next to nothing left whatever gives most is right.
-        let typical = victims.iter().map(|info| info.capacity).max().unwrap_or(0);
-        if self.zones.room(self.tree.store().dirty_blocks()).writable < i64::from(typical / 2) {
-            return;
-        }
-        let filled = |info: &SegmentInfo| {
-            let entry = self.zones.entry(Addr::new(info.id.device, info.id.zone, 0)).filter(|_| info.stream != Stream::Metadata)?;
-            Some((matches!(entry.role, Role::RelocatedByDevice | Role::RelocatedByHost), entry.class))
+    /// Of the candidates for the cleaner those of the group that gives a victim, or the oldest of them.
+    pub(super) fn preferred(&self, candidates: &[SegmentInfo]) -> Option<Vec<SegmentInfo>> {
+        let midas = self.midas.as_ref().filter(|_| self.zones.classes_in_use() > 1)?;
+        let is_data = |role: Role| matches!(role, Role::User | Role::RelocatedByDevice | Role::RelocatedByHost | Role::CopiedByDevice);
+        let closed = self.zones.iter().map(|(_, e)| e).filter(|e| e.phase == Phase::Closed && is_data(e.role));
+        let may = midas.may_give(closed.map(filled));
+        let is_of_group = |info: &&SegmentInfo| {
+            let entry = self.zones.entry(Addr::new(info.id.device, info.id.zone, 0));
+            // What gives next to nothing costs more than any layout gains.
+            let gives = info.capacity - info.live.min(info.capacity) > info.capacity / 32;
+            gives && entry.is_some_and(|e| is_data(e.role) && may.zone(filled(e)))
         };
-        let may = midas.may_give(victims.iter().filter_map(filled));
-        let is_of_group = |info: &SegmentInfo| filled(info).is_some_and(|(moved, class)| may.zone(moved, class));
-        // What gives next to nothing costs more than any layout gains.
-        let dead = |info: &SegmentInfo| info.capacity - info.live.min(info.capacity) > info.capacity / 32;
-        if !victims.iter().any(|info| is_of_group(info) && dead(info)) {
-            return;
-        }
-        match victims.iter().filter(|info| may.oldest && is_of_group(info) && dead(info)).min_by_key(|info| info.written_at).copied() {
-            Some(one) => *victims = vec![one],
-            None => victims.retain(|info| info.stream == Stream::Metadata || is_of_group(info)),
+        let group = candidates.iter().filter(is_of_group).copied();
+        match may.oldest {
+            true => group.min_by_key(|info| info.written_at).map(|info| vec![info]),
+            // Metadata is of no group.
+            false => Some(candidates.iter().filter(|info| info.stream == Stream::Metadata || is_of_group(info)).copied().collect()),
         }
     }
 
@@ -232,8 +239,8 @@ impl State {
 
     /// The class that everything goes to that is alive in a victim.
     pub(super) fn class_of_victim(&self, victim: Addr) -> u8 {
-        if let (Some(midas), Some(stay)) = (&self.midas, self.stay(victim)) {
-            return midas.class_of_survivors(stay.moved, stay.class);
+        if let (Some(midas), Some(entry)) = (&self.midas, self.zones.entry(victim)) {
+            return midas.class_of_survivors(filled(entry));
         }
         let Some(estimates) = &self.estimates else { return self.goes_on(victim).map_or(0, |goes| goes.class) };
         let middle = victim.zone_base().plus(self.zones.capacity(victim.device()) / 2);
@@ -255,8 +262,8 @@ impl State {
     /// The cleaner moved so many blocks of what it had found.
     pub(super) fn note_moved(&mut self, moved: &Relocation, blocks: u32) {
         let now = self.zones.clock();
-        if let (Some(stay), Some(midas)) = (self.stay(moved.from), &mut self.midas) {
-            names_of(moved.ino, moved.block, blocks).for_each(|name| midas.moved(name, stay.moved, stay.class, now));
+        if let (Some(midas), Some(entry)) = (&mut self.midas, self.zones.entry(moved.from)) {
+            names_of(moved.ino, moved.block, blocks).for_each(|name| midas.moved(name, filled(entry), now));
         }
         match self.goes_on(moved.from) {
             Some(goes) => self.zones.note_put(moved.to, blocks, goes.interval),

@@ -77,6 +77,14 @@ fn midas_learns_groups_and_victims_come_from_them() {
     let with = skewed.amplification_after(6);
     println!("{with:.2} against {without:.2}");
     assert!(with - 1.0 < 0.7 * (without - 1.0), "{with} against {without}");
+    // Who cleans by hand gets all that there is, whatever group is over its size.
+    let reclaimable = skewed.volume.status().space.reclaimable;
+    skewed.volume.gc(true).expect("cleaned");
+    assert!(
+        skewed.volume.status().space.reclaimable < reclaimable / 4,
+        "of {reclaimable} bytes there are {}",
+        skewed.volume.status().space.reclaimable
+    );
     assert_eq!(skewed.drive.violations().len(), 0, "{:?}", skewed.drive.violations());
 }
 

@@ -18,6 +18,12 @@ impl PerBlock {
         Self { numbers: vec![0; numbers.max(1)], is_fixed: true }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     fn place(&self, block: u64) -> usize {
         match self.is_fixed {
             true => ((u128::from(block) * self.numbers.len() as u128) >> 64) as usize,

@@ -14,8 +14,9 @@
 //! measured in the epoch. A layout under which more was written than before it is given up again: then the model does not fit the load.
 //!
 //! **In a volume** ([`MidasZones`]; in the simulator `midas-zones`) what is moved has zones of its own, so G1 has two open ones: that of users, and that of what is moved out of HOT.
-//! A victim goes to one group whole. Counters are found by a hash of file and block in a table of bounded size, so that some share one, fewer blocks are watched in large volumes, and
-//! what was deleted is not told. When room gets short any zone may be the victim.
+//! A victim goes to one group whole. Counters are found by a hash of file and block in a table of bounded size: two for each block up to 16 GiB, in larger volumes blocks share them, at
+//! 1 TiB 32 of them one, so that HOT tells less and less. Fewer blocks are watched there, and what was deleted is not told. Who waits for room, or cleans by hand, takes the victim
+//! that the policy chooses of all.
 
 use super::adaptive::ZONE_CLASSES;
 use super::learned::PerBlock;
@@ -24,6 +25,7 @@ use crate::segment::Seq;
 use crate::theory::analytic_greedy;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 /// One block in so many is watched, or fewer where that would be more than [`MOST_WATCHED`].
 const SAMPLE: u64 = 100;
@@ -63,9 +65,10 @@ impl Intervals {
         self.total += 1.0;
     }
 
-    /// The middle of a bin.
+    /// The middle of a bin: of a table, for layouts by the hundred are tried.
     fn value(bin: usize) -> f64 {
-        ((bin as f64 + 0.5) / FINE).exp2()
+        static MIDDLES: LazyLock<Vec<f64>> = LazyLock::new(|| (0..BINS).map(|bin| ((bin as f64 + 0.5) / FINE).exp2()).collect());
+        MIDDLES[bin]
     }
 
     /// The share of blocks that live longer than `time`.
@@ -306,33 +309,46 @@ impl Placement for Midas {
     }
 }
 
-/// Groups of a volume: HOT, G1, and as many as there are further heads for what is moved.
-const GROUPS: u8 = ZONE_CLASSES + 1;
+/// Groups of a volume: HOT, and one for each class of heads of what is moved, the first of which it shares with users. One more that best() does not use.
+const GROUPS: u8 = ZONE_CLASSES + 2;
+
+/// Who filled a zone, and of which class its head was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Users.
+    Users(u8),
+    /// The cleaner.
+    Moved(u8),
+}
 
 /// The same as volumes have it; see the module. Users' writes of HOT and G1 go to class 0 and 1 of their heads, what is moved to group g to class g - 1.
 #[derive(Clone, Debug)]
 pub struct MidasZones {
     midas: Midas,
-    is_told_of_deletions: bool,
+    is_in_volume: bool,
+    has_begun: bool,
 }
 
 impl MidasZones {
     /// For the simulator.
     pub fn new(shape: Shape) -> Self {
-        Self { midas: Midas::new(Shape { heads: GROUPS, ..shape }), is_told_of_deletions: true }
+        Self { midas: Midas::new(Shape { heads: GROUPS, ..shape }), is_in_volume: false, has_begun: true }
     }
 
-    /// For a volume, whose blocks are called by numbers that are spread over all there are.
+    /// For a volume, whose blocks are called by numbers that are spread over all there are; `heads`: classes of heads that it has.
     pub fn in_volume(shape: Shape) -> Self {
-        let mut midas = Midas::new(Shape { heads: GROUPS, ..shape });
+        let mut midas = Midas::new(Shape { heads: (shape.heads + 2).min(GROUPS), ..shape });
         midas.sample = SAMPLE.max(shape.space / MOST_WATCHED);
         midas.counters = PerBlock::fixed((shape.space * 2).min(MOST_COUNTERS) as usize);
-        Self { midas, is_told_of_deletions: false }
+        Self { midas, is_in_volume: true, has_begun: false }
     }
 
-    /// The group of a zone, by what filled it.
-    fn group(moved: bool, class: u8) -> u8 {
-        if moved { class.saturating_add(1) } else { class.min(1) }
+    /// The group of a zone. While there is no HOT what an earlier layout had there is of G1.
+    fn group(&self, filled: Filled) -> u8 {
+        match filled {
+            Filled::Users(class) => u8::from(class > 0 || self.midas.layout.hot == 0),
+            Filled::Moved(class) => class.saturating_add(1).min(GROUPS - 1),
+        }
     }
 
     /// The class of users' heads that takes a run of these blocks: most of them decide.
@@ -343,8 +359,12 @@ impl MidasZones {
 
     /// Users have written a block; so many are live.
     pub fn wrote(&mut self, block: u64, now: Seq, live: u64) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // The clock is that of the volume, and goes on over mounts.
+            self.midas.epoch_ends = now + self.midas.shape.space * EPOCH;
+        }
         self.midas.user(&UserWrite { block, previous: None, placed: None, expected: None, next: None, now });
-        if !self.is_told_of_deletions {
+        if self.is_in_volume {
             self.midas.live = live;
             if self.midas.watched.len() as u64 > 4 * MOST_WATCHED {
                 self.midas.watched.clear();
@@ -353,41 +373,40 @@ impl MidasZones {
     }
 
     /// A block was moved out of a zone that was filled so.
-    pub fn moved(&mut self, block: u64, moved: bool, class: u8, now: Seq) {
-        let from = Class(Self::group(moved, class));
+    pub fn moved(&mut self, block: u64, filled: Filled, now: Seq) {
+        let from = Class(self.group(filled));
         self.midas.relocated(&RelocatedBlock { block, from, written: None, placed: None, expected: None, next: None, now });
     }
 
     /// The class of the heads of what is moved to which everything goes that lives in a zone that was filled so.
-    pub fn class_of_survivors(&self, moved: bool, class: u8) -> u8 {
-        (Self::group(moved, class) + 1).min(self.midas.last()) - 1
+    pub fn class_of_survivors(&self, filled: Filled) -> u8 {
+        (self.group(filled) + 1).min(self.midas.last()) - 1
     }
 
     /// Of all closed zones, by what filled them: from which may the next victim be ([`MayGive::zone`])?
-    pub fn may_give(&self, closed: impl Iterator<Item = (bool, u8)>) -> MayGive {
+    pub fn may_give(&self, closed: impl Iterator<Item = Filled>) -> MayGive<'_> {
         let mut count = [0; GROUPS as usize];
-        for (moved, class) in closed {
-            count[usize::from(Self::group(moved, class).min(GROUPS - 1))] += 1;
-        }
+        closed.for_each(|filled| count[usize::from(self.group(filled))] += 1);
         match self.midas.victims(&count) {
-            Some(Victims { first, last, oldest }) => MayGive { groups: first.0..=last.0, oldest },
-            None => MayGive { groups: 0..=u8::MAX, oldest: false },
+            Some(Victims { first, last, oldest }) => MayGive { of: self, groups: first.0..=last.0, oldest },
+            None => MayGive { of: self, groups: 0..=u8::MAX, oldest: false },
         }
     }
 }
 
-/// Groups of which the next victim must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MayGive {
+/// Groups of which the next victim is to be.
+#[derive(Clone, Debug)]
+pub struct MayGive<'a> {
+    of: &'a MidasZones,
     groups: RangeInclusive<u8>,
     /// The oldest zone of them, whatever lives in it; else the victim policy chooses.
     pub oldest: bool,
 }
 
-impl MayGive {
+impl MayGive<'_> {
     /// Is a zone of them that was filled so?
-    pub fn zone(&self, moved: bool, class: u8) -> bool {
-        self.groups.contains(&MidasZones::group(moved, class))
+    pub fn zone(&self, filled: Filled) -> bool {
+        self.groups.contains(&self.of.group(filled))
     }
 }
 
@@ -524,40 +543,64 @@ mod tests {
 
     #[test]
     fn groups_of_a_volume_are_found_by_who_filled_a_zone() {
-        let mut zones = MidasZones::in_volume(Shape { space: 100_000, segment: 100, heads: 6, charged: true });
+        use Filled::{Moved, Users};
+        let mut zones = MidasZones::in_volume(Shape { space: 100_000, segment: 100, heads: 4, charged: true });
         zones.midas.layout = Layout { hot: 1, groups: vec![1, 2] };
-        assert_eq!(
-            [(false, 0), (false, 1), (true, 0), (true, 1), (true, 2), (true, 3)].map(|(moved, class)| MidasZones::group(moved, class)),
-            [0, 1, 1, 2, 3, 4]
-        );
+        let group = |zones: &MidasZones| {
+            [Users(0), Users(1), Users(9), Moved(0), Moved(1), Moved(2), Moved(3), Moved(255)].map(|filled| zones.group(filled))
+        };
+        assert_eq!(group(&zones), [0, 1, 1, 1, 2, 3, 4, GROUPS - 1]);
         let block = 77 << 40;
         assert_eq!(zones.class_of_run([block].into_iter()), 1);
         (0..2).for_each(|now| zones.wrote(block, now, 1));
         assert_eq!(zones.class_of_run([block].into_iter()), 0, "the third write is one of a hot block");
         assert_eq!(zones.class_of_run([block, 5 << 50].into_iter()), 1, "half of it is not");
         zones.wrote(block, 3, 1);
-        zones.moved(block, false, 0, 4);
+        zones.moved(block, Users(0), 4);
         assert_eq!(zones.class_of_run([block].into_iter()), 0);
-        zones.moved(block, true, 0, 4);
+        zones.moved(block, Moved(0), 4);
         assert_eq!(zones.class_of_run([block].into_iter()), 1, "it was moved out of HOT and G1");
-        let survivors = [(false, 0), (false, 1), (true, 0), (true, 1), (true, 2)];
-        assert_eq!(survivors.map(|(moved, class)| zones.class_of_survivors(moved, class)), [0, 1, 1, 2, 2]);
+        let survivors = [Users(0), Users(1), Moved(0), Moved(1), Moved(2)];
+        assert_eq!(survivors.map(|filled| zones.class_of_survivors(filled)), [0, 1, 1, 2, 2]);
         // G1 is larger than its one zone: one that users filled, and one with what came out of HOT.
-        let closed = [(false, 0), (false, 1), (true, 0), (true, 2)];
+        let closed = [Users(0), Users(1), Moved(0), Moved(2)];
         let may = zones.may_give(closed.into_iter());
-        assert_eq!(closed.map(|(moved, class)| may.zone(moved, class)), [false, true, true, false]);
+        assert_eq!(closed.map(|filled| may.zone(filled)), [false, true, true, false]);
         assert!(may.oldest);
-        let may = zones.may_give([(false, 0), (false, 1), (true, 2)].into_iter());
-        assert!(may.zone(true, 2) && may.zone(true, 3) && !may.zone(false, 1) && !may.oldest);
+        let may = zones.may_give([Users(0), Users(1), Moved(2)].into_iter());
+        assert!(may.zone(Moved(2)) && may.zone(Moved(3)) && !may.zone(Users(1)) && !may.oldest);
+        // Without HOT what lies in zones of the first class is of G1, whoever put it there.
+        zones.midas.layout = Layout { hot: 0, groups: vec![2] };
+        let may = zones.may_give([Users(0), Users(0), Moved(1)].into_iter());
+        assert!(!may.oldest && !may.zone(Users(0)) && may.zone(Moved(1)));
+    }
+
+    #[test]
+    fn groups_are_as_many_as_there_are_heads_for_and_an_epoch_begins_with_the_mount() {
+        for classes in 1..=ZONE_CLASSES {
+            let mut zones = MidasZones::in_volume(Shape { space: 100_000, segment: 100, heads: classes, charged: true });
+            assert_eq!(zones.midas.epoch_ends, 400_000);
+            zones.wrote(1, 7_000_000, 85_000);
+            assert_eq!(zones.midas.epoch_ends, 7_400_000);
+            // So skewed that every group more gains.
+            zones.midas.cold = Intervals::new();
+            for (count, interval) in [(900, 300), (300, 3_000), (100, 30_000), (50, 300_000), (10, 3_000_000)] {
+                (0..count).for_each(|_| zones.midas.cold.add(interval));
+            }
+            zones.midas.live = 85_000;
+            zones.midas.layout = zones.midas.best().0;
+            assert!(zones.class_of_survivors(Filled::Moved(255)) < classes, "{classes}: {:?}", zones.midas.layout);
+        }
     }
 
     #[test]
     fn memory_for_blocks_of_a_volume_is_bounded() {
-        let mut zones = MidasZones::in_volume(Shape { space: 1 << 30, segment: 1 << 16, heads: 6, charged: true });
+        let mut zones = MidasZones::in_volume(Shape { space: 1 << 30, segment: 1 << 16, heads: 4, charged: true });
         for block in 0..100_000u64 {
             zones.wrote(block.wrapping_mul(0x9e37_79b9_7f4a_7c15), block, 7);
         }
         assert!(zones.midas.watched.len() < 50 && zones.midas.live == 7);
+        assert_eq!(zones.midas.counters.len() as u64, MOST_COUNTERS);
         zones.midas.watched = (0..4 * MOST_WATCHED + 1).map(|block| (block, (0, false))).collect();
         zones.wrote(1, 100_001, 7);
         assert!(zones.midas.watched.len() <= 1);

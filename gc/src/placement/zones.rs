@@ -7,7 +7,7 @@
 //! * *hot, warm, cold*: what is written over is hot if it has not been moved since its last write, that is if it lies in a zone that users filled; else warm. What is
 //!   moved is cold.
 //! * *DAC*: the level is noted of the zone, as an interval four times as long for each level colder; [`ZONE_CLASSES`] levels instead of six.
-//! * *SepBIT*: the time of the last write of a user is that of the zone, if users filled it; of a zone of moved blocks their mean age when they came there is noted.
+//! * *SepBIT*: the time of the last write of a user is that of the zone, if users filled it; of a zone of moved blocks their mean age (the harmonic mean) when they came there is noted.
 //!
 //! The simulator has the same by the names `hot-warm-cold-zones`, `dac-zones` and `sepbit-zones`.
 
