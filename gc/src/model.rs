@@ -75,6 +75,8 @@ pub struct Inner {
     gc_reserve: usize,
     pub grant: u32,
     pub bad: BTreeSet<u32>,
+    /// The zone that the placement wants cleaned first.
+    pub preferred: Option<u32>,
     pub faults: VecDeque<Fault>,
     pub device_offloads: bool,
     host_next: bool,
@@ -117,6 +119,7 @@ impl Model {
             gc_reserve,
             grant: u32::MAX,
             bad: BTreeSet::new(),
+            preferred: None,
             faults: VecDeque::new(),
             device_offloads: true,
             host_next: false,
@@ -230,7 +233,7 @@ impl Inner {
         self.zones.iter().filter(|z| z.state == State::Empty).count() as u32
     }
 
-    fn live(&self, zone: usize) -> u32 {
+    pub fn live(&self, zone: usize) -> u32 {
         let first = zone * self.capacity as usize;
         self.owners[first..first + self.capacity as usize].iter().flatten().count() as u32
     }
@@ -332,6 +335,11 @@ impl LogSpace for Model {
             _ => None,
         };
         s.zones.iter().enumerate().filter_map(info).collect()
+    }
+
+    fn preferred(&self, candidates: &[SegmentInfo]) -> Option<Vec<SegmentInfo>> {
+        let zone = self.0.lock().preferred?;
+        Some(candidates.iter().filter(|info| info.id.zone.0 == zone).copied().collect())
     }
 
     fn now(&self) -> Seq {

@@ -224,6 +224,34 @@ fn few_empty_zones_of_metadata_are_not_worth_a_checkpoint_before_somebody_waits(
     }
 }
 
+/// The placement has a say where there is no hurry, among those that can be cleaned.
+#[test]
+fn the_placement_chooses_in_the_background_and_nobody_waits_for_its_choice() {
+    let first_victim = |caller: Caller, bad: bool| {
+        let model = half_dead(3);
+        // The last zone has the fewest alive, and another is wanted.
+        (33..40).for_each(|block| model.delete(block));
+        model.with(|m| m.preferred = Some(1));
+        if bad {
+            model.with(|m| m.bad.insert(16 + 15));
+        }
+        let mut cleaner = cleaner(&model, Policy::Greedy, 32, 16);
+        let short = Situation { room: Room { writable: 0, ahead: -1 }, ..situation(&model, caller) };
+        let emptied = |model: &Model| (0..3).find(|zone| model.with(|m| m.live(*zone)) == 0);
+        for _ in 0..100 {
+            let _ = cleaner.poll(&short);
+            if let Some(zone) = emptied(&model) {
+                return zone;
+            }
+        }
+        panic!("nothing is cleaned for {caller:?}");
+    };
+    assert_eq!(first_victim(Caller::Background, false), 1);
+    assert_eq!(first_victim(Caller::Foreground, false), 1);
+    assert_eq!(first_victim(Caller::Blocked, false), 2);
+    assert_eq!(first_victim(Caller::Background, true), 2, "what cannot be moved keeps nothing else from being cleaned");
+}
+
 #[test]
 fn an_unreadable_victim_is_left_alone_until_much_of_it_has_died() {
     let model = half_dead(3);
