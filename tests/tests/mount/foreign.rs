@@ -62,7 +62,7 @@ fn pjdfstest_finds_nothing() {
     let mut skipped: Vec<&str> =
         said.lines().filter(|line| line.ends_with("skipped")).filter_map(|line| line.split_whitespace().next()).collect();
     skipped.retain(|name| !name.contains("erofs"));
-    // The C library knows limits of filesystems by their type, and that of FUSE says nothing of links: `semantics` has the test of ours.
+    // The C library knows limits by the type of a filesystem, and none of FUSE: `semantics` has the test of ours.
     assert_eq!(skipped, ["link::link_count_max"], "{said}");
     let passed = said.lines().filter(|line| line.ends_with(" ok")).count();
     assert!(passed > 350, "{passed} tests: {said}");
@@ -79,7 +79,8 @@ fn exercise(volume: Builder, seeds: std::ops::Range<u32>) {
     let Some(mut mounted) = volume.mount() else {
         return;
     };
-    let settings = mounted.root().parent().expect("the volume's own directory").join("fsx.toml");
+    let own = mounted.root().parent().expect("the volume's own directory").to_path_buf();
+    let settings = own.join("fsx.toml");
     let weights = [
         ("close_open", 1),
         ("invalidate", 1),
@@ -100,9 +101,8 @@ fn exercise(volume: Builder, seeds: std::ops::Range<u32>) {
     fs::write(&settings, format!("flen = 262144\n[opsize]\nmax = 65536\nmin = 0\nalign = 1\n[weights]\n{weights}")).unwrap();
     let operations = if quick() { "1000" } else { "10000" };
     for seed in seeds {
-        let copies = |mounted: &Mounted| mounted.root().parent().expect("a directory").to_path_buf();
         let mut command = Command::new("fsx");
-        command.arg("-f").arg(&settings).args(["-qq", "-N", operations, "-S", &seed.to_string(), "-P"]).arg(copies(&mounted));
+        command.arg("-f").arg(&settings).args(["-qq", "-N", operations, "-S", &seed.to_string(), "-P"]).arg(&own);
         run(command.arg(mounted.path("file")));
         mounted.remount();
     }

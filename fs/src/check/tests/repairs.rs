@@ -349,7 +349,7 @@ fn what_a_page_of_the_node_map_knows_is_not_missed_in_silence_where_it_cannot_be
     for n in 0..60 {
         volume.setxattr(make(&volume, Ino::ROOT, &format!("file {n}")), b"user.long", &content(n, 30_000), 0).expect("set");
     }
-    volume.shutdown().expect("ends");
+    volume.shutdown().expect("unmounted");
     drop(volume);
     // Of a volume of which nothing is resident; `times` reads from this one on fail.
     let look = |reached: Option<&_>, read: u64, times: u64| {
@@ -441,7 +441,7 @@ fn counts_that_a_forged_superblock_has_at_their_end_are_no_end_of_the_volume() {
         let options = WriteOptions { sync: false, kill_suid: false, append: false };
         let _ = volume.write(base.big, 0, &content(1, 100_000), &options);
         let _ = volume.mknod(Ino::ROOT, b"one more", libc::S_IFREG | 0o644, 0, &Caller::default());
-        volume.shutdown().expect("ends");
+        volume.shutdown().expect("unmounted");
         let report = mend(&rig);
         assert!(report.after.clean, "{report}");
         assert!(mend(&rig).repairs.is_empty());
