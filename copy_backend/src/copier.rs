@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use zns::{DeviceId, ZonedDevice};
+use zns::{DeviceId, Processors, ZonedDevice};
 
 /// Copies that run side by side.
 const THREADS: usize = 4;
@@ -193,6 +193,8 @@ struct Shared {
 pub struct Copier {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Those of whoever made it, for a thread that asks for a copy may be bound to one.
+    processors: Processors,
 }
 
 impl Copier {
@@ -212,7 +214,7 @@ impl Copier {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| CopyError::Invalid(format!("no event descriptor: {errno}")))?;
         let shared = Shared { engine, state: Mutex::default(), work: Condvar::new(), ended: Condvar::new(), event };
-        Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
+        Ok(Self { shared: Arc::new(shared), threads: Mutex::default(), processors: Processors::of_caller() })
     }
 
     /// The engine: routes, counters.
@@ -258,8 +260,12 @@ impl Copier {
         if threads.len() >= busy.min(THREADS) {
             return Ok(());
         }
-        let shared = self.shared.clone();
-        match std::thread::Builder::new().name("copier".into()).spawn(move || shared.serve()) {
+        let (shared, processors) = (self.shared.clone(), self.processors);
+        let work = move || {
+            processors.take();
+            shared.serve();
+        };
+        match std::thread::Builder::new().name("copier".into()).spawn(work) {
             Ok(thread) => threads.push(thread),
             Err(_) if !threads.is_empty() => {}
             Err(error) => return Err(CopyError::Invalid(format!("cannot start a thread: {error}"))),

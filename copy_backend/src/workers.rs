@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use zns::Ticket;
+use zns::{Processors, Ticket};
 
 /// What a job gives; and what whoever waits for one that vanished is told.
 pub(crate) trait Lost: Send + 'static {
@@ -57,12 +57,14 @@ pub(crate) struct Workers<T: Lost = CopyOutcome> {
     threads: Mutex<Vec<JoinHandle<()>>>,
     most: usize,
     name: &'static str,
+    /// Those of whoever made it, for a thread that asks for a copy may be bound to one.
+    processors: Processors,
 }
 
 impl<T: Lost> Workers<T> {
     /// At most `most` threads.
     pub fn new(name: &'static str, most: usize) -> Self {
-        Self { shared: Arc::default(), threads: Mutex::default(), most: most.max(1), name }
+        Self { shared: Arc::default(), threads: Mutex::default(), most: most.max(1), name, processors: Processors::of_caller() }
     }
 
     /// Queues a job.
@@ -85,8 +87,12 @@ impl<T: Lost> Workers<T> {
         if threads.len() >= self.most {
             return;
         }
-        let shared = self.shared.clone();
-        match std::thread::Builder::new().name(self.name.into()).spawn(move || run(&shared)) {
+        let (shared, processors) = (self.shared.clone(), self.processors);
+        let work = move || {
+            processors.take();
+            run(&shared);
+        };
+        match std::thread::Builder::new().name(self.name.into()).spawn(work) {
             Ok(thread) => threads.push(thread),
             // With no thread at all, whoever waits for the job carries it out: see `complete`.
             Err(error) => tracing::warn!(%error, "cannot start a copy thread"),
@@ -186,6 +192,23 @@ mod tests {
         assert_eq!(workers.complete(second), did(2));
         assert_eq!(workers.complete(first), did(1));
         assert_eq!(workers.complete(copy_of_second).failure, Some(FailureKind::Transient));
+    }
+
+    #[test]
+    fn a_thread_has_the_processors_of_whoever_made_the_pool() {
+        let workers: Workers = Workers::new("test", 1);
+        let all = Processors::of_caller().numbers();
+        let (told, numbers) = mpsc::channel();
+        let cpu = all[0];
+        let bound = move || {
+            Processors::bind_to(cpu);
+            workers.submit(move || {
+                told.send(Processors::of_caller().numbers()).unwrap();
+                did(0)
+            });
+        };
+        std::thread::spawn(bound).join().unwrap();
+        assert_eq!(numbers.recv().unwrap(), all);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use zns::Processors;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -79,9 +80,17 @@ pub(super) fn owes_answers(owes: bool) {
 }
 
 /// The lanes of one mount.
-#[derive(Default)]
 pub(super) struct Lanes {
     shared: Arc<Shared>,
+    /// For spare threads: those who make them may be bound.
+    processors: Processors,
+}
+
+impl Default for Lanes {
+    /// Spare threads will have the processors of the calling thread.
+    fn default() -> Self {
+        Self { shared: Arc::default(), processors: Processors::of_caller() }
+    }
 }
 
 impl Lanes {
@@ -107,9 +116,13 @@ impl Lanes {
         let mut queue = self.shared.queue.lock();
         queue.jobs.push_back(Box::new(job));
         if queue.idle < queue.jobs.len() && queue.threads < MAX_SPARE {
-            let shared = self.shared.clone();
+            let (shared, processors) = (self.shared.clone(), self.processors);
+            let work = move || {
+                processors.take();
+                spare(&shared);
+            };
             // Without another thread the job waits for those that are there; with none at all it runs here.
-            match std::thread::Builder::new().name("fuse-spare".into()).spawn(move || spare(&shared)) {
+            match std::thread::Builder::new().name("fuse-spare".into()).spawn(work) {
                 Ok(_) => queue.threads += 1,
                 Err(_) if queue.threads == 0 => {
                     let job = queue.jobs.pop_back();
@@ -221,6 +234,22 @@ mod tests {
                 assert!(!runs_here(&lanes), "there is no other one");
             });
         });
+    }
+
+    #[test]
+    fn a_spare_thread_has_the_processors_of_whoever_made_the_lanes() {
+        let lanes = Lanes::default();
+        let all = Processors::of_caller().numbers();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                Processors::bind_to(all[0]);
+                let seen = seen.clone();
+                lanes.hand_over(move || *seen.lock() = Processors::of_caller().numbers());
+            });
+        });
+        lanes.drain();
+        assert_eq!(*seen.lock(), all);
     }
 
     #[test]

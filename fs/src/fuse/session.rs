@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use thiserror::Error;
+use zns::Processors;
 
 type Thread = JoinHandle<std::io::Result<()>>;
 
@@ -230,11 +231,14 @@ fn serve_all<S: Served>(
     (falls, fallen): (Sender<std::io::Error>, Receiver<std::io::Error>),
 ) -> std::io::Result<()> {
     let crew = Arc::new(Crew::new(channels.len()));
+    let homes = homes(&Processors::of_caller().numbers(), channels.len());
     let is_alone = !beside.is_empty() && channels.len() == 1;
     let start = |(number, channel): (usize, Channel)| {
         let (adaptor, crew, falls) = (adaptor.clone(), crew.clone(), falls.clone());
+        let home = homes.get(number).copied();
         let work = move || {
             crew.join();
+            home.into_iter().for_each(Processors::bind_to);
             let ended = serve(&adaptor, &channel, max_write);
             if let Err(error) = &ended
                 && is_alone
@@ -252,6 +256,16 @@ fn serve_all<S: Served>(
     let ended = await_end(started.into_iter().chain(beside.into_iter().map(Ok)), &fallen)?;
     adaptor.finish();
     ended
+}
+
+/// To which processor each of the threads is bound; none: they are not.
+///
+/// Left to itself the scheduler moves a thread that wakes up for a request to a processor that sleeps, whose waking takes longer than the request, and where several
+/// requests come at once it keeps all threads on one processor for milliseconds while the other is idle. The kernel has those who wait for requests take turns:
+/// bound to two processors, every second request finds its thread where it was asked. With more processors that is seldom, and a thread that is bound may have to wait for
+/// somebody who keeps its processor, so they are left alone.
+fn homes(processors: &[usize], threads: usize) -> Vec<usize> {
+    if processors.len() == 2 && threads == 2 { processors.to_vec() } else { Vec::new() }
 }
 
 /// Waits for the end of all threads, which hold what `fallen` listens to: the first error that one of them ended with.
@@ -327,6 +341,14 @@ mod tests {
     use rustix::event::EventfdFlags;
     use std::io::{Error, Result};
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn two_threads_have_each_one_of_two_processors() {
+        assert_eq!(homes(&[3, 5], 2), [3, 5]);
+        for (processors, threads) in [(&[0][..], 2), (&[0, 1], 1), (&[0, 1], 3), (&[0, 1, 2], 2), (&[0, 1, 2, 3], 4), (&[], 2)] {
+            assert!(homes(processors, threads).is_empty(), "{threads} on {processors:?}");
+        }
+    }
 
     #[test]
     fn the_session_ends_when_a_thread_of_a_ring_cannot_go_on() {
