@@ -9,6 +9,7 @@
 //! A new road is one file that implements the trait, and one line in [`CopyEngine::for_devices`]; nothing else knows the
 //! roads by name.
 
+mod admission;
 pub mod backend;
 mod begun;
 pub mod calibrate;

@@ -10,6 +10,7 @@
 //! lies in the blocks of the destination otherwise than in those of the source is nothing for this road. Whether the filesystem can is asked by a
 //! clone of a range onto itself, which changes nothing: one that cannot says EOPNOTSUPP, one that can has nothing to do.
 
+use crate::admission::Admission;
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::plan;
@@ -140,9 +141,10 @@ impl Shared {
         let to_block = u64::from(target.geometry().block_size);
         let bytes: Vec<u64> = command.sources.iter().map(|range| plan::bytes_of(range, source.geometry())).collect();
         let all = Blocks(bytes.iter().sum::<u64>() / to_block);
-        if let Err(error) = target.admit_copy(command.target.lba, all) {
-            return CopyOutcome::failed(0, FailureKind::of_write(&error), error.to_string());
-        }
+        let admission = match Admission::ask(target, command, all) {
+            Ok(admission) => admission,
+            Err(refusal) => return refusal,
+        };
         let mut at = command.target.lba.0 * to_block;
         let mut outcome = CopyOutcome::offloaded(command.sources.len());
         let sharing = Sharing { source: &**source, target: &**target, files: &files, class: command.class };
@@ -156,7 +158,7 @@ impl Shared {
             at += len;
         }
         let done = bytes.iter().take(outcome.ranges_done).sum::<u64>() / to_block;
-        target.copy_ended(command.target.lba, all, Blocks(done));
+        admission.end(Blocks(done));
         outcome
     }
 }

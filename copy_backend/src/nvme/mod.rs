@@ -24,6 +24,7 @@ mod ring;
 mod tests;
 mod wire;
 
+use crate::admission::Admission;
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::topology::{DevNumber, Piece, RealDevice, Stand, Topology};
@@ -51,13 +52,13 @@ struct Pair {
 /// A command of the engine's under way.
 struct Job {
     command: CopyCommand,
-    /// Blocks of the target device.
-    blocks: Blocks,
     pair: Arc<Pair>,
     waiting: VecDeque<(Arc<Open>, Part)>,
     flying: VecDeque<(Arc<Open>, Part, Tag)>,
     /// Parts in flight at once.
     width: usize,
+    /// Until its end is told.
+    admission: Option<Admission>,
 }
 
 /// The road.
@@ -149,11 +150,10 @@ impl NvmeRoad {
         let opened = |part: Part| pair.open.get(&part.device).map(|open| (open.clone(), part)).ok_or_else(|| "a device is not open".into());
         let waiting = parts.into_iter().map(opened).collect::<std::result::Result<_, String>>().map_err(unsupported)?;
         let blocks = Blocks(bytes / target_block);
-        to.admit_copy(command.target.lba, blocks)
-            .map_err(|error| CopyOutcome::failed(0, FailureKind::of_write(&error), error.to_string()))?;
+        let admission = Admission::ask(to, &command, blocks)?;
         let sequential = to.has_write_pointer(to.geometry().zone_of(command.target.lba)) && !to.geometry().software_zones;
         let width = if sequential { 1 } else { SIDE_BY_SIDE };
-        Ok(Job { command, blocks, pair, waiting, flying: VecDeque::new(), width })
+        Ok(Job { command, pair, waiting, flying: VecDeque::new(), width, admission: Some(admission) })
     }
 
     fn conclude(&self, mut job: Job) -> CopyOutcome {
@@ -188,9 +188,8 @@ impl NvmeRoad {
         if failure.is_some() {
             done = done.min(self.bytes_behind(target).unwrap_or(0));
         }
-        if let Ok(to) = self.device(target.device) {
-            let block = u64::from(to.geometry().block_size);
-            to.copy_ended(target.lba, job.blocks, Blocks(done / block));
+        if let (Ok(to), Some(admission)) = (self.device(target.device), job.admission.take()) {
+            admission.end(Blocks(done / u64::from(to.geometry().block_size)));
         }
         match failure {
             None => CopyOutcome::offloaded(job.command.sources.len()),

@@ -1,6 +1,7 @@
 //! What both SCSI roads are made of: a command is translated and admitted when it is submitted, carried out by a thread, and settled when it ends.
 //! What differs, the limits and the commands themselves, is a [`Protocol`].
 
+use crate::admission::Admission;
 use crate::backend::{CopyBackend, CopyCaps, CopyCommand, CopyOutcome, FailureKind, NoRoad, Road};
 use crate::error::Result;
 use crate::scsi::error::ScsiError;
@@ -11,7 +12,7 @@ use crate::workers::Workers;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use zns::{Blocks, DeviceId, Ticket};
+use zns::{DeviceId, Ticket};
 
 /// Why moves came to an end before all were done.
 #[derive(Clone, Debug)]
@@ -91,7 +92,7 @@ impl<P: Protocol> CopyBackend for ScsiRoad<P> {
 struct Admitted {
     stands: (Arc<Stand>, Arc<Stand>),
     moves: VecDeque<Move>,
-    blocks: Blocks,
+    admission: Admission,
 }
 
 impl Admitted {
@@ -102,10 +103,7 @@ impl Admitted {
         };
         let moves = places.moves(command, &stands).map_err(|why| unsupported(&why))?;
         let blocks = places.filled(command, command.sources.len());
-        device
-            .admit_copy(command.target.lba, blocks)
-            .map_err(|error| CopyOutcome::failed(0, FailureKind::of_write(&error), error.to_string()))?;
-        Ok(Self { stands, moves, blocks })
+        Ok(Self { stands, moves, admission: Admission::ask(device, command, blocks)? })
     }
 
     fn carry_out(self, places: &Places, command: &CopyCommand, carry: impl FnOnce(VecDeque<Move>) -> (usize, Option<Stop>)) -> CopyOutcome {
@@ -114,9 +112,7 @@ impl Admitted {
             let detail = "a table below the device changed during the copy".to_owned();
             (done, stop) = (0, Some(Stop { kind: FailureKind::Transient, detail }));
         }
-        if let Some(device) = places.device(command.target.device) {
-            device.copy_ended(command.target.lba, self.blocks, places.filled(command, done));
-        }
+        self.admission.end(places.filled(command, done));
         match stop {
             None => CopyOutcome::offloaded(done),
             Some(Stop { kind, detail }) => {

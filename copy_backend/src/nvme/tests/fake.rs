@@ -45,7 +45,8 @@ pub struct FakeNamespace {
     pub others: Mutex<HashMap<u32, Arc<FakeNamespace>>>,
     /// Called before each command.
     pub before: Mutex<Option<Box<dyn Fn() + Send>>>,
-    answers: Mutex<HashMap<u64, Answer>>,
+    /// Those of commands that nobody has finished.
+    pub answers: Mutex<HashMap<u64, Answer>>,
 }
 
 pub fn identify(blocks: u64, block_size: u32, limits: (u16, u32, u8)) -> Vec<u8> {

@@ -6,7 +6,9 @@ use super::fake::{FakeNamespace, FakePort, FakeSystem, Standing, Trick, controll
 use crate::topology::{MadeOf, TableLine, Topology};
 use crate::{CopyEngine, CopyRequest, CopyResult, EngineConfig, FailureKind, OffloadBelow, Road, RoadPreference, SourceRange, Target};
 use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use zns::sim::{SimConfig, SimDrive};
 use zns::{AlignedBuf, Blocks, BufSlice, CopyLimits, DeviceId, IoClass, Lba, ZoneId, ZonedDevice};
 
@@ -100,6 +102,20 @@ fn scattered(lab: &Lab, device: u8) -> Vec<SourceRange> {
 
 const WIDE: (u16, u32, u8) = (1024, 1024, 127);
 const REFUSED: Answer = Answer::Device { status: 0x4183, dw0: 0 };
+
+#[test]
+fn a_panic_on_the_way_waits_for_what_flies_and_ends_what_was_admitted() {
+    let lab = Lab::new(&[(2, 3, 1)], None);
+    lab.copy(&scattered(&lab, 0), D, 10);
+    let left = Arc::new(AtomicU32::new(3));
+    let counted = left.clone();
+    *lab.namespaces[0].before.lock() =
+        Some(Box::new(move || assert!(counted.fetch_sub(1, Ordering::Relaxed) != 1, "a panic that the test wants")));
+    let _ = catch_unwind(AssertUnwindSafe(|| lab.copy(&scattered(&lab, 0), D, 11)));
+    assert!(left.load(Ordering::Relaxed).wrapping_neg() < 1000, "it has panicked");
+    assert!(lab.devices[0].admitted.lock().is_empty(), "what was admitted has ended");
+    assert!(lab.namespaces[0].answers.lock().is_empty(), "nothing flies any more");
+}
 
 #[test]
 fn everything_is_offloaded_also_within_tiny_limits() {
