@@ -1,4 +1,4 @@
-//! `ferryfs umount`: returns only when everything is on the device and the daemon is gone.
+//! `ferryfs umount`: returns only when everything is on the device and the daemon is gone, unless it still serves the same mount elsewhere.
 //!
 //! umount(2) alone returns while the daemon still writes its last checkpoint. So the daemon is asked who it is first, and
 //! waited for through a pidfd, which cannot confuse it with another process of the same number.
@@ -7,12 +7,16 @@ use super::client::{Client, ClientError};
 use super::failure::{CommandResult, Failure, MOUNT_FAILED, MOUNT_USAGE};
 use crate::fuse::control::{Hello, Request};
 use crate::fuse::mountpoint::{self, MountLine, MountpointError};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a daemon may take for its last checkpoint before it is looked at what keeps it.
+const A_WHILE: Duration = Duration::from_secs(2);
 
 /// Unmounts what is mounted at `path`.
 ///
@@ -45,12 +49,11 @@ pub fn umount(path: &Path, lazy: bool) -> CommandResult {
         Err(MountpointError::System(_, error)) if error.raw_os_error() == Some(libc::EINVAL) => {}
         Err(error) => return Err(failed(&error)),
     }
-    match daemon {
-        Some((_, Some(pidfd))) => {
-            wait_for(&pidfd).map_err(|errno| failed(&format!("wait for the daemon: {}", std::io::Error::from(errno))))?
-        }
-        Some((_, None)) | None => wait_for_lock(Path::new(&line.source)),
-    }
+    let ended = match daemon {
+        Some((_, Some(pidfd))) => await_end(&line, |at_most| has_ended(&pidfd, at_most)),
+        Some((_, None)) | None => await_end(&line, |at_most| Ok(is_unlocked(Path::new(&line.source), at_most))),
+    };
+    ended.map_err(|errno| failed(&format!("wait for the daemon: {}", std::io::Error::from(errno))))?;
     synced.map_err(|error| failed(&format!("unmounted, but the last changes may not be on the device: {error}")))
 }
 
@@ -123,22 +126,41 @@ fn reach(path: &Path) -> Result<Daemon, ClientError> {
     Ok(Some((client, hello, pidfd.filter(|_| still))))
 }
 
-fn wait_for(pidfd: &OwnedFd) -> Result<(), Errno> {
-    loop {
-        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-            Ok(_) => return Ok(()),
+/// Waits for the end of the daemon, but not while the same mount is somewhere else: a bind mount, or a copy that another mount namespace has.
+fn await_end(line: &MountLine, mut has_ended: impl FnMut(Duration) -> Result<bool, Errno>) -> Result<(), Errno> {
+    let mut silent = true;
+    while !has_ended(A_WHILE)? {
+        if let Some(place) = mountpoint::is_elsewhere(line) {
+            eprintln!("ferryfs umount: {} is still mounted {place}: everything is on the device, and its daemon goes on", line.source);
+            return Ok(());
         }
+        if std::mem::take(&mut silent) {
+            eprintln!("ferryfs umount: {} is unmounted; waiting for its daemon, which still has data to write or open files", line.source);
+        }
+    }
+    Ok(())
+}
+
+/// Does a process end within this time?
+fn has_ended(pidfd: &OwnedFd, at_most: Duration) -> Result<bool, Errno> {
+    let limit = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)) {
+        Err(Errno::INTR) => Ok(false),
+        polled => polled.map(|ended| ended > 0),
     }
 }
 
-/// Without a process to wait for: the daemon holds the lock of its device until it ends.
-fn wait_for_lock(device: &Path) {
+/// Without a process to wait for: the daemon holds the lock of its device until it ends. Is it free within this time?
+fn is_unlocked(device: &Path, at_most: Duration) -> bool {
     let reader = zns::open::OpenOptions { read_only: true, ..Default::default() };
+    let end = Instant::now() + at_most;
     while matches!(zns::open::open_device(device, &reader), Err(zns::DeviceError::Busy { .. })) {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }
 
 #[cfg(test)]

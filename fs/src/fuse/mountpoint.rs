@@ -441,7 +441,38 @@ impl MountLine {
 /// # Errors
 /// /proc that cannot be read.
 pub fn mounts() -> std::io::Result<Vec<MountLine>> {
-    Ok(std::fs::read("/proc/self/mountinfo")?.split(|b| *b == b'\n').filter_map(parse_mount_line).collect())
+    mounts_in(Path::new("/proc/self"))
+}
+
+/// Those of the namespace of a process, given by its directory in /proc.
+fn mounts_in(process: &Path) -> std::io::Result<Vec<MountLine>> {
+    Ok(std::fs::read(process.join("mountinfo"))?.split(|b| *b == b'\n').filter_map(parse_mount_line).collect())
+}
+
+/// Where else the mount of `line` is after it was unmounted in one place, in words; `None`: nowhere that can be seen.
+pub fn is_elsewhere(line: &MountLine) -> Option<String> {
+    let same = |mounts: std::io::Result<Vec<MountLine>>| {
+        let is_same = |other: &MountLine| (&other.device, &other.source, &other.kind) == (&line.device, &line.source, &line.kind);
+        mounts.ok()?.into_iter().rfind(is_same)
+    };
+    if let Some(other) = same(mounts()) {
+        return Some(format!("at {}", other.path.display()));
+    }
+    let namespace = |process: &Path| std::fs::read_link(process.join("ns/mnt")).ok();
+    let mut seen: std::collections::HashSet<PathBuf> = namespace(Path::new("/proc/self")).into_iter().collect();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let (process, number) = (entry.path(), entry.file_name());
+        let is_process = number.to_str().is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        if is_process
+            && namespace(&process).is_some_and(|namespace| seen.insert(namespace))
+            && let Some(other) = same(mounts_in(&process))
+        {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let (number, name) = (number.display(), name.trim());
+            return Some(format!("at {} in the mount namespace of process {number} ({name})", other.path.display()));
+        }
+    }
+    None
 }
 
 fn parse_mount_line(line: &[u8]) -> Option<MountLine> {

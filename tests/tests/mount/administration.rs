@@ -1,8 +1,10 @@
 //! What administrators call: status, map, zones, gc, dump, mount in the background, umount.
 
+use harness::Volume;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::time::Duration;
 use tests::{Builder, Mounted};
 
@@ -175,6 +177,45 @@ fn mounting_in_the_background_and_unmounting_wait_for_the_end() {
     }
     volume.umount().unwrap();
     drop((volume, directory));
+}
+
+/// A copy in another namespace may stay for as long as a container runs.
+#[test]
+fn unmounting_waits_for_no_other_place_of_the_mount_and_names_it() {
+    if !rustix::process::geteuid().is_root() {
+        return tests::skip::skip("only root can mount elsewhere");
+    }
+    let Some((directory, mut volume)) = Builder::default().create() else { return };
+    let limit = Duration::from_secs(60);
+    let other = directory.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+        let mut command = std::process::Command::new(program);
+        harness::run(command.args(arguments), limit).unwrap().ok().unwrap()
+    };
+    let umount = |volume: &Volume, at: &Path| volume.ferryfs(["umount".as_ref(), at.as_os_str()]).unwrap().ok().unwrap();
+    volume.mount().unwrap();
+    fs::write(volume.path("f"), b"written").unwrap();
+    run("mount", &["--bind".as_ref(), volume.root().as_ref(), other.as_ref()]);
+    let root = volume.root().to_path_buf();
+    let said = umount(&volume, &root).said();
+    assert!(said.contains("is still mounted at") && said.contains("other") && !said.contains("namespace"), "{said}");
+    assert_eq!(fs::read(other.join("f")).unwrap(), b"written");
+
+    // The namespace of a program that waits for its input to end.
+    let mut program = std::process::Command::new("unshare");
+    let program = program.args(["--mount", "--propagation", "private", "cat"]).stdin(std::process::Stdio::piped());
+    let mut program = program.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut input = program.stdin.take().unwrap();
+    input.write_all(b"x").unwrap();
+    program.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let said = umount(&volume, &other).said();
+    assert!(said.contains("in the mount namespace of process") && said.contains("(cat)"), "{said}");
+    drop(input);
+    program.wait().unwrap();
+    // Nobody has it any more: the daemon ends, and lets the device go.
+    volume.kill();
+    tests::mounted::assert_clean(&volume);
 }
 
 #[test]
