@@ -215,7 +215,9 @@ impl MountSettings {
             | "default_permissions"
             | "lazytime"
             | "nolazytime"
+            | "iversion"
             | "noiversion"
+            | "nomand"
             | "loud"
             | "silent" => {}
             name if name.starts_with("x-") || name.starts_with("X-") => {}

@@ -259,6 +259,7 @@ impl<S: Served> Adaptor<S> {
                 if change.mode.is_none() {
                     return attr_out(&attr);
                 }
+                change.kill_suid = true;
             }
             // Who may give a file to another group and keep its bits only the kernel knows: root stands for CAP_FSETID here.
             let is_given = (change.uid.is_some() || change.gid.is_some()) && who.uid != 0;

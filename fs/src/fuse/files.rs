@@ -13,8 +13,8 @@ use super::syncs::Waiting;
 use super::translate::entry;
 use super::wire::{
     CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, FallocateIn, IoctlIn, IoctlOut, LseekIn, LseekOut, OPEN_DIRECT_IO,
-    OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_KILL_SUIDGID, WriteIn, WriteOut,
-    op,
+    OPEN_KEEP_CACHE, OPEN_KILL_SUIDGID, OPEN_NO_FLUSH, OpenIn, OpenOut, ReadIn, ReleaseIn, Request, WRITE_CACHE, WRITE_KILL_SUIDGID,
+    WriteIn, WriteOut, op,
 };
 use crate::core::ops::flags::{check_grows, check_loose};
 use crate::error::{FsError, Result};
@@ -114,7 +114,12 @@ impl<S: Served> Adaptor<S> {
             // The kernel holds the inode's lock and knows the size: it has already chosen the offset.
             append: false,
         };
-        let written = self.call("write", node, |s| s.write(node, asked.offset, data, &options));
+        // The kernel takes it as written whatever the answer says: what is missing must be an error.
+        let must_be_whole = asked.write_flags & WRITE_CACHE != 0;
+        let written = self.call("write", node, |s| match s.write(node, asked.offset, data, &options)? {
+            written if must_be_whole && written < data.len() => Err(FsError::NoSpace),
+            written => Ok(written),
+        });
         let answer = |written| WriteOut { size: u32::try_from(written).unwrap_or(u32::MAX), padding: 0 };
         // O_SYNC contains the bit of O_DSYNC. Recent kernels send an fsync behind such a write, older ones do not; the second request finds nothing left
         // to do. It waits where every fsync does.

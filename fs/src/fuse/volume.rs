@@ -99,7 +99,7 @@ impl Served for Volume {
         self.atimes().mode != AtimeMode::Strict
     }
     fn write(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize> {
-        self.write(ino, offset, data, options)
+        self.write_what_fits(ino, offset, data, options)
     }
     /// Space for acknowledged data is reserved, so no error can be waiting here but that of a volume that has failed;
     /// fsync is what reports that.

@@ -105,6 +105,8 @@ pub const OPEN_KEEP_CACHE: u32 = 1 << 1;
 pub const OPEN_KILL_SUIDGID: u32 = 1;
 /// Closing the file is nothing to tell of (FOPEN_NOFLUSH).
 pub const OPEN_NO_FLUSH: u32 = 1 << 5;
+/// Pages that somebody has mapped: nobody waits for an answer who would write the rest (FUSE_WRITE_CACHE).
+pub const WRITE_CACHE: u32 = 1;
 /// Set-id bits go with this write (FUSE_WRITE_KILL_SUIDGID).
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// Setgid goes with this list (FUSE_SETXATTR_ACL_KILL_SGID).

@@ -45,7 +45,7 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Last change of anything (set by the kernel in writeback mode only).
     pub ctime: Option<Timestamp>,
-    /// The new length takes the set-id bits away: whoever sets it has no right to keep them (CAP_FSETID).
+    /// The new length takes the set-id bits away: whoever sets it has no right to keep them (CAP_FSETID). Without one: a write takes them away, and `mode` is what it leaves.
     pub kill_suid: bool,
     /// Where set-id bits go, the set-group-id bit goes even if the group cannot execute the file: whoever asks is not in it.
     pub kill_sgid: bool,

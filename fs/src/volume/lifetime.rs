@@ -279,6 +279,15 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_for_the_space_of_what_was_removed_sees_it() {
+        let (volume, ino) = with_much_to_free(&SimDrive::new(SimConfig::zoned(64, 1)));
+        assert_eq!(volume.state.lock().to_free, [ino], "it waits for somebody to free it");
+        let waiting = volume.state.lock().free();
+        let told = volume.statfs().expect("told").free;
+        assert!(volume.state.lock().to_free.is_empty() && told > waiting + EXTENTS / 4, "{told} of {waiting}");
+    }
+
+    #[test]
     fn an_inode_that_cannot_be_freed_for_a_panic_is_tried_once_more_and_then_left_to_the_next_mount() {
         for times in 0..3 {
             let drive = SimDrive::new(SimConfig::zoned(64, 1));

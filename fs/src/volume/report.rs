@@ -11,6 +11,7 @@ use crate::volume::status::*;
 use copy_backend::{RouteStatus, VerifyMode};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use zns::{DeviceId, DeviceKind, IoClass};
 
 /// One zone, for `ferryfs zones`.
@@ -56,6 +57,9 @@ pub struct MapEntry {
     pub checksummed: bool,
 }
 
+/// How long a look at the space frees what was removed, at most, beside one last step of it.
+const FREEING: Duration = Duration::from_millis(50);
+
 fn name_of(value: impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -67,6 +71,9 @@ fn get(counter: &AtomicU64) -> u64 {
 impl Volume {
     /// Space and inodes, for statfs(2).
     pub fn statfs(&self) -> Result<StatFs> {
+        // Whoever has just removed something large looks for its space. For what is huge nobody shall wait.
+        let end = Instant::now() + FREEING;
+        while self.is_writable() && self.free_some().unwrap_or(false) && Instant::now() < end {}
         let state = self.state.lock();
         let total = state.zones.total();
         let free = total.saturating_sub(state.zones.used(state.unplaced()));

@@ -108,6 +108,26 @@ impl Volume {
         Ok(written)
     }
 
+    /// [`Volume::write`], but where there is no room for all of it, as much of its beginning as there is room for: write(2) of POSIX demands that.
+    ///
+    /// # Errors
+    /// As there; [`FsError::NoSpace`] when not a single block fits.
+    pub fn write_what_fits(&self, ino: Ino, offset: u64, data: &[u8], options: &WriteOptions) -> Result<usize> {
+        let mut result = self.write(ino, offset, data, options);
+        let mut blocks = (offset % B + data.len() as u64).div_ceil(B);
+        while matches!(result, Err(FsError::NoSpace)) && blocks > 1 && !options.append {
+            // What there is, if the rest of what a write needs is there, too: else half, and half of that.
+            let room = self.state.lock().admissible();
+            blocks = if room < blocks { room } else { blocks / 2 };
+            if blocks == 0 {
+                break;
+            }
+            let part = (blocks * B - offset % B) as usize;
+            result = self.write(ino, offset, &data[..part], options);
+        }
+        result
+    }
+
     /// Writes one step. `false`: an append was overtaken by another.
     fn write_step(&self, ino: Ino, at: u64, data: &[u8], options: &WriteOptions) -> Result<bool> {
         let end = at + data.len() as u64;
@@ -250,4 +270,49 @@ impl Volume {
 pub(super) fn pages_of(buf: AlignedBuf) -> Vec<Page> {
     let buf = Arc::new(buf);
     (0..buf.len() / BLOCK).map(|n| Page::new(BufSlice::new(buf.clone(), n * BLOCK..(n + 1) * BLOCK))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::rig::{formatted, make};
+    use zns::sim::{SimConfig, SimDrive};
+
+    /// Fills all of the volume but 64 blocks and some.
+    fn nearly_full() -> Arc<Volume> {
+        let volume = formatted(&SimDrive::new(SimConfig::zoned(64, 1)));
+        let (filler, last) = (make(&volume, "filler"), make(&volume, "last"));
+        volume.write(last, 0, &[1; 64 * BLOCK], &WriteOptions::default()).expect("written");
+        let mut at = 0;
+        while volume.write(filler, at, &[2; BLOCK], &WriteOptions::default()).is_ok() {
+            at += B;
+        }
+        volume.unlink(Ino::ROOT, b"last").expect("unlinked");
+        volume.forget(last);
+        volume
+    }
+
+    #[test]
+    fn of_a_write_that_does_not_fit_as_much_is_written_as_fits() {
+        for (offset, ragged) in [(0, 0), (B / 2, 100)] {
+            let volume = nearly_full();
+            let ino = make(&volume, "large");
+            let data: Vec<u8> = (0..200 * BLOCK + ragged).map(|n| (n / 7) as u8).collect();
+            assert!(matches!(volume.write(ino, offset, &data, &WriteOptions::default()), Err(FsError::NoSpace)), "all or nothing");
+            let written = volume.write_what_fits(ino, offset, &data, &WriteOptions::default()).expect("a part of it");
+            assert!((32 * BLOCK..200 * BLOCK).contains(&written), "{written}");
+            let end = offset + written as u64;
+            assert!(end.is_multiple_of(B), "{written}");
+            assert_eq!(volume.getattr(ino).expect("there").size, end);
+            assert!(volume.read(ino, offset, written as u32).expect("read")[..] == data[..written]);
+            let mut more = 0;
+            while volume.write_what_fits(ino, end + more, &data, &WriteOptions::default()).is_ok_and(|n| n > 0) {
+                more += B;
+            }
+            assert!(more <= 32 * B, "{more} bytes more went one by one");
+            // What is there already takes no room.
+            let again = volume.write_what_fits(ino, offset, &data[..written], &WriteOptions::default()).expect("room");
+            assert_eq!(again, written);
+        }
+    }
 }

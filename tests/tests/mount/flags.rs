@@ -142,6 +142,36 @@ fn what_is_append_only_grows() {
     mounted.finish();
 }
 
+/// What a write takes away goes before it, by an order of its own.
+#[test]
+fn what_is_append_only_grows_though_privileges_go() {
+    let Some(mounted) = mount() else {
+        return;
+    };
+    fs::set_permissions(mounted.root(), Permissions::from_mode(0o777)).unwrap();
+    let file = mounted.path("f");
+    fs::write(&file, b"one").unwrap();
+    // cap_net_raw, permitted and effective (VFS_CAP_REVISION_2).
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    rustix::fs::setxattr(&file, "security.capability", &capability, rustix::fs::XattrFlags::empty()).unwrap();
+    set(&file, IFlags::APPEND);
+    append(&file).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"onemore");
+    let left = rustix::fs::getxattr(&file, "security.capability", &mut [0u8; 64][..]);
+    assert_eq!(left, Err(rustix::io::Errno::NODATA));
+    set(&file, IFlags::empty());
+    fs::set_permissions(&file, Permissions::from_mode(0o6777)).unwrap();
+    set(&file, IFlags::APPEND);
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-ec", "printf x >> f"]).current_dir(mounted.root());
+    harness::run(&mut command, std::time::Duration::from_secs(30)).unwrap().ok().unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"onemorex");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o777);
+    assert_eq!(errno(fs::set_permissions(&file, Permissions::from_mode(0o700))), libc::EPERM);
+    set(&file, IFlags::empty());
+    mounted.finish();
+}
+
 /// The kernel cuts a large call into pieces, which come in any order unless it is told otherwise.
 #[test]
 fn what_is_append_only_grows_by_large_direct_calls() {

@@ -86,6 +86,56 @@ fn a_full_volume_says_so_and_lets_delete() {
     mounted.finish();
 }
 
+/// As dd(1) does it: the last write is a short one, and the one behind it says why.
+#[test]
+fn a_large_write_fills_what_is_left() {
+    let Some(mut mounted) = Builder::default().format("--size 128M --zone-size 1M").mount() else {
+        return;
+    };
+    let Some(volume) = mounted.volume() else { return };
+    fs::write(volume.path("last"), Pattern(1).bytes(0, 256 << 10)).unwrap();
+    let filler = File::create(volume.path("filler")).unwrap();
+    let mut at = 0;
+    let error = loop {
+        match filler.write_all_at(&[7; 4096], at) {
+            Ok(()) => at += 4096,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    fs::remove_file(volume.path("last")).unwrap();
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(volume.path("f")).unwrap();
+    let bytes = Pattern(2).bytes(0, 1 << 20);
+    let written = file.write_at(&bytes, 0).unwrap();
+    assert!((128 << 10..1 << 20).contains(&written), "{written} bytes");
+    assert_eq!(fs::metadata(volume.path("f")).unwrap().len(), written as u64);
+    assert_eq!(file.write_at(&bytes, written as u64).map_err(|error| error.raw_os_error()), Err(Some(libc::ENOSPC)));
+
+    // What is mapped has nobody who would write the rest: that is an error, and what is there is right.
+    let mapped = OpenOptions::new().read(true).write(true).create_new(true).open(volume.path("m")).unwrap();
+    fs::remove_file(volume.path("f")).unwrap();
+    drop(file);
+    mapped.set_len(1 << 20).unwrap();
+    let length = 1 << 20;
+    // SAFETY: a mapping of a file that nobody else changes, as long as is said.
+    let (whole, synced) = unsafe {
+        let flags = (rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE, rustix::mm::MapFlags::SHARED);
+        let at = rustix::mm::mmap(std::ptr::null_mut(), length, flags.0, flags.1, &mapped, 0).unwrap();
+        std::slice::from_raw_parts_mut(at.cast::<u8>(), length).copy_from_slice(&bytes);
+        let synced = rustix::mm::msync(at, length, rustix::mm::MsyncFlags::SYNC);
+        (rustix::mm::munmap(at, length), synced)
+    };
+    whole.unwrap();
+    assert!(synced.is_err() || mapped.sync_all().is_err(), "the mapping does not fit");
+    drop((mapped, filler));
+    volume.remount().unwrap();
+    let found = fs::read(volume.path("m")).unwrap();
+    let lost = found.chunks(4096).zip(bytes.chunks(4096)).filter(|(found, right)| found != right).count();
+    assert!(lost > 0, "some of it has no room");
+    assert!(found.chunks(4096).zip(bytes.chunks(4096)).all(|(found, right)| found == right || found.iter().all(|b| *b == 0)));
+    mounted.finish();
+}
+
 #[test]
 fn many_small_files_fill_a_volume_cleanly() {
     let Some(mut mounted) = Builder::default().format("--size 64M --zone-size 1M").mount() else {

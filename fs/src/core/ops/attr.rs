@@ -41,6 +41,8 @@ pub fn setattr(txn: &mut Txn, ino: Ino, set: &SetAttr) -> Planned<Setattr> {
         SetAttr { mode: None, uid: None, gid: None, size: None, atime: Some(SetTime::Now), mtime: Some(SetTime::Now), .. } => {
             check_grows(&inode)?
         }
+        // For a write, which is asked itself where it goes.
+        SetAttr { mode: Some(_), kill_suid: true, uid: None, gid: None, size: None, atime: None, mtime: None, .. } => check_grows(&inode)?,
         _ => check_loose(&inode)?,
     }
     let now = txn.now();

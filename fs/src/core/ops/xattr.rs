@@ -4,7 +4,7 @@
 //! their own, so that looking for one attribute never reads the value of another. Item 0 of an inode keeps the totals: whether another name fits is
 //! known without listing them all. Who may use which namespace is the kernel's business.
 
-use super::flags::check_loose;
+use super::flags::{check_grows, check_loose};
 use super::name::{Index, MAX_NAME, Probe};
 use super::{PIECE, acl, fail, hint};
 use crate::core::halt::Planned;
@@ -156,7 +156,12 @@ pub fn removexattr(txn: &mut Txn, ino: Ino, name: &[u8]) -> Planned<()> {
     if name == hint::NAME {
         return hint::remove(txn, inode);
     }
-    check_loose(&inode)?;
+    // File capabilities go before each write, also before one that only lets the file grow.
+    if name == b"security.capability" {
+        check_grows(&inode)?
+    } else {
+        check_loose(&inode)?
+    }
     erase(txn, ino, name)?;
     inode.ctime = txn.now();
     txn.put_inode(&inode);

@@ -1,6 +1,7 @@
 //! Heads and reserves: who may open a zone, and where the next block of each head goes (I1, I8).
 
 use super::classes::{MAX_CLASSES, choose, slot_of};
+use super::space::is_held_by_log;
 use super::{Device, HEADS, ZoneTable, head_for, is_on_each_device};
 use crate::addr::Addr;
 use crate::format::segment::{Phase, Role, SegmentEntry};
@@ -28,7 +29,7 @@ impl ZoneTable {
     }
 
     /// Zones that the log may still open.
-    fn log_claim(&self) -> u32 {
+    pub(super) fn log_claim(&self) -> u32 {
         self.reserves.log_zones.saturating_sub(self.log_held)
     }
 
@@ -377,7 +378,9 @@ impl ZoneTable {
         self.end_zone(addr);
         let zone = self.zone_mut(addr);
         let was_empty = zone.entry.phase == Phase::Empty;
+        let was_held = is_held_by_log(&zone.entry);
         zone.entry.phase = Phase::Retired;
+        self.log_held -= u32::from(was_held);
         if was_empty {
             let device = &mut self.devices[usize::from(addr.device().0)];
             device.empty.set(addr.zone().0 as usize, false);
@@ -441,7 +444,7 @@ impl ZoneTable {
             (false, true) => device.empty_count += 1,
             _ => {}
         }
-        self.log_held = self.log_held + u32::from(entry.role == Role::Log) - u32::from(old.role == Role::Log);
+        self.log_held = self.log_held + u32::from(is_held_by_log(&entry)) - u32::from(is_held_by_log(&old));
         if old.role == Role::Metadata {
             self.live_metadata -= u64::from(old.live);
         } else {

@@ -21,7 +21,7 @@ use bitvec::vec::BitVec;
 use classes::{SLOTS, slot_of};
 use gc::deaths::Deaths;
 use gc::placement::{Estimate, Population};
-use space::PARTLY_FILLED;
+use space::{PARTLY_FILLED, is_held_by_log};
 use std::collections::{BTreeSet, VecDeque};
 use zns::{DeviceId, ZoneId};
 
@@ -282,9 +282,7 @@ impl ZoneTable {
             } else {
                 self.live_data += u64::from(entry.live);
             }
-            if entry.role == Role::Log {
-                self.log_held += 1;
-            }
+            self.log_held += u32::from(is_held_by_log(&entry));
             if entry.phase == Phase::Open && entry.role != Role::Log && HEADS.contains(&entry.role) {
                 // A class that there is not is none of ours: that zone is ended, too.
                 let slot = slot_of(entry.role, entry.class);
@@ -411,9 +409,13 @@ impl ZoneTable {
         let zone = self.zone_mut(addr);
         // On a damaged volume extents may be as long as items can say, many of them in one place.
         zone.entry.live = zone.entry.live.saturating_add(blocks);
+        let is_retired = zone.entry.phase == Phase::Retired;
         match zone.entry.role {
             Role::Metadata => self.live_metadata += u64::from(blocks),
             _ => self.live_data += u64::from(blocks),
+        }
+        if is_retired {
+            self.total = self.total.saturating_add(blocks.into());
         }
     }
 
@@ -432,9 +434,14 @@ impl ZoneTable {
         let below_nothing = zone.entry.live < blocks;
         let gone = blocks.min(zone.entry.live);
         zone.entry.live -= gone;
+        let is_retired = zone.entry.phase == Phase::Retired;
         match zone.entry.role {
             Role::Metadata => self.live_metadata -= u64::from(gone),
             _ => self.live_data -= u64::from(gone),
+        }
+        // Nobody can use them again.
+        if is_retired {
+            self.total = self.total.saturating_sub(gone.into());
         }
         if below_nothing && !self.incomplete {
             self.miscounted = Some(addr.zone_base());

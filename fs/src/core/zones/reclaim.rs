@@ -1,5 +1,6 @@
 //! Pins, victims and resets: which zones may be cleaned, and which may be reset (I2).
 
+use super::space::is_held_by_log;
 use super::{Zone, ZoneTable};
 use crate::addr::Addr;
 use crate::format::segment::{Phase, Role, SegmentEntry};
@@ -178,7 +179,7 @@ impl ZoneTable {
 
     /// The device has reset the zone.
     pub fn note_reset(&mut self, addr: Addr) {
-        if self.zone(addr).is_some_and(|z| z.entry.role == Role::Log) {
+        if self.zone(addr).is_some_and(|z| is_held_by_log(&z.entry)) {
             self.log_held = self.log_held.saturating_sub(1);
         }
         self.note_life(addr);

@@ -1,7 +1,7 @@
 //! Counts: how much there is, how much is used, and whether the counts that are kept agree with a recount (I4).
 
 use super::ZoneTable;
-use crate::format::segment::{Phase, Role};
+use crate::format::segment::{Phase, Role, SegmentEntry};
 use crate::format::superblock::RING_ZONES;
 
 /// Counts for reports, in blocks.
@@ -15,6 +15,11 @@ pub struct SpaceCounts {
     pub reclaimable: u64,
     /// Reserves and ring.
     pub reserved: u64,
+}
+
+/// Is it one of the zones that the log has? One that failed gives room to nobody, and the log gets another one.
+pub(super) fn is_held_by_log(entry: &SegmentEntry) -> bool {
+    entry.role == Role::Log && entry.phase != Phase::Retired
 }
 
 /// Zones that heads have begun and nobody else can fill: what users write needs a zone of its own while those of relocated blocks and of
@@ -103,7 +108,7 @@ impl ZoneTable {
                 data += u64::from(e.live);
             }
             empty += u32::from(e.phase == Phase::Empty);
-            log += u32::from(e.role == Role::Log);
+            log += u32::from(is_held_by_log(e));
             if e.live > self.capacity(addr.device()) || (e.phase == Phase::Empty && e.live > 0) {
                 return Err(format!("zone {addr} has {} live blocks in phase {:?}", e.live, e.phase));
             }
@@ -113,6 +118,7 @@ impl ZoneTable {
             ("live metadata", metadata, self.live_metadata),
             ("empty zones", empty.into(), self.empty_zones().into()),
             ("log zones", log.into(), self.log_held.into()),
+            ("space in all", self.compute_total(), self.total),
         ];
         match pairs.into_iter().find(|(_, counted, kept)| counted != kept) {
             Some((what, counted, kept)) => Err(format!("{what}: {counted} by count, {kept} kept")),

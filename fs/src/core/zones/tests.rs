@@ -326,3 +326,49 @@ fn a_zone_that_the_log_gave_back_and_filled_again_says_nothing_of_what_it_held_b
     let interval = zones.expected(addr).expect("expected");
     assert!((interval / 5000.0).log2().abs() < 0.1, "{interval}");
 }
+
+/// What lay in a zone that failed goes elsewhere or dies, and then nobody can use its place.
+#[test]
+fn the_dead_blocks_of_a_zone_that_failed_are_no_space() {
+    let mut zones = table(&[64]);
+    let whole = zones.total();
+    let (failed, _) = zones.allocate(Role::User, 100).expect("there is room");
+    zones.add_live(failed, 100);
+    zones.retire(failed);
+    assert_eq!(zones.total(), whole - u64::from(CAPACITY - 100));
+    zones.self_check().expect("the counts agree");
+    let free = zones.total() - zones.used(0);
+    // Some goes elsewhere: as much is in use, and there is less.
+    let (other, _) = zones.allocate(Role::User, 60).expect("there is room");
+    zones.add_live(other, 60);
+    zones.sub_live(failed, 60);
+    assert_eq!(zones.total() - zones.used(0), free - 60);
+    zones.self_check().expect("the counts agree");
+    // The rest dies: as much is free as before.
+    zones.sub_live(failed, 40);
+    assert_eq!((zones.total(), zones.total() - zones.used(0)), (whole - u64::from(CAPACITY), free - 60));
+    zones.self_check().expect("the counts agree");
+}
+
+#[test]
+fn a_log_zone_that_failed_is_not_held_and_the_log_has_its_reserve_for_others() {
+    let mut zones = table(&[64]);
+    let reserve = zones.reserves.log_zones;
+    for _ in 0..3 * reserve {
+        let failed = zones.open(Role::Log).expect("there is room");
+        assert_eq!(zones.log_claim(), reserve - 1);
+        zones.retire(failed);
+        zones.retire(failed);
+        assert_eq!(zones.log_claim(), reserve, "it may open as many as before");
+        zones.self_check().expect("the counts agree");
+    }
+    // A mount counts in the same way.
+    let pages: Vec<_> = (0..ZoneTable::page_count(&[member(64)])).map(|page| zones.store_page(page)).collect();
+    let mut again = table(&[64]);
+    for (page, bytes) in (0..).zip(&pages) {
+        again.load_page(page, &bytes[..]).expect("a sound page");
+    }
+    again.loaded(zones.clock(), 0, Population::default());
+    assert_eq!(again.log_claim(), reserve);
+    again.self_check().expect("the counts agree");
+}
