@@ -6,7 +6,7 @@
 //! offers another one; both are offered again when they are answered. From then on the thread may be given a request while it answers one, though another one
 //! sleeps: so it hands over whatever is made to be (fsync, copies, orders) from then on. A write that stands in line for room is not, and keeps others waiting.
 //!
-//! Threads are not bound to their processors: what they start (spare threads, copiers) would be bound, too.
+//! Threads are not bound to their processors: single requests would gain by it, and many at a time lose, for all that one processor asks for would be answered there.
 //!
 //! What the kernel tells without awaiting an answer (FORGET, INTERRUPT), and what we tell it unasked, goes by the channel as before.
 
