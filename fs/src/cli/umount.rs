@@ -131,7 +131,7 @@ fn await_end(line: &MountLine, mut has_ended: impl FnMut(Duration) -> Result<boo
     let mut silent = true;
     while !has_ended(A_WHILE)? {
         if let Some(place) = mountpoint::is_elsewhere(line) {
-            eprintln!("ferryfs umount: {} is still mounted {place}: everything is on the device, and its daemon goes on", line.source);
+            eprintln!("ferryfs umount: {} is still mounted {place}, and its daemon goes on", line.source);
             return Ok(());
         }
         if std::mem::take(&mut silent) {
